@@ -1,0 +1,43 @@
+"""EvoNorm in JAX and Flax: the layers and, through `create_model`, the networks that hold them.
+
+Importing this package imports jax and flax alone; the networks come with their first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from evonorm_jax.layers import (
+    EvoNormB0,
+    EvoNormB1,
+    EvoNormB2,
+    EvoNormS0,
+    EvoNormS1,
+    EvoNormS2,
+    norm_act,
+    norm_act_names,
+)
+
+if TYPE_CHECKING:
+    from evonorm_jax.models import create_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EvoNormB0",
+    "EvoNormB1",
+    "EvoNormB2",
+    "EvoNormS0",
+    "EvoNormS1",
+    "EvoNormS2",
+    "__version__",
+    "create_model",
+    "norm_act",
+    "norm_act_names",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "create_model":
+        from evonorm_jax.models import create_model
+
+        return create_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,67 @@
+"""Norm-activation layers: EvoNorm and what it is compared with. Stands on jax and flax alone."""
+
+from evonorm_jax.layers.base import BatchDependentLayer, GroupLayer, NormActLayer
+from evonorm_jax.layers.baselines import (
+    BatchInstanceNormReLU,
+    BatchNormReLU,
+    BatchNormSiLU,
+    BatchNormSwish,
+    FilterResponseNorm,
+    GroupNormReLU,
+    GroupNormSiLU,
+    GroupNormSwish,
+    InstanceNormReLU,
+    LayerNormReLU,
+    PixelNormReLU,
+    RandomLayer,
+    RandomRejectionLayer,
+    RandomSearchRejectionLayer,
+    SwitchableNormReLU,
+)
+from evonorm_jax.layers.evonorm import (
+    EvoNormB0,
+    EvoNormB1,
+    EvoNormB2,
+    EvoNormS0,
+    EvoNormS1,
+    EvoNormS2,
+)
+from evonorm_jax.layers.norm_act import (
+    accepts_field,
+    activation_of,
+    fuses_activation,
+    norm_act,
+    norm_act_names,
+)
+
+__all__ = [
+    "BatchDependentLayer",
+    "BatchInstanceNormReLU",
+    "BatchNormReLU",
+    "BatchNormSiLU",
+    "BatchNormSwish",
+    "EvoNormB0",
+    "EvoNormB1",
+    "EvoNormB2",
+    "EvoNormS0",
+    "EvoNormS1",
+    "EvoNormS2",
+    "FilterResponseNorm",
+    "GroupLayer",
+    "GroupNormReLU",
+    "GroupNormSiLU",
+    "GroupNormSwish",
+    "InstanceNormReLU",
+    "LayerNormReLU",
+    "NormActLayer",
+    "PixelNormReLU",
+    "RandomLayer",
+    "RandomRejectionLayer",
+    "RandomSearchRejectionLayer",
+    "SwitchableNormReLU",
+    "accepts_field",
+    "activation_of",
+    "fuses_activation",
+    "norm_act",
+    "norm_act_names",
+]

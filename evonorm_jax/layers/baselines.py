@@ -1,0 +1,210 @@
+"""The layers that EvoNorm is compared with, behind the same fields.
+
+With z = normalize(x) * scale + bias, s2 the centred variance, mu the mean, the index set below:
+
+    BatchNorm-*          (x - mu_bwh) / sqrt(s2_bwh)
+    GroupNorm-*          (x - mu_whc/g) / sqrt(s2_whc/g)
+    LayerNorm-ReLU       (x - mu_whc) / sqrt(s2_whc)
+    InstanceNorm-ReLU    (x - mu_wh) / sqrt(s2_wh)
+    PixelNorm-ReLU       x / sqrt(mu_c(x^2))                     Karras et al. 2018
+    FRN                  x / sqrt(mu_wh(x^2)), then max(z, t)    Singh and Krishnan 2020
+    Batch-Instance-ReLU  g BatchNorm + (1 - g) InstanceNorm      Nam and Kim 2018
+    Switchable-ReLU      softmax mixture of the moments over wh, whc and bwh   Luo et al. 2019
+    *-ReLU, *-SiLU, *-Swish   max(z, 0), z sigma(z), z sigma(v z) with learnable v
+
+and the layers of the paper's random searches, whose activation cannot be taken apart:
+
+    Random               sqrt(sqrt(s2_wh(sigma(|x|))))
+    Random + rejection   tanh(max(x, tanh(x)))
+    Random search + rejection   max(x, 0) / sqrt(mu_bwh(x^2))
+
+Source: Tables 2, 3 and 5 of arXiv:2004.02967v1; BN-SiLU is its "BN-Swish-1". With
+`nonlinearity=False` the last three are the affine map alone, all others the normalisation without
+the activation.
+
+Deliberate differences from the sources: epsilon is 1e-5, inside the root, and variances are biased
+everywhere (FRN has 1e-6, PixelNorm 1e-8; Switchable Norm has an unbiased instance variance);
+PixelNorm has the affine map; FRN has no learned epsilon for 1x1 maps; and the gate of
+Batch-Instance Norm is clipped where it is used rather than after each update, see there.
+"""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Initializer
+from jax import lax
+
+from evonorm_jax.layers import moments
+from evonorm_jax.layers.base import BatchDependentLayer, GroupLayer, NormActLayer
+
+# Activations and normalisations, to be crossed below.
+
+
+class _ReLU(NormActLayer):
+    activation = staticmethod(nn.relu)
+
+
+class _SiLU(NormActLayer):
+    activation = staticmethod(nn.silu)
+
+
+class _Swish(NormActLayer):
+    v_init: Initializer = nn.initializers.ones
+
+    def activate(self, z: jax.Array) -> jax.Array:
+        return z * nn.sigmoid(self.channel_param("v", self.v_init, z) * z)
+
+
+class _BatchNorm(BatchDependentLayer):
+    tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
+
+    def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        return self.standardize(x, mean, var)
+
+
+class _GroupNorm(GroupLayer):
+    def normalize(self, x: jax.Array) -> jax.Array:
+        return self.standardize(x, *moments.group_moments(x, self.resolve_num_groups(x)))
+
+
+class BatchNormReLU(_ReLU, _BatchNorm):
+    """Batch normalisation, then `max(z, 0)`."""
+
+
+class BatchNormSiLU(_SiLU, _BatchNorm):
+    """Batch normalisation, then `z sigma(z)`."""
+
+
+class BatchNormSwish(_Swish, _BatchNorm):
+    """Batch normalisation, then `z sigma(v z)`; the parameter `v` is `(C,)`, from `v_init`."""
+
+
+class GroupNormReLU(_ReLU, _GroupNorm):
+    """Group normalisation, then `max(z, 0)`."""
+
+
+class GroupNormSiLU(_SiLU, _GroupNorm):
+    """Group normalisation, then `z sigma(z)`."""
+
+
+class GroupNormSwish(_Swish, _GroupNorm):
+    """Group normalisation, then `z sigma(v z)`; the parameter `v` is `(C,)`, from `v_init`."""
+
+
+class LayerNormReLU(_ReLU):
+    """Normalisation of each image over (w, h, c), then `max(z, 0)`; affine per channel."""
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        return self.standardize(x, *moments.layer_moments(x))
+
+
+class InstanceNormReLU(_ReLU):
+    """Normalisation of each map over (w, h), then `max(z, 0)`."""
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        return self.standardize(x, *moments.instance_moments(x))
+
+
+class PixelNormReLU(_ReLU):
+    """Every pixel over the root mean square of its channels, then `max(z, 0)`."""
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        return x / self.std(moments.pixel_mean_square(x))
+
+
+class FilterResponseNorm(NormActLayer):
+    """Filter response normalisation with its thresholded linear unit, `max(z, threshold)`.
+
+    Attributes:
+      threshold_init: of the parameter `threshold`, `(C,)`: v0 in the paper, tau in FRN's.
+    """
+
+    threshold_init: Initializer = nn.initializers.zeros
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        return x / self.std(moments.instance_mean_square(x))
+
+    def activate(self, z: jax.Array) -> jax.Array:
+        return jnp.maximum(z, self.channel_param("threshold", self.threshold_init, z))
+
+
+class BatchInstanceNormReLU(_ReLU, BatchDependentLayer):
+    """A learned mixture of batch and instance normalisation, then `max(z, 0)`.
+
+    Attributes:
+      gate_init: of the parameter `gate`, `(C,)`: the share of batch normalisation.
+    """
+
+    gate_init: Initializer = nn.initializers.ones
+
+    tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
+
+    def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        raw_gate = self.channel_param("gate", self.gate_init, x)
+        # The source clips the parameter to [0, 1] after each update, which an optimizer cannot
+        # know of here. The gradient passes the clip straight through: with its own, 0 outside,
+        # a gate that has left the interval would never return.
+        gate = raw_gate + lax.stop_gradient(jnp.clip(raw_gate, 0, 1) - raw_gate)
+        instance = self.standardize(x, *moments.instance_moments(x))
+        return gate * self.standardize(x, mean, var) + (1 - gate) * instance
+
+
+class SwitchableNormReLU(_ReLU, BatchDependentLayer):
+    """Normalisation by a learned mixture of three moments, then `max(z, 0)`.
+
+    Attributes:
+      mixture_init: of the parameters `mean_mixture` and `var_mixture`, `(3,)` each: the logits of
+        the instance, layer and batch moments.
+    """
+
+    mixture_init: Initializer = nn.initializers.ones
+
+    tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
+
+    def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        instance, layer = moments.instance_moments(x), moments.layer_moments(x)
+        mean = self._mix("mean_mixture", instance.mean, layer.mean, mean)
+        var = self._mix("var_mixture", instance.var, layer.var, var)
+        return self.standardize(x, mean, var)
+
+    def _mix(self, name: str, *statistics: jax.Array) -> jax.Array:
+        logits = self.param(name, self.mixture_init, (len(statistics),), self.param_dtype)
+        weights = nn.softmax(logits.astype(statistics[0].dtype))
+        mixture = jnp.zeros_like(statistics[0])
+        for weight, statistic in zip(weights, statistics, strict=True):
+            mixture = mixture + weight * statistic
+        return mixture
+
+
+class RandomLayer(NormActLayer):
+    """`sign(z) sqrt(|z|)` with `z = sqrt(s2_wh(sigma(|x|)))`: the paper's random layer.
+
+    z is positive, which leaves `sqrt(z)`; the output does not depend on the place in the map.
+    """
+
+    fuses_activation: ClassVar[bool] = True
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        z = self.std(moments.instance_moments(nn.sigmoid(jnp.abs(x))).var)
+        return jnp.broadcast_to(jnp.sqrt(z), x.shape)
+
+
+class RandomRejectionLayer(NormActLayer):
+    """`tanh(max(x, tanh(x)))`: the paper's random layer that passed the rejection tests."""
+
+    fuses_activation: ClassVar[bool] = True
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(jnp.maximum(x, jnp.tanh(x)))
+
+
+class RandomSearchRejectionLayer(BatchDependentLayer):
+    """`max(x, 0) / sqrt(mu_bwh(x^2))`: the best of random search with rejection."""
+
+    fuses_activation: ClassVar[bool] = True
+    tracked: ClassVar[tuple[str, ...]] = ("mean_square",)
+
+    def normalize(self, x: jax.Array, mean_square: jax.Array) -> jax.Array:
+        return nn.relu(x) / self.std(mean_square)

@@ -1,0 +1,132 @@
+"""EvoNorm: the layers that evolution found (Liu, Brock, Simonyan, Le, NeurIPS 2020).
+
+With s2 for a centred variance, mu for a mean and the index set below them (b batch, w and h map,
+c/g group of channels), sigma for the sigmoid, and the affine map left out:
+
+    B0   x / max(sqrt(s2_bwh(x)), v x + sqrt(s2_wh(x)))
+    B1   x / max(sqrt(s2_bwh(x)), (x + 1) sqrt(mu_wh(x^2)))
+    B2   x / max(sqrt(s2_bwh(x)), sqrt(mu_wh(x^2)) - x)
+    S0   x sigma(v x) / sqrt(s2_whc/g(x))
+    S1   x sigma(x)   / sqrt(s2_whc/g(x))
+    S2   x sigma(x)   / sqrt(mu_whc/g(x^2))
+
+Source: Tables 2 and 3 of arXiv:2004.02967v1. x is never centred. The B layers depend on the batch
+as BatchNorm does and suffer as it does when that is small; the S layers look at one image alone.
+
+>>> import jax
+>>> from evonorm_jax import EvoNormB0, EvoNormS0
+>>> x = jax.random.normal(jax.random.key(0), (8, 4, 4, 64))
+>>> layer = EvoNormS0()
+>>> variables = layer.init(jax.random.key(1), x)
+>>> layer.apply(variables, x).shape
+(8, 4, 4, 64)
+
+A B layer has running statistics and must be told whether it trains:
+
+>>> layer = EvoNormB0()
+>>> variables = layer.init(jax.random.key(1), x, use_running_average=False)
+>>> y, updates = layer.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+>>> y = layer.apply(variables | updates, x, use_running_average=True)
+
+Deliberate differences from the authors' TensorFlow code (tensorflow/tpu, resnet_model.py), whose
+defaults stand otherwise (epsilon 1e-5, momentum 0.9, 32 groups lowered until they divide the
+channels, biased variances, only the variance tracked, `nonlinearity=False` is the affine map):
+
+* it holds B0 and S0 alone; the others follow the paper's formulas;
+* statistics and arithmetic are float32 for every input dtype;
+* `group_size`, `virtual_batch_size`, `axis_name` and `axis_index_groups` are additions; its batch
+  statistics are always those of one core.
+
+From timm (layers/evo_norm.py): there epsilon is 1e-3 in B0, the running variance is unbiased, a
+group count that does not divide the channels is an error, and S1 and S2 take other activations.
+Its S0a, S1a and S2a, which still divide when the activation is off, have no counterpart here.
+"""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Initializer
+
+from evonorm_jax.layers import moments
+from evonorm_jax.layers.base import BatchDependentLayer, GroupLayer
+
+
+class EvoNormB0(BatchDependentLayer):
+    """`x / max(sqrt(s2_bwh(x)), v x + sqrt(s2_wh(x)))`, the batch-dependent layer to use.
+
+    With epsilon negligible, training is invariant to a positive rescaling of `x`.
+
+    Attributes:
+      v_init: of the parameter `v`, `(C,)`.
+    """
+
+    v_init: Initializer = nn.initializers.ones
+
+    fuses_activation: ClassVar[bool] = True
+    tracked: ClassVar[tuple[str, ...]] = ("var",)
+
+    def normalize(self, x: jax.Array, var: jax.Array) -> jax.Array:
+        v = self.channel_param("v", self.v_init, x)
+        instance_std = self.std(moments.instance_moments(x).var)
+        return x / jnp.maximum(self.std(var), v * x + instance_std)
+
+
+class EvoNormB1(BatchDependentLayer):
+    """`x / max(sqrt(s2_bwh(x)), (x + 1) sqrt(mu_wh(x^2)))`."""
+
+    fuses_activation: ClassVar[bool] = True
+    tracked: ClassVar[tuple[str, ...]] = ("var",)
+
+    def normalize(self, x: jax.Array, var: jax.Array) -> jax.Array:
+        instance_rms = self.std(moments.instance_mean_square(x))
+        return x / jnp.maximum(self.std(var), (x + 1) * instance_rms)
+
+
+class EvoNormB2(BatchDependentLayer):
+    """`x / max(sqrt(s2_bwh(x)), sqrt(mu_wh(x^2)) - x)`."""
+
+    fuses_activation: ClassVar[bool] = True
+    tracked: ClassVar[tuple[str, ...]] = ("var",)
+
+    def normalize(self, x: jax.Array, var: jax.Array) -> jax.Array:
+        instance_rms = self.std(moments.instance_mean_square(x))
+        return x / jnp.maximum(self.std(var), instance_rms - x)
+
+
+class EvoNormS0(GroupLayer):
+    """`x sigma(v x) / sqrt(s2_whc/g(x))`, the batch-independent layer to use.
+
+    Attributes:
+      v_init: of the parameter `v`, `(C,)`.
+    """
+
+    v_init: Initializer = nn.initializers.ones
+
+    fuses_activation: ClassVar[bool] = True
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        v = self.channel_param("v", self.v_init, x)
+        group_std = self.std(moments.group_moments(x, self.resolve_num_groups(x)).var)
+        return x * nn.sigmoid(v * x) / group_std
+
+
+class EvoNormS1(GroupLayer):
+    """`x sigma(x) / sqrt(s2_whc/g(x))`: S0 with v = 1, not learned."""
+
+    fuses_activation: ClassVar[bool] = True
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        group_std = self.std(moments.group_moments(x, self.resolve_num_groups(x)).var)
+        return x * nn.sigmoid(x) / group_std
+
+
+class EvoNormS2(GroupLayer):
+    """`x sigma(x) / sqrt(mu_whc/g(x^2))`: S1 with the uncentred second moment."""
+
+    fuses_activation: ClassVar[bool] = True
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        group_rms = self.std(moments.group_mean_square(x, self.resolve_num_groups(x)))
+        return x * nn.sigmoid(x) / group_rms

@@ -1,0 +1,161 @@
+"""From a name, a class or a partial to a factory of norm-activation layers.
+
+A network holds one factory and calls it wherever it needs a layer; it never names a normalisation
+or an activation itself.
+
+>>> import functools
+>>> from evonorm_jax.layers import norm_act
+>>> factory = norm_act("evonorm_s0", group_size=8)
+>>> layer = factory(nonlinearity=False)
+>>> layer.group_size, layer.nonlinearity
+(8, False)
+
+A network that binds what all of its layers share serves layers with and without batch statistics:
+
+>>> bound = functools.partial(norm_act("bn_relu"), use_running_average=True)
+>>> bound().use_running_average
+True
+>>> norm_act("evonrom_s0")
+Traceback (most recent call last):
+    ...
+evonorm_jax.errors.UserError: unknown layer 'evonrom_s0', did you mean 'evonorm_s0'? Known: ...
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers import baselines, evonorm
+
+#: What names a layer: one of `norm_act_names()`, a class, or a partial of a class.
+LayerLike = str | type[nn.Module] | functools.partial
+
+#: The closed list.
+NORM_ACTS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {
+        "evonorm_b0": evonorm.EvoNormB0,
+        "evonorm_b1": evonorm.EvoNormB1,
+        "evonorm_b2": evonorm.EvoNormB2,
+        "evonorm_s0": evonorm.EvoNormS0,
+        "evonorm_s1": evonorm.EvoNormS1,
+        "evonorm_s2": evonorm.EvoNormS2,
+        "bn_relu": baselines.BatchNormReLU,
+        "bn_silu": baselines.BatchNormSiLU,
+        "bn_swish": baselines.BatchNormSwish,
+        "gn_relu": baselines.GroupNormReLU,
+        "gn_silu": baselines.GroupNormSiLU,
+        "gn_swish": baselines.GroupNormSwish,
+        "ln_relu": baselines.LayerNormReLU,
+        "in_relu": baselines.InstanceNormReLU,
+        "pixel_norm_relu": baselines.PixelNormReLU,
+        "frn": baselines.FilterResponseNorm,
+        "batch_instance_norm_relu": baselines.BatchInstanceNormReLU,
+        "switchable_norm_relu": baselines.SwitchableNormReLU,
+        "random": baselines.RandomLayer,
+        "random_rej": baselines.RandomRejectionLayer,
+        "rs_rej": baselines.RandomSearchRejectionLayer,
+    }
+)
+
+
+def norm_act_names() -> tuple[str, ...]:
+    """The names that `norm_act` knows."""
+    return tuple(NORM_ACTS)
+
+
+def norm_act(layer: LayerLike, **fields: Any) -> functools.partial:
+    """A factory of the layer with `fields` bound; a call may bind more or override them.
+
+    Args:
+      layer: one of `norm_act_names()`; or a `flax.linen.Module` class with the same call, or a
+        partial of one.
+      **fields: fields of the layer, e.g. `epsilon`, `num_groups` or `virtual_batch_size`.
+
+    Raises:
+      UserError: the name or a field is unknown, or `layer` is none of the three.
+    """
+    cls = _layer_class(layer)
+    bound = dict(layer.keywords) if isinstance(layer, functools.partial) else {}
+    bound |= fields
+    known = _field_names(cls)
+    for field in bound:
+        if field not in known:
+            raise UserError(_unknown(f"field of {cls.__name__}", field, known))
+    return functools.partial(cls, **bound)
+
+
+def accepts_field(factory: LayerLike, field: str) -> bool:
+    """Whether the layers of this factory have the field.
+
+    >>> accepts_field("evonorm_b0", "virtual_batch_size"), accepts_field("evonorm_s0", "momentum")
+    (True, False)
+    """
+    return field in _field_names(_layer_class(factory))
+
+
+def fuses_activation(factory: LayerLike) -> bool:
+    """Whether no normalisation is left when the activation is taken away.
+
+    Such a layer cannot be used where a network normalises without activating, as a
+    post-activation residual network does before each addition.
+
+    >>> fuses_activation("evonorm_s0"), fuses_activation("bn_relu")
+    (True, False)
+    """
+    return bool(getattr(_layer_class(factory), "fuses_activation", False))
+
+
+def activation_of(factory: LayerLike) -> Callable[[jax.Array], jax.Array]:
+    """The activation of a layer on its own, e.g. for the sum of a post-activation residual block.
+
+    >>> activation_of("gn_relu")(jax.numpy.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+
+    Raises:
+      UserError: the layer fuses its activation, or the activation has parameters of its own.
+    """
+    cls = _layer_class(factory)
+    activation = getattr(cls, "activation", None)
+    if activation is None:
+        raise UserError(
+            f"{cls.__name__} has no activation that can stand alone: take a layer that ends in "
+            "ReLU or SiLU, or a pre-activation network, which needs none"
+        )
+    return activation
+
+
+def _layer_class(layer: LayerLike) -> type[nn.Module]:
+    if isinstance(layer, str):
+        if layer not in NORM_ACTS:
+            raise UserError(_unknown("layer", layer, NORM_ACTS))
+        return NORM_ACTS[layer]
+    cls: Callable[..., Any] = layer
+    if isinstance(layer, functools.partial):
+        if layer.args:
+            raise UserError(f"{layer} binds fields by position: give them by name")
+        cls = layer.func
+    if isinstance(cls, type) and issubclass(cls, nn.Module):
+        return cls
+    raise UserError(
+        f"a norm-activation layer is given by name, as a flax.linen.Module class or as a "
+        f"functools.partial of one, not by {layer!r}"
+    )
+
+
+def _field_names(cls: type[nn.Module]) -> tuple[str, ...]:
+    # `parent` and `name` belong to Flax: the same name on every layer of a network would clash.
+    names = (field.name for field in dataclasses.fields(cls))
+    return tuple(name for name in names if name not in ("parent", "name"))
+
+
+def _unknown(what: str, given: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else "."
+    return f"unknown {what} {given!r}{hint} Known: {', '.join(known)}"
