@@ -1,0 +1,99 @@
+"""What every image classifier here shares: checks of its fields and images, and its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from evonorm_jax.errors import UserError
+
+
+def check_positive_int(field: str, value: object) -> None:
+    """Raises `UserError` unless `value` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{field}={value!r}: expected an integer of at least 1.")
+
+
+def check_dropout_rate(value: float) -> None:
+    """Raises `UserError` unless `value` is a probability below 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+        raise UserError(f"dropout_rate={value!r}: expected a number in [0, 1); 0 switches it off.")
+
+
+def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None) -> None:
+    """Raises `UserError` unless `images` is a batch that the network can take.
+
+    Args:
+        images: float array `[N, H, W, C]`.
+        stem_params: parameters of the first convolution where the model is initialised
+            already; the C of its kernel `[k, k, C, F]` is then the only one accepted.
+
+    Raises:
+        UserError: for another rank, an empty image, NCHW layout, integer pixels, or another
+            number of channels than the parameters were initialised with.
+    """
+    if images.ndim != 4:
+        raise UserError(
+            f"images have shape {images.shape}: expected [N, H, W, C]; "
+            "add a batch axis with images[None] or a channel axis with images[..., None]."
+        )
+    _, height, width, channels = images.shape
+    if min(height, width, channels) < 1:
+        raise UserError(f"images have shape {images.shape}: H, W and C must be at least 1.")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(
+            f"images have dtype {images.dtype}: expected floating-point values, normalised; "
+            "for example (images / 255 - mean) / std."
+        )
+    if stem_params is not None and stem_params["kernel"].shape[2] != channels:
+        raise UserError(
+            f"images have shape {images.shape}, {channels} channels last, but the parameters "
+            f"were initialised for {stem_params['kernel'].shape[2]}: "
+            "pass [N, H, W, C] images of that kind or initialise the model anew."
+        )
+    # No picture is 1 or 3 pixels high and has many channels: this is a transposed batch.
+    if channels > 4 and height in (1, 3):
+        raise UserError(
+            f"images have shape {images.shape}, which looks like [N, C, H, W]: "
+            "expected [N, H, W, C]; use images.transpose(0, 2, 3, 1)."
+        )
+
+
+def check_stage_sizes(stage_sizes: Sequence[int]) -> None:
+    """Raises `UserError` unless there is a stage and every stage has a block."""
+    if not stage_sizes:
+        raise UserError("stage_sizes is empty: expected the number of blocks of each stage.")
+    for stage_size in stage_sizes:
+        check_positive_int("every one of stage_sizes", stage_size)
+
+
+def classifier_head(
+    x: jax.Array, *, num_classes: int, dropout_rate: float, train: bool
+) -> jax.Array:
+    """Global average pool, dropout and the dense layer `head`, all in float32.
+
+    Call it inside a compact method: `head` becomes a submodule of the calling module.
+
+    Args:
+        x: feature map `[N, H, W, C]` of any float dtype.
+        num_classes: width of the logits.
+        dropout_rate: share of pooled features dropped where `train`; needs the rng "dropout".
+        train: whether dropout acts.
+
+    Returns:
+        Logits `[N, num_classes]`, float32.
+    """
+    # bfloat16 has 8 bits of mantissa: summing the 49 positions of a 7x7 map in it would lose
+    # up to 5 of them, and the logits feed a softmax.
+    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    x = nn.Dropout(dropout_rate, deterministic=not train)(x)
+    return nn.Dense(
+        num_classes,
+        kernel_init=nn.initializers.normal(stddev=0.01),
+        dtype=jnp.float32,
+        name="head",
+    )(x)

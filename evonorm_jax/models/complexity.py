@@ -1,0 +1,70 @@
+"""Size of a network, from its shapes alone: nothing is compiled, run or allocated.
+
+>>> from evonorm_jax.models import create_model
+>>> model = create_model("resnet50_v1", num_classes=1000, norm_act="bn_relu")
+>>> count_parameters(model)
+25557032
+>>> count_multiply_adds(model, image_size=224)
+4089184256
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+def count_parameters(model: nn.Module, *, channels: int = 3) -> int:
+    """Number of trainable values; running statistics (`batch_stats`) do not count.
+
+    Args:
+        model: a classifier from `create_model`.
+        channels: channels of its images.
+    """
+    # No parameter depends on the size of the image.
+    variables = _trace_init(model, image_size=32, channels=channels)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+
+def count_multiply_adds(model: nn.Module, image_size: int, *, channels: int = 3) -> int:
+    """Multiply-adds of all convolutions and dense layers, for one image.
+
+    The field's usual figure, often printed as "FLOPs" (it is half of them): biases, pooling,
+    normalisation and activation are left out.
+
+    Args:
+        model: a classifier from `create_model`.
+        image_size: height and width in pixels.
+        channels: channels of its images.
+    """
+    multiply_adds = 0
+
+    def add_kernel_use(
+        next_call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        nonlocal multiply_adds
+        y = next_call(*args, **kwargs)
+        if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
+            kernel: jax.Array = context.module.get_variable("params", "kernel")
+            # Every output position uses every weight once: [..., C_in / groups, C_out] kernels
+            # of dense, full and depthwise convolutions alike.
+            multiply_adds += math.prod(y.shape[:-1]) * math.prod(kernel.shape)
+        return y
+
+    with nn.intercept_methods(add_kernel_use):
+        _trace_init(model, image_size=image_size, channels=channels)
+    return multiply_adds
+
+
+def _trace_init(model: nn.Module, *, image_size: int, channels: int) -> Any:
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)

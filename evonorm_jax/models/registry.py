@@ -1,0 +1,113 @@
+"""Name -> network: `create_model("resnet50", 1000, norm_act="evonorm_s0")`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax import layers
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers.norm_act import LayerLike
+from evonorm_jax.models import cifar_resnet, resnet, resnet_v1
+
+_CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": resnet.ResNet18,
+    "resnet34": resnet.ResNet34,
+    "resnet50": resnet.ResNet50,
+    "resnet101": resnet.ResNet101,
+    "resnet152": resnet.ResNet152,
+    "resnet200": resnet.ResNet200,
+    "resnet18_v1": resnet_v1.ResNet18V1,
+    "resnet34_v1": resnet_v1.ResNet34V1,
+    "resnet50_v1": resnet_v1.ResNet50V1,
+    "resnet101_v1": resnet_v1.ResNet101V1,
+    "resnet152_v1": resnet_v1.ResNet152V1,
+    "cifar_resnet20": cifar_resnet.CifarResNet20,
+    "cifar_resnet32": cifar_resnet.CifarResNet32,
+    "cifar_resnet56": cifar_resnet.CifarResNet56,
+    "cifar_resnet110": cifar_resnet.CifarResNet110,
+}
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that `create_model` accepts."""
+    return tuple(_CONSTRUCTORS)
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    norm_act: LayerLike = "evonorm_s0",
+    dtype: Dtype = jnp.float32,
+    norm_act_fields: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> nn.Module:
+    """Builds a network whose every normalisation and activation comes from `norm_act`.
+
+    The module is called as `model.apply(variables, images, train=..., mutable=["batch_stats"]
+    if train else False, rngs={"dropout": key})` on float images `[N, H, W, C]` and returns
+    float32 logits `[N, num_classes]`. Parameters are float32 whatever the dtype.
+
+    Args:
+        name: one of `model_names()`.
+        num_classes: width of the logits.
+        norm_act: a layer: its name, its class or a factory (`evonorm_jax.layers.norm_act`).
+        dtype: floating-point dtype of convolutions and layers, as a type or by name.
+        norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
+        **fields: fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
+
+    Raises:
+        UserError: for an unknown name or field, a value out of range, or a layer that the
+            network cannot hold.
+
+    >>> import jax, jax.numpy as jnp
+    >>> model = create_model("cifar_resnet20", 10, norm_act="evonorm_b0", dtype=jnp.bfloat16)
+    >>> images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> variables["batch_stats"]["stage1_block1"]["norm1"]
+    {'var': ShapeDtypeStruct(shape=(16,), dtype=float32)}
+    """
+    constructor = _find(name, _CONSTRUCTORS, kind="model")
+    known_fields = _model_fields(constructor)
+    for field in fields:
+        _find(field, known_fields, kind=f"field of {name}")
+    return constructor(
+        num_classes=num_classes,
+        norm_act=layers.norm_act(norm_act, **(norm_act_fields or {})),
+        dtype=_float_dtype(dtype),
+        **fields,
+    )
+
+
+def _find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
+    """`table[key]`, or a `UserError` that lists the keys and guesses which one was meant."""
+    if key in table:
+        return table[key]
+    close = difflib.get_close_matches(str(key), table, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(f"unknown {kind}: {key!r}.{hint} Known: {', '.join(table)}.")
+
+
+def _model_fields(constructor: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
+    """Fields that `create_model` takes as `**fields`, by name."""
+    module: Any = getattr(constructor, "func", constructor)
+    own = {"num_classes", "norm_act", "dtype", "parent", "name"}
+    return {field.name: field for field in dataclasses.fields(module) if field.name not in own}
+
+
+def _float_dtype(dtype: Dtype) -> Any:
+    try:
+        resolved = jnp.dtype(dtype)
+    except TypeError:
+        resolved = None
+    if resolved is None or not jnp.issubdtype(resolved, jnp.floating):
+        raise UserError(
+            f"dtype={dtype!r}: expected a floating-point dtype such as float32 or bfloat16."
+        )
+    return resolved

@@ -1,0 +1,189 @@
+"""Pre-activation residual networks (ResNet v2), the ones EvoNorm was designed for.
+
+After He et al., "Identity Mappings in Deep Residual Networks" (arXiv:1603.05027), in the form
+of the EvoNorm authors' TensorFlow code (tensorflow/tpu, models/official/resnet):
+
+- stem: 7x7/2 convolution and 3x3/2 max-pool, no layer after them;
+- bottleneck: layer, 1x1, layer, 3x3 (strided), layer, 1x1, add; basic block: layer, 3x3
+  (strided), layer, 3x3, add; nothing follows the last convolution;
+- the first block of every stage takes its shortcut from a strided 1x1 convolution of the
+  output of its first layer; resnet18 and 34 project in stage 1 too, though the shapes agree;
+- one more layer after the last block, then global average pool, dropout and a dense layer.
+
+"Layer" is whatever `norm_act` makes: the blocks name neither a normalisation nor an
+activation. Difference from the authors: see `convolution.py` on the max-pool.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.models.classifier import (
+    check_dropout_rate,
+    check_images,
+    check_positive_int,
+    check_stage_sizes,
+    classifier_head,
+)
+from evonorm_jax.models.convolution import conv2d, max_pool
+
+ConvFactory = Callable[..., nn.Module]
+NormActFactory = type[nn.Module] | functools.partial  # what `norm_act` returns, or a bare class
+
+# Stem name -> (kernel size, strides) of its convolution; only "imagenet" has the max-pool.
+STEM_CONVS = {"imagenet": (7, 2), "cifar": (3, 1)}
+
+
+class BasicBlock(nn.Module):
+    """Layer, 3x3, layer, 3x3, add: `[N, H, W, C]` to `[N, H/strides, W/strides, num_filters]`.
+
+    Attributes:
+        num_filters: channels of both convolutions.
+        conv: makes a convolution, bound to the compute dtype.
+        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+        strides: of the first 3x3 convolution and of the projection.
+        use_projection: 1x1 convolution on the shortcut; needed where the shape changes.
+    """
+
+    num_filters: int
+    conv: ConvFactory
+    norm_act: NormActFactory
+    strides: int = 1
+    use_projection: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x
+        y = self.norm_act(name="norm1")(x)
+        if self.use_projection:
+            shortcut = self.conv(self.num_filters, 1, self.strides, name="shortcut_conv")(y)
+        y = self.conv(self.num_filters, 3, self.strides, name="conv1")(y)
+        y = self.norm_act(name="norm2")(y)
+        y = self.conv(self.num_filters, 3, name="conv2")(y)
+        return shortcut + y
+
+
+class BottleneckBlock(nn.Module):
+    """Layer, 1x1, layer, 3x3, layer, 1x1, add; the output has `4 * num_filters` channels.
+
+    Attributes as in `BasicBlock`; the stride sits on the 3x3 convolution.
+    """
+
+    num_filters: int
+    conv: ConvFactory
+    norm_act: NormActFactory
+    strides: int = 1
+    use_projection: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x
+        y = self.norm_act(name="norm1")(x)
+        if self.use_projection:
+            shortcut = self.conv(4 * self.num_filters, 1, self.strides, name="shortcut_conv")(y)
+        y = self.conv(self.num_filters, 1, name="conv1")(y)
+        y = self.norm_act(name="norm2")(y)
+        y = self.conv(self.num_filters, 3, self.strides, name="conv2")(y)
+        y = self.norm_act(name="norm3")(y)
+        y = self.conv(4 * self.num_filters, 1, name="conv3")(y)
+        return shortcut + y
+
+
+class ResNet(nn.Module):
+    """Pre-activation ResNet for images `[N, H, W, C]`; logits `[N, num_classes]`, float32.
+
+    Parameters are float32 in the collection `params`, under `stem_conv`,
+    `stage<i>_block<j>/{norm1,conv1,...,shortcut_conv}`, `head_norm` and `head`; batch-dependent
+    layers keep their statistics in `batch_stats` under the same names.
+
+    Attributes:
+        stage_sizes: number of blocks of each stage.
+        num_classes: width of the logits.
+        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
+        num_filters: channels of the stem; doubled by every stage after the first.
+        stem: "imagenet" (7x7/2 and max-pool) or "cifar" (3x3/1, no pool).
+        dropout_rate: dropout before the dense layer; where above 0, training needs the rng
+            "dropout".
+        dtype: dtype of convolutions and layers.
+
+    Raises:
+        UserError: when constructed with a field out of range, or called on something else
+            than float images `[N, H, W, C]` of the number of channels it was initialised with.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from evonorm_jax.layers import EvoNormS0
+    >>> model = ResNet(stage_sizes=(1, 1), num_classes=10, norm_act=EvoNormS0, num_filters=8)
+    >>> images = jnp.ones((2, 32, 32, 3))
+    >>> logits, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    >>> logits
+    ShapeDtypeStruct(shape=(2, 10), dtype=float32)
+    >>> sorted(variables["params"])
+    ['head', 'head_norm', 'stage1_block1', 'stage2_block1', 'stem_conv']
+    """
+
+    stage_sizes: Sequence[int]
+    num_classes: int
+    norm_act: NormActFactory
+    bottleneck: bool = True
+    num_filters: int = 64
+    stem: str = "imagenet"
+    dropout_rate: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        self.stage_sizes = tuple(self.stage_sizes)  # a list would make the network unhashable
+        check_resnet_fields(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        check_images(images, self.get_variable("params", "stem_conv"))
+        conv = functools.partial(conv2d, dtype=self.dtype)
+        norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
+        block = BottleneckBlock if self.bottleneck else BasicBlock
+
+        x = conv(self.num_filters, *STEM_CONVS[self.stem], name="stem_conv")(images)
+        if self.stem == "imagenet":
+            x = max_pool(x, window=3, strides=2)
+
+        for stage, num_blocks in enumerate(self.stage_sizes):
+            for index in range(num_blocks):
+                x = block(
+                    self.num_filters * 2**stage,
+                    conv=conv,
+                    norm_act=norm_act,
+                    strides=2 if stage > 0 and index == 0 else 1,
+                    use_projection=index == 0,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x)
+
+        x = norm_act(name="head_norm")(x)
+        return classifier_head(
+            x, num_classes=self.num_classes, dropout_rate=self.dropout_rate, train=train
+        )
+
+
+def check_resnet_fields(model: nn.Module) -> None:
+    """Raises `UserError` for a field out of range of a ResNet, v2 or v1.5."""
+    check_positive_int("num_classes", model.num_classes)
+    check_positive_int("num_filters", model.num_filters)
+    check_stage_sizes(model.stage_sizes)
+    check_dropout_rate(model.dropout_rate)
+    if model.stem not in STEM_CONVS:
+        raise UserError(f"stem={model.stem!r}: expected one of {', '.join(STEM_CONVS)}.")
+
+
+ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), bottleneck=False)
+ResNet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=False)
+ResNet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3))
+ResNet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3))
+ResNet152 = functools.partial(ResNet, stage_sizes=(3, 8, 36, 3))
+ResNet200 = functools.partial(ResNet, stage_sizes=(3, 24, 36, 3))

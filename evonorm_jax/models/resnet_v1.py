@@ -1,0 +1,179 @@
+"""Post-activation residual networks, ResNet v1.5: the usual home of BatchNorm and GroupNorm.
+
+He et al., "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), with the stride
+of a bottleneck on its 3x3 convolution ("v1.5") and the last scale of every block initialised
+to zero (Goyal et al., arXiv:1706.02677, section 5.1), as in the EvoNorm authors' TensorFlow
+code. The shape of the network is PyTorch's: a projection only where the shape changes, so
+resnet50_v1 with BatchNorm has torchvision's 25,557,032 parameters. The authors project in the
+first block of every stage, which differs for resnet18 and 34 alone.
+
+The last layer of a block and the one on its shortcut normalise without activating
+(`nonlinearity=False`); the activation follows the addition. A layer that fuses the two, such
+as EvoNorm, is a plain affine transform there: the network would not normalise its residual
+branches, and the layer offers no activation to put after the addition. It is refused, as in
+the authors' code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers import activation_of, fuses_activation
+from evonorm_jax.models.classifier import check_images, classifier_head
+from evonorm_jax.models.convolution import conv2d, max_pool
+from evonorm_jax.models.resnet import (
+    STEM_CONVS,
+    ConvFactory,
+    NormActFactory,
+    check_resnet_fields,
+)
+
+
+class BasicBlockV1(nn.Module):
+    """3x3, layer, 3x3, norm, add, activation; the output has `num_filters` channels.
+
+    Attributes:
+        num_filters: channels of both convolutions.
+        conv: makes a convolution, bound to the compute dtype.
+        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+        strides: of the first 3x3 convolution and of the projection.
+        use_projection: 1x1 convolution and norm on the shortcut, where the shape changes.
+    """
+
+    num_filters: int
+    conv: ConvFactory
+    norm_act: NormActFactory
+    strides: int = 1
+    use_projection: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = functools.partial(self.norm_act, nonlinearity=False)
+        shortcut = x
+        if self.use_projection:
+            shortcut = self.conv(self.num_filters, 1, self.strides, name="shortcut_conv")(x)
+            shortcut = norm(name="shortcut_norm")(shortcut)
+        y = self.conv(self.num_filters, 3, self.strides, name="conv1")(x)
+        y = self.norm_act(name="norm1")(y)
+        y = self.conv(self.num_filters, 3, name="conv2")(y)
+        # Zero scale: every block starts as the identity.
+        y = norm(scale_init=nn.initializers.zeros, name="norm2")(y)
+        return activation_of(self.norm_act)(shortcut + y)
+
+
+class BottleneckBlockV1(nn.Module):
+    """1x1, layer, 3x3, layer, 1x1, norm, add, activation; `4 * num_filters` channels come out.
+
+    Attributes as in `BasicBlockV1`; the stride sits on the 3x3 convolution.
+    """
+
+    num_filters: int
+    conv: ConvFactory
+    norm_act: NormActFactory
+    strides: int = 1
+    use_projection: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = functools.partial(self.norm_act, nonlinearity=False)
+        shortcut = x
+        if self.use_projection:
+            shortcut = self.conv(4 * self.num_filters, 1, self.strides, name="shortcut_conv")(x)
+            shortcut = norm(name="shortcut_norm")(shortcut)
+        y = self.conv(self.num_filters, 1, name="conv1")(x)
+        y = self.norm_act(name="norm1")(y)
+        y = self.conv(self.num_filters, 3, self.strides, name="conv2")(y)
+        y = self.norm_act(name="norm2")(y)
+        y = self.conv(4 * self.num_filters, 1, name="conv3")(y)
+        y = norm(scale_init=nn.initializers.zeros, name="norm3")(y)
+        return activation_of(self.norm_act)(shortcut + y)
+
+
+class ResNetV1(nn.Module):
+    """Post-activation ResNet for images `[N, H, W, C]`; logits `[N, num_classes]`, float32.
+
+    Fields, names of the parameters and errors as in `evonorm_jax.models.resnet.ResNet`, but
+    the stem has a layer, `stem_norm`, and there is none before the head.
+
+    Raises:
+        UserError: also for a `norm_act` that fuses normalisation and activation, or whose
+            activation has parameters (`frn`, `bn_swish`, `gn_swish`).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from evonorm_jax.layers import norm_act
+    >>> model = ResNetV1((1, 1), num_classes=10, norm_act=norm_act("gn_relu"), num_filters=8)
+    >>> images = jnp.ones((2, 32, 32, 3))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> sorted(variables["params"])
+    ['head', 'stage1_block1', 'stage2_block1', 'stem_conv', 'stem_norm']
+    """
+
+    stage_sizes: Sequence[int]
+    num_classes: int
+    norm_act: NormActFactory
+    bottleneck: bool = True
+    num_filters: int = 64
+    stem: str = "imagenet"
+    dropout_rate: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        self.stage_sizes = tuple(self.stage_sizes)
+        check_resnet_fields(self)
+        check_separate_activation(self.norm_act)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        check_images(images, self.get_variable("params", "stem_conv"))
+        conv = functools.partial(conv2d, dtype=self.dtype)
+        norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
+        block, expansion = (BottleneckBlockV1, 4) if self.bottleneck else (BasicBlockV1, 1)
+
+        x = conv(self.num_filters, *STEM_CONVS[self.stem], name="stem_conv")(images)
+        x = norm_act(name="stem_norm")(x)
+        if self.stem == "imagenet":
+            x = max_pool(x, window=3, strides=2)
+
+        for stage, num_blocks in enumerate(self.stage_sizes):
+            num_filters = self.num_filters * 2**stage
+            for index in range(num_blocks):
+                strides = 2 if stage > 0 and index == 0 else 1
+                x = block(
+                    num_filters,
+                    conv=conv,
+                    norm_act=norm_act,
+                    strides=strides,
+                    use_projection=strides != 1 or x.shape[-1] != expansion * num_filters,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x)
+
+        return classifier_head(
+            x, num_classes=self.num_classes, dropout_rate=self.dropout_rate, train=train
+        )
+
+
+def check_separate_activation(norm_act: NormActFactory) -> None:
+    """Raises `UserError` for a layer that does not come apart into norm and activation."""
+    if fuses_activation(norm_act):
+        layer = norm_act.func if isinstance(norm_act, functools.partial) else norm_act
+        raise UserError(
+            f"{layer.__name__} fuses normalisation and activation, which a post-activation "
+            "residual network (a model name ending in _v1) has to separate: "
+            "take the pre-activation network of the same depth, such as resnet50."
+        )
+    activation_of(norm_act)  # raises for an activation with parameters: FRN, the learned Swish
+
+
+ResNet18V1 = functools.partial(ResNetV1, stage_sizes=(2, 2, 2, 2), bottleneck=False)
+ResNet34V1 = functools.partial(ResNetV1, stage_sizes=(3, 4, 6, 3), bottleneck=False)
+ResNet50V1 = functools.partial(ResNetV1, stage_sizes=(3, 4, 6, 3))
+ResNet101V1 = functools.partial(ResNetV1, stage_sizes=(3, 4, 23, 3))
+ResNet152V1 = functools.partial(ResNetV1, stage_sizes=(3, 8, 36, 3))

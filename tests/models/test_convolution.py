@@ -1,0 +1,45 @@
+"""Padding that depends on the kernel alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from evonorm_jax.models.convolution import conv2d, conv_kernel_init, max_pool
+
+
+def test_strided_convolution_pads_both_sides_alike():
+    images = jnp.ones((1, 4, 4, 1))
+    variables = {"params": {"kernel": jnp.ones((3, 3, 1, 1))}}
+    y = conv2d(1, 3, strides=2).apply(variables, images)
+    # Windows centred on rows and columns 0 and 2; "SAME" would centre them on 1 and 3.
+    np.testing.assert_array_equal(y[0, :, :, 0], [[4, 6], [6, 9]])
+
+
+def test_max_pool_pads_both_sides_alike():
+    images = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    y = max_pool(images, window=3, strides=2)
+    np.testing.assert_array_equal(y[0, :, :, 0], [[5, 7], [13, 15]])
+
+
+def test_max_pool_never_returns_its_padding():
+    y = max_pool(jnp.full((1, 5, 4, 2), -7.0), window=3, strides=2)
+    np.testing.assert_array_equal(y, jnp.full((1, 3, 2, 2), -7.0))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 224, 225])
+@pytest.mark.parametrize(("kernel_size", "strides"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_output_is_as_wide_as_the_input_over_the_stride(size, kernel_size, strides):
+    images = jax.ShapeDtypeStruct((1, size, size + 1, 3), jnp.float32)
+    conv = conv2d(5, kernel_size, strides)
+    y, _ = jax.eval_shape(conv.init_with_output, jax.random.key(0), images)
+    assert y.shape == (1, -(-size // strides), -(-(size + 1) // strides), 5)
+
+
+def test_kernel_variance_is_one_over_fan_in():
+    kernel = conv_kernel_init(jax.random.key(0), (3, 3, 64, 96))
+    fan_in = 3 * 3 * 64
+    # 55,296 draws: the standard error of the standard deviation is 0.3%.
+    np.testing.assert_allclose(kernel.std(), fan_in**-0.5, rtol=0.015)
+    # A normal truncated at 2 has standard deviation 0.8796, hence a bound of 2 / 0.8796 = 2.27.
+    assert 2.2 < float(jnp.abs(kernel).max()) * fan_in**0.5 < 2.28
