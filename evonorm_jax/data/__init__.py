@@ -1,0 +1,28 @@
+"""Data sets: held in device memory, or streamed by tf.data. Importing this imports no TensorFlow.
+
+config.py         the fields of `config.dataset`
+create.py         config -> Pipeline
+pipeline.py       what the training loop needs; how a global batch is laid on devices and hosts
+in_memory.py      arrays on the devices, augmented in the compiled step (augment.py)
+arrays.py         the embedded digits, .npz files, fake arrays
+folder.py         class folders: listing, reading into memory
+streaming.py      what all streams share; fake streams
+folder_stream.py  class folders by tf.data      } tf_stream.py, tf_images.py, randaugment.py
+tfds_stream.py    TFDS records by tf.data       } and tf_import.py serve both
+tfds_source.py    TFDS: checks before reading, small sets into memory
+device_batches.py background transfer to the devices
+"""
+
+from evonorm_jax.data.config import dataset_config
+from evonorm_jax.data.create import create_pipeline
+from evonorm_jax.data.device_batches import prefetch_to_devices
+from evonorm_jax.data.pipeline import Hosts, Pipeline, steps_per_epoch
+
+__all__ = [
+    "Hosts",
+    "Pipeline",
+    "create_pipeline",
+    "dataset_config",
+    "prefetch_to_devices",
+    "steps_per_epoch",
+]

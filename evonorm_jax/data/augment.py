@@ -1,0 +1,45 @@
+"""Augmentation inside the compiled step, for images that live on the devices.
+
+Each function takes one image `[H, W, C]` and one key, so what happens to an example depends on its
+own key alone and never on the batch or the devices around it. The loop maps over the batch.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def random_crop(key: jax.Array, image: jax.Array, size: int, pad: int = 0) -> jax.Array:
+    """A `size` x `size` window of the image after `pad` pixels were added on every side.
+
+    Padding is zero in the image's own units (black), before normalisation, as is usual for CIFAR
+    (He et al., 2016, section 4.2: pad 4, crop 32). `pad=0` is the plain random crop.
+    """
+    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    limits = jnp.array([padded.shape[0] - size + 1, padded.shape[1] - size + 1])
+    top, left = jax.random.randint(key, (2,), 0, limits)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, image.shape[-1]))
+
+
+def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Mirrors the image left to right with probability 1/2."""
+    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def augment(key: jax.Array, image: jax.Array, *, size: int, pad: int, flip: bool) -> jax.Array:
+    """Random crop, then random flip; dtype kept, shape `[size, size, C]`."""
+    crop_key, flip_key = jax.random.split(key)
+    if pad or size != image.shape[0] or size != image.shape[1]:
+        image = random_crop(crop_key, image, size, pad)
+    return random_flip(flip_key, image) if flip else image
+
+
+def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """`(images - mean) / std` per channel in float32; mean and std in the units 0 ... 255.
+
+    >>> normalize(jnp.full((1, 1, 1, 1), 200, jnp.uint8), (100.0,), (50.0,)).item()
+    2.0
+    """
+    mean_array, std_array = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+    return (images.astype(jnp.float32) - mean_array) / std_array

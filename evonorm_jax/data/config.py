@@ -1,0 +1,124 @@
+"""`config.dataset`: every field, its meaning, and the defaults of the data sets of the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_collections
+
+from evonorm_jax.errors import UserError
+
+SOURCES = ("embedded", "fake", "folder", "npz", "tfds")
+
+_FIELDS: dict[str, Any] = {
+    # Where it comes from.
+    "path": "",  # folder root, .npz file, or TFDS data_dir; "" = the default place
+    "in_memory": True,  # True: uint8 on every device, augmented there; False: streamed by the host
+    "train_split": "train",  # subfolder, TFDS split or x_<split> key; "train[:90%]" takes a part
+    "eval_split": "test",
+    # What the network sees.
+    "image_size": 32,  # pixels; in evaluation, and in training unless train_crop_size is set
+    "train_crop_size": 0,  # pixels; 0 = image_size
+    "resize_size": 0,  # pixels of the shorter side before the centre crop; 0 = image_size
+    "mean": (127.5, 127.5, 127.5),  # per channel, units 0 ... 255; its length is the channels
+    "std": (127.5, 127.5, 127.5),
+    # Augmentation.
+    "flip": False,  # mirror left to right with probability 1/2
+    "pad": 0,  # in memory: zeros added on each side before the random crop, pixels
+    "min_crop_area": 0.08,  # streaming: smallest share of the image in a random resized crop
+    "randaugment_layers": 0,  # streaming: operations per image; 0 = off
+    "randaugment_magnitude": 0,  # 0 ... 30, see randaugment.py
+    # Sizes of fake data; for a real set 0 = read them, anything else must agree with them.
+    "num_train_examples": 0,
+    "num_eval_examples": 0,
+    "num_classes": 0,
+    # Streaming by tf.data.
+    "shuffle_buffer": 16_384,  # TFDS records (still compressed, 2 GB of ImageNet)
+    "num_parallel_calls": -1,  # images decoded at once; -1 = tf.data decides
+    "prefetch": 2,  # batches
+}
+
+_CIFAR = {"image_size": 32, "pad": 4, "flip": True}
+# Statistics of the training splits. The digits are not flipped: a mirrored 2 is no digit.
+_DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {"image_size": 8, "pad": 1, "mean": (77.98,), "std": (95.89,)},
+    "cifar10": {**_CIFAR, "mean": (125.3, 123.0, 113.9), "std": (63.0, 62.1, 66.7)},
+    "cifar100": {**_CIFAR, "mean": (129.3, 124.1, 112.4), "std": (68.2, 65.4, 70.4)},
+    "imagenet2012": {
+        "in_memory": False,
+        "image_size": 224,
+        "resize_size": 256,
+        "flip": True,
+        "mean": (123.675, 116.28, 103.53),
+        "std": (58.395, 57.12, 57.375),
+    },
+}
+
+
+def dataset_config(name: str, source: str, **overrides: Any) -> ml_collections.ConfigDict:
+    """The complete `config.dataset` of a data set.
+
+    >>> dataset_config("cifar10", "tfds", pad=2).pad
+    2
+
+    Args:
+      name: "digits", "cifar10", "cifar100", "imagenet2012", the name of another TFDS set, or your
+        own; a set without defaults of its own has those of ImageNet, held in memory if it is an
+        .npz file.
+      source: "embedded", "tfds", "folder", "npz" or "fake".
+      **overrides: any of the fields.
+
+    Raises:
+      UserError: for an unknown source or field.
+    """
+    if source not in SOURCES:
+        raise UserError(f"Unknown source '{source}': take one of {', '.join(SOURCES)}.")
+    if unknown := sorted(set(overrides) - set(_FIELDS)):
+        raise UserError(
+            f"Unknown field {', '.join(unknown)} of config.dataset: it has {', '.join(_FIELDS)}."
+        )
+    fields = _FIELDS | _DATASETS.get(name, _DATASETS["imagenet2012"])
+    if name == "imagenet2012" and source == "tfds":
+        fields["eval_split"] = "validation"
+    elif source == "folder" and name not in ("cifar10", "cifar100"):
+        fields["eval_split"] = "val"
+    if source == "npz":
+        fields["in_memory"] = True
+    return ml_collections.ConfigDict({"name": name, "source": source} | fields | overrides)
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no source accepts.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    crop = config.train_crop_size or config.image_size
+    mean, std = tuple(config.mean), tuple(config.std)
+    rules = {
+        "source": (config.source in SOURCES, f"one of {', '.join(SOURCES)}"),
+        "mean": (len(mean) in (1, 3), "1 value (grey) or 3 (RGB), in units of 0 ... 255"),
+        "std": (len(std) == len(mean) and min(std) > 0, "positive, as many values as mean has"),
+        "image_size": (config.image_size > 0, "a positive number of pixels"),
+        "pad": (config.pad >= 0, "0 or more pixels"),
+        "train_crop_size": (
+            crop > 0 and (not config.in_memory or crop <= config.image_size + 2 * config.pad),
+            "0 (= image_size) or a number of pixels; in memory at most image_size + 2 * pad",
+        ),
+        "resize_size": (
+            config.resize_size == 0 or config.resize_size >= config.image_size,
+            "0 (= image_size) or at least image_size",
+        ),
+        "min_crop_area": (0 < config.min_crop_area <= 1, "a share of the image in (0, 1]"),
+        "randaugment_layers": (config.randaugment_layers >= 0, "0 (off) or more"),
+        "randaugment_magnitude": (0 <= config.randaugment_magnitude <= 30, "0 to 30"),
+        "shuffle_buffer": (config.shuffle_buffer > 0, "1 or more"),
+        "num_parallel_calls": (
+            config.num_parallel_calls == -1 or config.num_parallel_calls > 0,
+            "-1 (tf.data decides) or 1 or more",
+        ),
+        "prefetch": (config.prefetch == -1 or config.prefetch > 0, "-1 (tf.data decides) or >= 1"),
+    }
+    for field, (holds, rule) in rules.items():
+        if not holds:
+            raise UserError(f"config.dataset.{field} is {config[field]!r}, but must be {rule}.")

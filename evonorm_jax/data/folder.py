@@ -1,0 +1,170 @@
+"""Class folders: `<root>/<split>/<class>/<image>`, the layout of ImageNet and of torchvision.
+
+Labels follow the sorted names of the class folders. Examples are ordered by their rank within the
+class, then by class, so that a part of a split ("train[:90%]") holds every class in proportion.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import pathlib
+
+import ml_collections
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from evonorm_jax.data.arrays import Arrays, check_bytes
+from evonorm_jax.data.splits import parse_split, split_slice
+from evonorm_jax.errors import UserError
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSplit:
+    """One split: the file of each example, and its label (int32)."""
+
+    paths: list[str]
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFolder:
+    """Both splits of a class folder, which have the same classes."""
+
+    train: FolderSplit
+    eval: FolderSplit
+    class_names: tuple[str, ...]
+
+
+def list_class_folder(config: ml_collections.ConfigDict) -> ClassFolder:
+    """Lists the images of both splits; opens none of them.
+
+    Raises:
+      UserError: for a missing folder, an empty class, fewer than two classes, or splits whose
+        classes differ.
+    """
+    root = pathlib.Path(config.path).expanduser()
+    if not config.path or not root.is_dir():
+        raise UserError(
+            f"There is no folder '{config.path}': config.dataset.path must name the folder that"
+            f" holds {config.train_split}/<class>/<image> and {config.eval_split}/<class>/<image>."
+        )
+    train, class_names = _list_split(root, config.train_split)
+    evaluation, eval_names = _list_split(root, config.eval_split)
+    if different := sorted(set(class_names) ^ set(eval_names)):
+        raise UserError(
+            f"The splits '{config.train_split}' and '{config.eval_split}' of '{root}' have"
+            f" different classes: {_some(different)} stand in one of them only."
+        )
+    return ClassFolder(train, evaluation, class_names)
+
+
+def load_class_folder(config: ml_collections.ConfigDict) -> Arrays:
+    """Reads a class folder into memory, as many threads as there are processors.
+
+    Images are decoded to as many channels as `config.mean` has values (RGB or grey). Unless they
+    have `image_size` pixels already, their centre is cut out and resized to that, such that the
+    whole shorter side would become `resize_size`.
+
+    Raises:
+      UserError: as `list_class_folder`, and for a file that cannot be decoded.
+    """
+    folder = list_class_folder(config)
+    check_bytes(config, len(folder.train.paths) + len(folder.eval.paths))
+    read = functools.partial(
+        read_image,
+        size=config.image_size,
+        resize=config.resize_size or config.image_size,
+        channels=len(config.mean),
+    )
+    # The decoders release the lock, so threads suffice; chunks keep the queue of futures short.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def load(split: FolderSplit) -> np.ndarray:
+            shape = (len(split.paths), config.image_size, config.image_size, len(config.mean))
+            images = np.empty(shape, np.uint8)
+            chunk = 1024
+            for first in range(0, len(split.paths), chunk):
+                part = pool.map(read, split.paths[first : first + chunk])
+                images[first : first + chunk] = list(part)
+            return images
+
+        return Arrays(
+            train_images=load(folder.train),
+            train_labels=folder.train.labels,
+            eval_images=load(folder.eval),
+            eval_labels=folder.eval.labels,
+            num_classes=len(folder.class_names),
+            class_names=folder.class_names,
+        )
+
+
+def read_image(path: str, *, size: int, resize: int, channels: int) -> np.ndarray:
+    """Decodes an image file to uint8 `[size, size, channels]`.
+
+    Raises:
+      UserError: naming a file that cannot be decoded.
+    """
+    try:
+        with Image.open(path) as file:
+            image: Image.Image = file
+            # A palette with transparency goes by RGBA (Pillow's advice), and 16-bit grey must be
+            # scaled by hand, since `convert` clips it to 255.
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+            elif image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image = image.convert("RGB" if channels == 3 else "L")
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"The image '{path}' cannot be decoded ({error}): replace or remove the file."
+        ) from error
+    if image.size != (size, size):
+        side = min(image.size) * size / resize
+        left, top = ((length - side) / 2 for length in image.size)
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box)
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def _list_split(root: pathlib.Path, split: str) -> tuple[FolderSplit, tuple[str, ...]]:
+    name, *_ = parse_split(split)
+    folder = root / name
+    if not folder.is_dir():
+        there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        raise UserError(
+            f"There is no split '{name}' in '{root}', which has {_some(there) or 'no folders'}: set"
+            " config.dataset.train_split and eval_split to the names of two of its folders."
+        )
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if len(classes) < 2:
+        raise UserError(
+            f"'{folder}' has {len(classes)} class folders, but a classifier needs two or more:"
+            " expected <class>/<image> below it."
+        )
+    ranked = []
+    for label, class_name in enumerate(classes):
+        files = sorted(
+            entry.path
+            for entry in os.scandir(folder / class_name)
+            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+        )
+        if not files:
+            raise UserError(
+                f"The class folder '{folder / class_name}' holds no image with one of the endings"
+                f" {', '.join(EXTENSIONS)}."
+            )
+        ranked += [(rank, label, path) for rank, path in enumerate(files)]
+    ranked.sort()
+    part = ranked[split_slice(split, len(ranked))]
+    labels = np.array([label for _, label, _ in part], np.int32)
+    return FolderSplit([path for _, _, path in part], labels), tuple(classes)
+
+
+def _some(names: list[str]) -> str:
+    """The first eight of the names."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,102 @@
+"""Data sets that fit on a device: placed there once, augmented inside the compiled step.
+
+The host sends indices only, 4 bytes per example, so that it is never the bottleneck.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from evonorm_jax.data import augment
+from evonorm_jax.data.arrays import Arrays
+from evonorm_jax.data.pipeline import Batch, Hosts, Pipeline, eval_mask, train_positions
+from evonorm_jax.errors import UserError
+
+
+class InMemoryPipeline(Pipeline):
+    """A `Pipeline` over four arrays, see `arrays.Arrays`.
+
+    Training: random crop after zero padding (`pad`, `train_crop_size`) and flip (`flip`), in JAX.
+    Evaluation: the images as they are.
+
+    Raises:
+      UserError: where the arrays and the configuration disagree.
+    """
+
+    def __init__(self, arrays: Arrays, config: ml_collections.ConfigDict, *, seed: int) -> None:
+        size, channels = config.image_size, len(config.mean)
+        for images in (arrays.train_images, arrays.eval_images):
+            if images.shape[-1] not in (1, 3) or images.shape[-1] != channels:
+                raise UserError(
+                    f"The images of '{config.name}' have {images.shape[-1]} channels, but"
+                    f" config.dataset.mean has {channels} values: give mean and std one value for"
+                    " grey images, three for RGB; other numbers of channels are not supported."
+                )
+            if images.shape[1:3] != (size, size):
+                raise UserError(
+                    f"The images of '{config.name}' are {images.shape[1]}x{images.shape[2]} pixels,"
+                    f" but config.dataset.image_size is {size}: the two must agree (square images)."
+                )
+        crop = config.train_crop_size or size
+        self.num_classes = arrays.num_classes
+        self.num_train_examples = len(arrays.train_images)
+        self.num_eval_examples = len(arrays.eval_images)
+        self.image_shape = (crop, crop, channels)
+        self.class_names = arrays.class_names
+        self._arrays = arrays
+        self._seed = seed
+        self._augment = functools.partial(
+            augment.augment, size=crop, pad=config.pad, flip=config.flip
+        )
+        self._normalize = functools.partial(
+            augment.normalize, mean=tuple(config.mean), std=tuple(config.std)
+        )
+
+    def resident(self) -> Batch:
+        """Images uint8 and labels int32 of both splits."""
+        return {
+            "train_images": self._arrays.train_images,
+            "train_labels": self._arrays.train_labels,
+            "eval_images": self._arrays.eval_images,
+            "eval_labels": self._arrays.eval_labels,
+        }
+
+    def train_batches(self, *, start_step: int, batch_size: int, hosts: Hosts) -> Iterator[Batch]:
+        """Yields `{"index": int32}`."""
+        for indices, _ in train_positions(
+            self.num_train_examples,
+            self._seed,
+            start_step=start_step,
+            batch_size=batch_size,
+            hosts=hosts,
+        ):
+            yield hosts.shard({"index": indices.astype(np.int32)})
+
+    def eval_batches(self, *, batch_size: int, hosts: Hosts) -> Iterator[Batch]:
+        """Yields `{"index": int32, "mask": float32}`; padding has index 0."""
+        batch_size = hosts.round_up(batch_size)
+        share = hosts.positions(batch_size)
+        for first in range(0, self.num_eval_examples, batch_size):
+            mask = eval_mask(self.num_eval_examples - first, batch_size)
+            indices = np.where(mask > 0, np.arange(first, first + batch_size), 0)
+            yield hosts.shard({"index": indices.astype(np.int32)[share], "mask": mask[share]})
+
+    def train_examples(
+        self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        images = resident["train_images"][batch["index"]]
+        labels = resident["train_labels"][batch["index"]]
+        return self._normalize(jax.vmap(self._augment)(keys, images)), labels
+
+    def eval_examples(
+        self, resident: dict[str, jax.Array], batch: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        images = resident["eval_images"][batch["index"]]
+        labels = resident["eval_labels"][batch["index"]]
+        return self._normalize(images), labels, batch["mask"].astype(jnp.float32)

@@ -1,0 +1,120 @@
+"""Decoding, cropping and resizing of encoded images in TensorFlow, for use inside `Dataset.map`.
+
+Training follows the authors' ImageNet preprocessing (Inception crop, bicubic, flip): section 4.1 of
+the paper refers to it. Every random choice is a stateless op, a function of the seed passed in.
+Importing this module imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from evonorm_jax.data import randaugment
+
+MIN_RATIO, MAX_RATIO = 3 / 4, 4 / 3  # width / height of a random crop
+
+
+def decode_train(
+    contents: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    size: int,
+    channels: int,
+    min_crop_area: float,
+    flip: bool,
+    randaugment_layers: int,
+    randaugment_magnitude: float,
+) -> tf.Tensor:
+    """Random resized crop, flip, RandAugment.
+
+    Args:
+      contents: the encoded image, a scalar string: JPEG, PNG, GIF, BMP or WebP, any colours.
+      seed: int64 `[2]`.
+      size: pixels of the output.
+      channels: 1 (grey) or 3 (RGB).
+      min_crop_area: smallest share of the image; the aspect ratio lies in 3/4 ... 4/3.
+      flip: whether to mirror half of the images left to right.
+      randaugment_layers: operations per image, 0 = off.
+      randaugment_magnitude: see `randaugment.py`.
+
+    Returns:
+      uint8 `[size, size, channels]`.
+    """
+    crop_seed, flip_seed, augment_seed = tf.unstack(tf.random.split(seed, num=3))
+
+    def window(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return random_window(shape, crop_seed, min_crop_area)
+
+    image = _decode_window(contents, window, channels)
+    if flip:
+        image = tf.image.stateless_random_flip_left_right(image, flip_seed)
+    image = _resize(image, size)
+    return randaugment.rand_augment(
+        image, augment_seed, layers=randaugment_layers, magnitude=randaugment_magnitude
+    )
+
+
+def decode_eval(contents: tf.Tensor, *, size: int, resize: int, channels: int) -> tf.Tensor:
+    """Centre crop, such that the whole shorter side would become `resize` pixels.
+
+    Returns:
+      uint8 `[size, size, channels]`.
+    """
+
+    def window(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Cutting the window first decodes and resizes less than resizing first.
+        shorter = tf.cast(tf.reduce_min(shape), tf.float32)
+        side = tf.cast(tf.round(shorter * (size / resize)), tf.int32)
+        extent = tf.fill([2], tf.maximum(side, 1))
+        return (shape - extent) // 2, extent
+
+    return _resize(_decode_window(contents, window, channels), size)
+
+
+def random_window(
+    shape: tf.Tensor, seed: tf.Tensor, min_area: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A random part of an image of `shape` (height, width): its offset and extent, int32 `[2]`.
+
+    Where no such part is found in ten attempts (a very long image, or one of few pixels), the
+    centre, cut to the nearest permitted aspect ratio.
+    """
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.concat([shape, [3]], axis=0),
+        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=seed,
+        min_object_covered=0.0,  # the area below is the only bound
+        aspect_ratio_range=(MIN_RATIO, MAX_RATIO),
+        area_range=(min_area, 1.0),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    # The op returns the whole image after ten failures, which may have any aspect ratio.
+    longest = tf.cast(
+        tf.round(tf.cast(tf.reverse(extent[:2], [0]), tf.float32) * MAX_RATIO), tf.int32
+    )
+    clipped = tf.minimum(extent[:2], longest)
+    return begin[:2] + (extent[:2] - clipped) // 2, clipped
+
+
+def _decode_window(contents, window, channels: int) -> tf.Tensor:  # type: ignore[no-untyped-def]
+    """Decodes the part of the image that `window(shape)` names; of a JPEG, that part alone."""
+
+    def jpeg() -> tf.Tensor:
+        begin, extent = window(tf.image.extract_jpeg_shape(contents)[:2])
+        return tf.image.decode_and_crop_jpeg(
+            contents, tf.concat([begin, extent], axis=0), channels=channels
+        )
+
+    def other() -> tf.Tensor:
+        image = tf.io.decode_image(contents, channels, expand_animations=False)
+        begin, extent = window(tf.shape(image)[:2])
+        return tf.slice(image, tf.pad(begin, [[0, 1]]), tf.concat([extent, [channels]], axis=0))
+
+    return tf.cond(tf.io.is_jpeg(contents), jpeg, other)
+
+
+def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
+    # Without antialiasing, as the authors' code and Flax's ImageNet example do.
+    image = tf.image.resize(image, [size, size], method=tf.image.ResizeMethod.BICUBIC)
+    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)

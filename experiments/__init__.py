@@ -1,0 +1,1 @@
+"""Thin launchers: each parses its arguments and calls the library."""

@@ -1,0 +1,131 @@
+"""Downloads and prepares a data set by TensorFlow Datasets, or packs a class folder into one file.
+
+examples:
+  python -m experiments.prepare_data --dataset=cifar10
+  python -m experiments.prepare_data --dataset=imagenet2012 --data_dir=/data/tfds --manual_dir=/data
+  python -m experiments.prepare_data --from_folder=photos --image_size=64 --npz=photos64.npz
+
+Nothing else here touches the network. ImageNet cannot be downloaded: register at image-net.org, put
+ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into --manual_dir, then run the second line (it
+needs 300 GB and hours).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from evonorm_jax.data.config import dataset_config
+from evonorm_jax.data.folder import load_class_folder
+from evonorm_jax.data.tf_import import require_tensorflow
+from evonorm_jax.errors import UserError
+from experiments import launch
+
+# TFDS retries a download 10 times and doubles the pause: 205 s until a machine without a network
+# hears of it. Four times are 3 s.
+DOWNLOAD_RETRIES = 4
+
+
+def prepare(dataset: str, data_dir: str, manual_dir: str) -> str:
+    """Downloads and prepares a TFDS set as TFRecord, if it is not there yet.
+
+    Returns:
+      the folder of the prepared set.
+
+    Raises:
+      UserError: for an unknown set, for files that must be put there by hand and are not, and for a
+        download that fails.
+    """
+    require_tensorflow(purpose=f"Preparing '{dataset}'", tfds=True)
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    from evonorm_jax.data import tfds_source
+
+    builder = tfds_source.find_builder(dataset, data_dir)
+    if builder.is_prepared():
+        return str(builder.data_path)
+    root = tfds_source.data_dir(builder)
+    manual = Path(manual_dir or f"{root}/downloads/manual")
+    if missing := [
+        name for name in tfds_source.manual_files(builder) if not (manual / name).is_file()
+    ]:
+        raise UserError(
+            f"'{dataset}' cannot be downloaded, and {' and '.join(missing)} are not in {manual}:"
+            " register at image-net.org, download them, and put them there or give the folder by"
+            " --manual_dir."
+        )
+    downloader.MAX_RETRIES = DOWNLOAD_RETRIES
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
+    try:
+        builder.download_and_prepare(download_config=config, file_format="tfrecord")
+    # Also AssertionError: TFDS's way to say that files must be put there by hand.
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:
+        raise UserError(
+            f"'{dataset}' could not be prepared in {root}: {error}\n"
+            "  behind a proxy: set HTTPS_PROXY; without a network: copy a prepared folder to"
+            f" {root}/{builder.info.full_name}"
+        ) from error
+    return str(builder.data_path)
+
+
+def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str]) -> tuple[int, int]:
+    """Writes a class folder as an .npz file that the source "npz" reads.
+
+    Returns:
+      the numbers of training and of evaluation images.
+    """
+    config = dataset_config(
+        "folder",
+        "folder",
+        path=folder,
+        in_memory=True,
+        image_size=image_size,
+        resize_size=0,
+        train_split=splits[0],
+        eval_split=splits[1],
+    )
+    arrays = load_class_folder(config)
+    np.savez_compressed(
+        npz,
+        x_train=arrays.train_images,
+        y_train=arrays.train_labels,
+        x_test=arrays.eval_images,
+        y_test=arrays.eval_labels,
+        class_names=np.array(arrays.class_names),
+    )
+    return len(arrays.train_images), len(arrays.eval_images)
+
+
+def main() -> None:
+    """Parses the command line and prepares."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.prepare_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dataset", help="name of a TFDS set: cifar10, cifar100, imagenet2012, ...")
+    what.add_argument("--from_folder", help="class folder <split>/<class>/<image> to pack")
+    parser.add_argument("--data_dir", default="", help="where TFDS keeps its sets (its default)")
+    parser.add_argument("--manual_dir", default="", help="where files lie that you downloaded")
+    parser.add_argument("--npz", default="", help="file to write for --from_folder")
+    parser.add_argument("--image_size", type=int, default=32, help="pixels, for --from_folder")
+    parser.add_argument("--train_split", default="train", help="for --from_folder")
+    parser.add_argument("--eval_split", default="test", help="for --from_folder")
+    arguments = parser.parse_args()
+    if arguments.dataset:
+        print(prepare(arguments.dataset, arguments.data_dir, arguments.manual_dir))
+    elif not arguments.npz.endswith(".npz"):
+        raise UserError(f"--from_folder needs --npz=FILE.npz to write to, not '{arguments.npz}'.")
+    else:
+        splits = (arguments.train_split, arguments.eval_split)
+        train, evaluation = pack_folder(
+            arguments.from_folder, arguments.npz, arguments.image_size, splits
+        )
+        print(f"{arguments.npz}: {train} training and {evaluation} evaluation images")
+
+
+if __name__ == "__main__":
+    launch.run_main(main)

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from evonorm_jax.data import create_pipeline, dataset_config
+from evonorm_jax.data.folder import list_class_folder, read_image
+from evonorm_jax.errors import UserError
+from tests.data.conftest import smooth_image, write_folder
+
+
+def folder_config(root, **overrides):
+    small = {"path": str(root), "in_memory": True, "image_size": 16, "resize_size": 18}
+    return dataset_config("own", "folder", **small | overrides)
+
+
+def read(path, size=8, resize=8, channels=3):
+    return read_image(str(path), size=size, resize=resize, channels=channels)
+
+
+def test_listing(image_folder):
+    folder = list_class_folder(folder_config(image_folder))
+    assert folder.class_names == ("ant", "bee", "cat")
+    assert np.bincount(folder.train.labels).tolist() == [7, 6, 4]
+    assert np.bincount(folder.eval.labels).tolist() == [3, 4, 4]
+    # The first image of each class, then the second of each, ...
+    assert [path[-11:] for path in folder.train.paths[:4]] == [
+        "ant/000.jpg",
+        "bee/000.jpg",
+        "cat/000.jpg",
+        "ant/001.jpg",
+    ]
+    for path, label in zip(folder.train.paths, folder.train.labels, strict=True):
+        assert f"/train/{folder.class_names[label]}/" in path
+
+
+def test_parts_of_a_split_are_disjoint_and_hold_every_class(image_folder):
+    config = folder_config(image_folder, train_split="train[:70%]", eval_split="train[70%:]")
+    folder = list_class_folder(config)
+    assert len(set(folder.train.paths) | set(folder.eval.paths)) == 17
+    assert not set(folder.train.paths) & set(folder.eval.paths)
+    assert set(folder.train.labels) == {0, 1, 2}
+
+
+def test_other_files_are_ignored(tmp_path):
+    write_folder(tmp_path, {"train": (2, 2), "val": (1, 1)})
+    (tmp_path / "train" / "readme.txt").write_text("x")
+    (tmp_path / "train" / "ant" / "Thumbs.db").write_text("x")
+    (tmp_path / "train" / "ant" / "._000.jpg").write_text("x")
+    assert len(list_class_folder(folder_config(tmp_path)).train.paths) == 4
+
+
+def test_in_memory(image_folder):
+    pipeline = create_pipeline(folder_config(image_folder, num_train_examples=17), seed=0)
+    images = pipeline.resident()["train_images"]
+    assert (images.shape, images.dtype) == ((17, 16, 16, 3), np.uint8)
+    assert (pipeline.num_classes, pipeline.class_names) == (3, ("ant", "bee", "cat"))
+    folder = list_class_folder(folder_config(image_folder))
+    np.testing.assert_array_equal(images[5], read(folder.train.paths[5], 16, 18))
+    np.testing.assert_array_equal(pipeline.resident()["train_labels"], folder.train.labels)
+
+
+def test_grey_by_one_mean(image_folder):
+    pipeline = create_pipeline(folder_config(image_folder, mean=(0.0,), std=(1.0,)), seed=0)
+    assert pipeline.image_shape == (16, 16, 1)
+
+
+def test_an_image_of_the_right_size_is_not_touched(tmp_path):
+    pixels = smooth_image(1, 8, 8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), pixels)
+
+
+def test_centre_crop_and_resize(tmp_path):
+    pixels = np.zeros((30, 60, 3), np.uint8)
+    pixels[5:25, 20:40] = (200, 100, 50)  # the centre square of 20
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    # 30 pixels become 12, so the centre 8 show the centre 20: that one colour. The filter reads
+    # two pixels of the result further, so the border shows some black.
+    crop = read(tmp_path / "a.png", size=8, resize=12)
+    np.testing.assert_array_equal(crop[2:-2, 2:-2], np.broadcast_to((200, 100, 50), (4, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "color", "expected"),
+    [
+        ("L", "a.jpg", 77, (77, 77, 77)),
+        ("CMYK", "a.jpg", (0, 255, 255, 0), (255, 0, 0)),
+        ("1", "a.png", 1, (255, 255, 255)),
+        ("LA", "a.png", (50, 0), (50, 50, 50)),
+        ("RGBA", "a.png", (9, 8, 7, 128), (9, 8, 7)),
+        ("I;16", "a.png", 0x8040, (128, 128, 128)),
+        ("P", "a.gif", 3, None),
+        ("RGB", "a.bmp", (1, 2, 3), (1, 2, 3)),
+        ("RGB", "a.webp", (60, 60, 60), (60, 60, 60)),
+    ],
+)
+def test_colour_spaces_become_rgb(tmp_path, mode, name, color, expected):
+    image = Image.new(mode, (8, 8), color)
+    if mode == "P":
+        image.putpalette([value for index in range(256) for value in (index, 90, 20)])
+        expected = (3, 90, 20)
+    image.save(tmp_path / name)
+    pixels = read(tmp_path / name)
+    assert pixels.shape == (8, 8, 3)
+    assert np.abs(pixels.astype(int) - expected).max() <= 2  # the loss of JPEG and WebP
+
+
+def test_palette_with_transparency_gives_no_warning(tmp_path):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "a.png", transparency=bytes([255, 0]))
+    np.testing.assert_array_equal(read(tmp_path / "a.png")[0, 0], (10, 20, 30))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 500)])
+def test_extreme_shapes(tmp_path, shape):
+    Image.new("RGB", shape, (10, 20, 30)).save(tmp_path / "a.png")
+    pixels = read(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels, np.broadcast_to((10, 20, 30), (8, 8, 3)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
+def test_a_broken_image_is_named(tmp_path, damage):
+    write_folder(tmp_path, {"train": (3, 3), "val": (1, 1)})
+    victim = tmp_path / "train" / "bee" / "001.jpg"
+    contents = {"truncated": victim.read_bytes()[:300], "text": b"hello", "empty": b""}
+    victim.write_bytes(contents[damage])
+    with pytest.raises(UserError, match=r"train/bee/001\.jpg' cannot be decoded"):
+        create_pipeline(folder_config(tmp_path), seed=0)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(UserError, match="There is no folder ''"):
+        list_class_folder(folder_config(""))
+    with pytest.raises(UserError, match="There is no folder '/does/not/exist'"):
+        list_class_folder(folder_config("/does/not/exist"))
+    with pytest.raises(UserError, match=r"no split 'train' .* no folders"):
+        list_class_folder(folder_config(tmp_path))
+    write_folder(tmp_path, {"train": (2, 2), "val": (2, 2)})
+    with pytest.raises(UserError, match=r"no split 'test' .* which has train, val"):
+        list_class_folder(folder_config(tmp_path, eval_split="test"))
+    write_folder(tmp_path, {"one": (2,)})
+    with pytest.raises(UserError, match="has 1 class folders"):
+        list_class_folder(folder_config(tmp_path, train_split="one"))
+    write_folder(tmp_path, {"other": (1, 1, 1)})
+    with pytest.raises(UserError, match="different classes: cat stand"):
+        list_class_folder(folder_config(tmp_path, eval_split="other"))
+    (tmp_path / "train" / "empty").mkdir()
+    with pytest.raises(UserError, match="train/empty' holds no image"):
+        list_class_folder(folder_config(tmp_path))

@@ -1,0 +1,97 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from evonorm_jax.data import create_pipeline, dataset_config
+from evonorm_jax.errors import UserError
+from experiments import prepare_data
+from tests.data.conftest import smooth_image
+
+
+def run_main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["prepare_data", *arguments])
+    prepare_data.main()
+
+
+def test_pack_a_folder(monkeypatch, capsys, image_folder, tmp_path):
+    file = tmp_path / "packed.npz"
+    run_main(
+        monkeypatch,
+        f"--from_folder={image_folder}",
+        f"--npz={file}",
+        "--image_size=16",
+        "--eval_split=val",
+    )
+    assert "17 training and 11 evaluation images" in capsys.readouterr().out
+    size = {"image_size": 16, "resize_size": 0, "in_memory": True}
+    packed = create_pipeline(dataset_config("own", "npz", path=str(file), **size), seed=0)
+    folder = create_pipeline(
+        dataset_config("own", "folder", path=str(image_folder), **size), seed=0
+    )
+    assert packed.class_names == folder.class_names == ("ant", "bee", "cat")
+    for name, leaf in folder.resident().items():
+        np.testing.assert_array_equal(packed.resident()[name], leaf)
+
+
+def test_packing_needs_a_file(monkeypatch, image_folder):
+    with pytest.raises(UserError, match=r"needs --npz=FILE\.npz"):
+        run_main(monkeypatch, f"--from_folder={image_folder}")
+
+
+def test_dataset_or_folder(monkeypatch, capsys):
+    for arguments in ([], ["--dataset=a", "--from_folder=b"]):
+        with pytest.raises(SystemExit) as exit_:
+            run_main(monkeypatch, *arguments)
+        assert exit_.value.code == 2
+    assert "--from_folder" in capsys.readouterr().err
+
+
+@pytest.mark.tensorflow
+def test_a_failed_download_is_one_message(monkeypatch, tmp_path):
+    import tensorflow_datasets as tfds
+
+    def no_network(self, **options):
+        raise ConnectionError("Failed to resolve the host")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    with pytest.raises(UserError, match=r"'cifar10' could not be prepared .* Failed to resolve"):
+        run_main(monkeypatch, "--dataset=cifar10", f"--data_dir={tmp_path}")
+
+
+@pytest.mark.tensorflow
+def test_a_prepared_set_is_left_alone(monkeypatch, capsys, tmp_path):
+    import tensorflow_datasets as tfds
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="squares",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(8, 8, 3)),
+                "label": tfds.features.ClassLabel(num_classes=1),
+            }
+        ),
+        split_datasets={"train": [(0, {"image": smooth_image(0, 8, 8), "label": 0})]},
+        data_dir=tmp_path,
+    )
+    capsys.readouterr()
+    run_main(monkeypatch, "--dataset=squares", f"--data_dir={tmp_path}")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "squares" / "1.0.0")
+
+
+@pytest.mark.tensorflow
+def test_imagenet_names_the_missing_archives(tmp_path):
+    (tmp_path / "ILSVRC2012_img_val.tar").touch()
+    folders = (f"--data_dir={tmp_path / 'tfds'}", f"--manual_dir={tmp_path}")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.prepare_data", "--dataset=imagenet2012", *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"ILSVRC2012_img_train.tar are not in {tmp_path}" in done.stderr
+    assert "ILSVRC2012_img_val.tar" not in done.stderr
+    assert "Traceback" not in done.stderr
