@@ -1,0 +1,136 @@
+"""Curves of one or several runs: one panel per measure, one colour per run, against epochs."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from evonorm_jax.analysis.runs import Run, load_runs, run_labels
+from evonorm_jax.errors import UserError
+
+DEFAULT_MEASURES = ("loss", "top1")
+
+# Okabe and Ito's colours, told apart with any common colour vision; yellow is left out because
+# it vanishes on white. After seven runs the markers change, so no two runs look alike until 35.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v")
+
+_AXIS_LABELS = {
+    "loss": "cross-entropy (nats)",
+    "top1": "top-1 accuracy (%)",
+    "top5": "top-5 accuracy (%)",
+    "learning_rate": "learning rate",
+    "images_per_second": "images per second",
+}
+_PERCENT = ("top1", "top5")  # logged as fractions, shown in percent as the literature does
+
+
+def plot_runs(
+    run_dirs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    metrics: Sequence[str] = DEFAULT_MEASURES,
+) -> Path:
+    """Draws the curves of `run_dirs` into the PNG (or SVG, PDF) file `output`.
+
+    Args:
+      run_dirs: run directories, finished or still going.
+      output: the image file; its folder is made if need be.
+      metrics: one panel each: a measure such as "loss" shows training and evaluation together,
+        a full name such as "eval/top5" that metric alone.
+
+    Returns:
+      The path of the image.
+
+    Raises:
+      UserError: a directory is no run, no run has one of the metrics, or the ending of
+        `output` names no image format.
+    """
+    runs = load_runs(run_dirs)
+    panels = {metric: _resolve_metric(metric, runs) for metric in metrics}
+    figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (metric, names) in zip(axes, panels.items(), strict=True):
+        _draw_panel(axis, metric, names, runs)
+    _draw_legend(figure, [name for names in panels.values() for name in names], runs)
+    output = Path(output)
+    formats = figure.canvas.get_supported_filetypes()
+    if output.suffix.lstrip(".") not in formats:
+        raise UserError(f"--output '{output}' must end in one of .{', .'.join(sorted(formats))}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    return output
+
+
+def _resolve_metric(metric: str, runs: Sequence[Run]) -> list[str]:
+    """The logged names that one panel shows: `loss` -> [`train/loss`, `eval/loss`]."""
+    known = sorted({name for run in runs for name in run.metric_names})
+    names = [name for name in known if metric in (name, name.split("/")[-1])]
+    if not names:
+        raise UserError(
+            f"no run has measured '{metric}'; the runs have {', '.join(known)} "
+            "(the part after the slash alone shows training and evaluation together)"
+        )
+    return sorted(names, key=_is_train, reverse=True)  # evaluation is drawn last, on top
+
+
+def _is_train(name: str) -> bool:
+    return name.startswith("train/")
+
+
+def _draw_panel(axis: Axes, metric: str, names: Sequence[str], runs: Sequence[Run]) -> None:
+    measure = metric.split("/")[-1]
+    for name in names:
+        for index, run in enumerate(runs):
+            if name in run.series:
+                _, epochs, values = run.series[name]
+                scale = 100.0 if measure in _PERCENT else 1.0
+                axis.plot(epochs, scale * values, **_line_style(name, index, len(epochs)))
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(_AXIS_LABELS.get(measure, measure.replace("_", " ")))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _line_style(name: str, run_index: int, num_points: int) -> dict[str, Any]:
+    """Training thin and pale, evaluation strong with markers: the eye goes to what counts."""
+    colour = _COLOURS[run_index % len(_COLOURS)]
+    if _is_train(name):
+        return {"color": colour, "linewidth": 1.0, "alpha": 0.45, "zorder": 2}
+    return {
+        "color": colour,
+        "linewidth": 1.8,
+        "linestyle": "--" if name.startswith("eval_ema/") else "-",
+        "marker": _MARKERS[run_index // len(_COLOURS) % len(_MARKERS)],
+        "markersize": 3.5,
+        # About twelve markers on a line, whatever its length, staggered so that lines which
+        # coincide still show each other's markers.
+        "markevery": (run_index % max(1, num_points // 12), max(1, num_points // 12)),
+        "zorder": 3,
+    }
+
+
+def _draw_legend(figure: Figure, names: Sequence[str], runs: Sequence[Run]) -> None:
+    """Runs by colour below the panels, then what thin, strong and dashed lines mean."""
+    handles: list[Line2D] = []
+    for index, label in enumerate(run_labels(runs)):
+        handles.append(Line2D([], [], label=label, **_line_style("eval/", index, 0)))
+    kinds = {"train": "training", "eval": "evaluation", "eval_ema": "evaluation, averaged weights"}
+    shown = {name.split("/")[0] for name in names}
+    if len(shown & kinds.keys()) > 1:
+        for kind, label in kinds.items():
+            if kind in shown:
+                style = {**_line_style(f"{kind}/", 0, 0), "color": "#666666", "marker": None}
+                handles.append(Line2D([], [], label=label, **style))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        fontsize=9,
+    )
