@@ -1,0 +1,150 @@
+"""Checkpoints by orbax: state, data position and configuration, written whole or not at all.
+
+Arrays are saved as one plain replica in NumPy, so a checkpoint does not know how many devices or
+hosts wrote it. orbax writes into a temporary folder and renames it, so a kill at any moment leaves
+the last finished checkpoint in place; the data position is the step alone, because batches are
+pure functions of (seed, step).
+"""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.training.parallel import to_host
+from evonorm_jax.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+      workdir: the run directory; checkpoints lie in `workdir/checkpoints/<step>`.
+      keep: how many of the newest to keep.
+      read_only: never create or delete anything.
+    """
+
+    def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=options,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finishes what is being saved."""
+        self._manager.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest finished checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(
+        self, state: TrainState, config: ml_collections.ConfigDict, *, train_seconds: float = 0.0
+    ) -> None:
+        """Saves the state at its own step, in the background; a step saved already is left."""
+        host_state = to_host(state)
+        step = int(host_state.step)
+        if step == self.latest_step:
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host_state),
+                data=ocp.args.JsonSave(
+                    {"step": step, "seed": config.seed, "train_seconds": train_seconds}
+                ),
+                config=ocp.args.JsonSave(config.to_dict()),
+            ),
+            force=True,
+        )
+
+    def wait(self) -> None:
+        """Returns when everything asked for is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, float]:
+        """Reads a checkpoint as NumPy arrays, and the seconds of training behind it.
+
+        Args:
+          like: a state (or its shapes) of the same model and optimizer.
+          step: which one; the newest by default.
+
+        Raises:
+          UserError: where there is none, or it is of another model; names the first differences.
+        """
+        if step is None:
+            step = self.latest_step
+        if step is None or step not in self._manager.all_steps():
+            known = ", ".join(map(str, self._manager.all_steps())) or "none"
+            raise UserError(
+                f"No checkpoint of step {step} in {self.directory} (there: {known}). Train first, "
+                "or name a step that is there."
+            )
+        wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+        self._check_same_tree(wanted, step)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(wanted), data=ocp.args.JsonRestore()
+            ),
+        )
+        return restored.state, restored.data["train_seconds"]
+
+    def _check_same_tree(self, wanted: TrainState, step: int) -> None:
+        metadata = self._manager.item_metadata(step).state
+        saved = {_name(p): tuple(m.shape) for p, m in _leaves(metadata)}
+        needed = {_name(p): tuple(x.shape) for p, x in _leaves(wanted)}
+        names = sorted(set(saved) | set(needed))
+        differing = [n for n in names if saved.get(n) != needed.get(n)]
+        if differing:
+            shown = "\n".join(
+                f"  {n}: checkpoint {saved.get(n, 'missing')}, model {needed.get(n, 'missing')}"
+                for n in differing[:5]
+            )
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} is of another model: "
+                f"{len(differing)} of {len(names)} arrays differ, the first:\n{shown}\n"
+                "Use the configuration it was trained with (config.json in its run directory), or "
+                "another --workdir."
+            )
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _name(path: Any) -> str:
+    """`params/stage1_block1/conv1/kernel`, whatever kind of container each level is."""
+    keys = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
+    return "/".join(str(k) for k in keys)

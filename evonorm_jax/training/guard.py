@@ -1,0 +1,77 @@
+"""A run whose loss or gradient is not finite stops at once, and says where."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import ml_collections
+
+from evonorm_jax.training.checkpoint import Checkpoints
+
+# Steps that may be under way before the host waits: enough to hide dispatch, few enough that a
+# request to stop is answered soon and their batches do not fill the device.
+STEPS_IN_FLIGHT = 3
+
+
+class TrainingDiverged(RuntimeError):
+    """Loss or gradient are not finite; the message names step, layer and last good checkpoint."""
+
+
+class NonFiniteGuard:
+    """Reads the metrics of every step, late enough not to hold the devices up.
+
+    Args:
+      config: of the run, for the message.
+      checkpoints: of the run, to name the last good one.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, checkpoints: Checkpoints):
+        self._config = config
+        self._checkpoints = checkpoints
+        self._pending: list[tuple[int, Any]] = []
+        self._checked: list[dict[str, float]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that may still be running."""
+        self._pending.append((step, metrics))
+        if len(self._pending) > STEPS_IN_FLIGHT:
+            jax.block_until_ready(self._pending[-STEPS_IN_FLIGHT - 1])
+
+    def check(self) -> None:
+        """Waits for all steps so far.
+
+        Raises:
+          TrainingDiverged: if loss or gradient norm of one of them are not finite.
+        """
+        for step, metrics in jax.device_get(self._pending):
+            values = {name: float(value) for name, value in metrics.items()}
+            if not all(math.isfinite(value) for value in values.values()):
+                raise TrainingDiverged(self._message(step, values))
+            self._checked.append(values)
+        self._pending.clear()
+
+    def means(self) -> dict[str, float]:
+        """Mean of each metric over the steps since the last call.
+
+        Raises:
+          TrainingDiverged: as `check`.
+        """
+        self.check()
+        rows, self._checked = self._checked, []
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+    def _message(self, step: int, values: dict[str, float]) -> str:
+        model = self._config.model
+        fields = dict(model.norm_act_fields) or "its defaults"
+        last = self._checkpoints.latest_step
+        good = "there is no checkpoint" if last is None else f"the last good checkpoint is {last}"
+        numbers = ", ".join(f"{name}={value:g}" for name, value in values.items())
+        return (
+            f"Training stopped being finite at step {step} ({numbers}): {model.name} with "
+            f"{model.norm_act} ({fields}), dtype {self._config.dtype}; {good} "
+            f"({self._checkpoints.directory}). Try a lower config.optimizer.learning_rate_per_256, "
+            "a longer config.schedule.warmup_epochs, a larger epsilon in "
+            "config.model.norm_act_fields, or config.optimizer.gradient_clip_norm."
+        )

@@ -1,0 +1,168 @@
+"""Data parallelism by `jax.pmap`: the only file that knows about devices.
+
+The state is replicated, never stacked: every step is mapped with `in_axes=None` for the state and
+`0` for the batch, and returns replicated values, so `state.params` has its plain shapes everywhere
+and a checkpoint is independent of the number of devices. A step must therefore reduce all that
+it returns over `AXIS`; `out_axes=None` does not check that (it takes one replica), so
+`replica_divergence` does, in the tests.
+
+`layout_workers` turns the paper's axis, images per worker, into what the devices at hand must do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from evonorm_jax.data import Hosts
+from evonorm_jax.errors import UserError
+
+AXIS = "batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerLayout:
+    """How the workers of the paper lie on the devices at hand.
+
+    Attributes:
+      batch_size: global batch, images.
+      per_device: images on each device.
+      virtual_batch_size: images whose batch statistics are taken together inside a device, or None
+        for all of the device's.
+      axis_index_groups: devices (by index) that share the statistics of one worker, or None.
+      axis_name: `AXIS` where statistics cross devices, else None.
+    """
+
+    batch_size: int
+    per_device: int
+    virtual_batch_size: int | None = None
+    axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+    axis_name: str | None = None
+
+
+def layout_workers(
+    num_workers: int, images_per_worker: int, num_devices: int, *, sync_batch_stats: bool = False
+) -> WorkerLayout:
+    """Lays `num_workers` workers of `images_per_worker` images on `num_devices` devices.
+
+    Several workers share a device (by virtual batches), or several devices share a worker (by
+    groups of devices that average their statistics); both train as if every worker were a device.
+
+    >>> layout_workers(8, 4, num_devices=2)
+    WorkerLayout(batch_size=32, per_device=16, virtual_batch_size=4, axis_index_groups=None, \
+axis_name=None)
+
+    Args:
+      num_workers: workers, each with batch statistics of its own.
+      images_per_worker: images whose statistics are taken together.
+      num_devices: devices of all processes.
+      sync_batch_stats: one set of statistics over all workers instead.
+
+    Raises:
+      UserError: where neither of workers and devices divides the other.
+    """
+    for name, value in (("num_workers", num_workers), ("images_per_worker", images_per_worker)):
+        if value < 1:
+            raise UserError(f"config.{name} is {value}; it must be at least 1.")
+    batch_size = num_workers * images_per_worker
+    if batch_size % num_devices:
+        raise UserError(
+            f"The global batch of {batch_size} images (num_workers={num_workers} x "
+            f"images_per_worker={images_per_worker}) cannot be divided over {num_devices} devices. "
+            f"Choose a product that is a multiple of {num_devices}."
+        )
+    per_device = batch_size // num_devices
+    if sync_batch_stats:
+        axis_name = AXIS if num_devices > 1 else None
+        return WorkerLayout(batch_size, per_device, axis_name=axis_name)
+    if num_workers % num_devices == 0:
+        virtual = images_per_worker if num_workers > num_devices else None
+        return WorkerLayout(batch_size, per_device, virtual_batch_size=virtual)
+    if num_devices % num_workers == 0:
+        span = num_devices // num_workers
+        groups = tuple(tuple(range(w * span, (w + 1) * span)) for w in range(num_workers))
+        return WorkerLayout(
+            batch_size,
+            per_device,
+            axis_index_groups=None if num_workers == 1 else groups,
+            axis_name=AXIS,
+        )
+    raise UserError(
+        f"num_workers={num_workers} cannot be laid on {num_devices} devices: one must be a "
+        "multiple of the other, so that no worker's statistics are split unevenly. Change "
+        "config.num_workers, or make fewer devices visible (CUDA_VISIBLE_DEVICES)."
+    )
+
+
+class DataParallel:
+    """The devices of a run, and what crosses them.
+
+    Args:
+      devices: the devices of all processes in global order; all there are by default.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
+        self.devices = tuple(jax.devices() if devices is None else devices)
+        self.local_devices = tuple(
+            d for d in self.devices if d.process_index == jax.process_index()
+        )
+        mesh = Mesh(np.array(self.local_devices), (AXIS,))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    @property
+    def hosts(self) -> Hosts:
+        """This process among all processes, as the input pipelines want it."""
+        return Hosts(
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            local_device_count=len(self.local_devices),
+        )
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts one copy of every leaf on each local device."""
+        return jax.device_put(tree, self._replicated)
+
+    def shard(self, batch: Any) -> Any:
+        """Puts row `i` of leaves `[local_devices, ...]` on local device `i`."""
+        return jax.device_put(batch, self._sharded)
+
+    def parallelize(
+        self, step: Callable[..., Any], *, donate_state: bool = False
+    ) -> Callable[..., Any]:
+        """Maps `step(state, resident, batch)` over the devices.
+
+        `state` and `resident` are replicated, `batch` is sharded, everything returned must have
+        been reduced over `AXIS`.
+        """
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            devices=None if len(self.devices) == jax.device_count() else self.devices,
+            donate_argnums=(0,) if donate_state else (),
+        )
+
+
+def to_host(tree: Any) -> Any:
+    """Copies replicated arrays to NumPy: one replica, in memory of its own.
+
+    The copy matters on CPU, where `np.asarray` is a view of a buffer that a donating step
+    overwrites.
+    """
+    return jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
+
+
+def replica_divergence(tree: Any) -> float:
+    """Largest absolute difference between any replica and the first; 0 for a healthy state."""
+    worst = 0.0
+    for leaf in jax.tree.leaves(tree):
+        first, *others = (np.asarray(s.data, np.float64) for s in leaf.addressable_shards)
+        worst = max([worst, *(float(np.max(np.abs(o - first), initial=0.0)) for o in others)])
+    return worst

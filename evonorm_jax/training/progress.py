@@ -1,0 +1,124 @@
+"""What a person sees while a run goes on: epoch, loss, images per second, time left."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+
+def format_duration(seconds: float) -> str:
+    """Short and readable.
+
+    >>> format_duration(42.4), format_duration(754), format_duration(7384)
+    ('42s', '12m34s', '2h03m')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class Progress:
+    """Reports a run: one line that updates on a terminal, plain lines elsewhere.
+
+    Speed is that of training alone: `pause` leaves the time of evaluation and saving out, and the
+    first step, which compiles, does not count.
+
+    Args:
+      num_steps: of the whole run.
+      steps_per_epoch: full batches.
+      batch_size: global.
+      stream: where to print; None prints nothing (every process but the first).
+      min_seconds: plain lines are at least this far apart.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        stream: TextIO | None = sys.stdout,
+        min_seconds: float = 10.0,
+    ):
+        self._num_steps = num_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._batch_size = batch_size
+        self._stream = stream
+        self._interactive = stream is not None and stream.isatty()
+        self._min_seconds = min_seconds
+        self._last_line = -float("inf")
+        self._open_line = False
+        self._mark: tuple[int, float] | None = None  # step and time where the clock last started
+        self._seconds = 0.0
+        self._steps = 0
+
+    def start(self, step: int) -> None:
+        """Starts the clock: `step` updates are done."""
+        self._mark = (step, time.perf_counter())
+
+    def pause(self, step: int) -> None:
+        """Stops the clock, for evaluation or saving."""
+        if self._mark is not None:
+            self._steps += step - self._mark[0]
+            self._seconds += time.perf_counter() - self._mark[1]
+            self._mark = None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training since this object was made, s; pauses not counted."""
+        return self._seconds + (time.perf_counter() - self._mark[1] if self._mark else 0.0)
+
+    def images_per_second(self, step: int) -> float:
+        """Mean speed of training so far; 0 before anything was timed."""
+        steps = self._steps + (step - self._mark[0] if self._mark else 0)
+        return steps * self._batch_size / self.seconds if steps else 0.0
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows where training is; plain lines are thinned to one in `min_seconds`."""
+        now = time.perf_counter()
+        if not self._interactive and now - self._last_line < self._min_seconds:
+            return
+        self._last_line = now
+        speed = self.images_per_second(step)
+        left = (self._num_steps - step) * self._batch_size / speed if speed else None
+        epoch, num_epochs = step / self._steps_per_epoch, self._num_steps / self._steps_per_epoch
+        parts = [
+            f"step {step}/{self._num_steps}",
+            f"epoch {epoch:.1f}/{num_epochs:.1f}",
+            *(f"{name} {value:.4g}" for name, value in metrics.items()),
+        ]
+        if left is not None:
+            parts += [f"{speed:,.0f} images/s", f"{format_duration(left)} left"]
+        self._print("  ".join(parts), temporary=True)
+
+    def report(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._print(text, temporary=False)
+
+    def _print(self, text: str, *, temporary: bool) -> None:
+        if self._stream is None:
+            return
+        if self._interactive:
+            # Carriage return and "erase to the end of the line" replace the temporary line.
+            if temporary:  # a line that wraps could not be replaced
+                text = text[: shutil.get_terminal_size().columns - 1]
+            self._stream.write(f"\r\x1b[K{text}" + ("" if temporary else "\n"))
+            self._open_line = temporary
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a temporary line that is still open."""
+        if self._stream is not None and self._open_line:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open_line = False

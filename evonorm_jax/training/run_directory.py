@@ -1,0 +1,191 @@
+"""A run directory: whose it is, and the files that say how it was made.
+
+`config.json` (resolved), `metadata.json` (versions, commit, devices and command of every start),
+`summary.json` once the run is finished. Metrics and checkpoints have files of their own:
+`writers.py`, `checkpoint.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+import evonorm_jax
+from evonorm_jax.errors import UserError
+from evonorm_jax.training.experiment import Experiment
+from evonorm_jax.training.writers import write_json
+
+CONFIG_FILE = "config.json"
+METADATA_FILE = "metadata.json"
+SUMMARY_FILE = "summary.json"
+
+# A run may go on with other values of these: they change what is seen of it, not what it computes.
+OPERATIONAL_FIELDS = (
+    "log_every_steps",
+    "eval_every_epochs",
+    "eval_batch_size",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "profile_start_step",
+    "profile_steps",
+    "tensorboard",
+    "dataset.path",
+    "dataset.prefetch",
+    "dataset.num_parallel_calls",
+)
+
+
+def open_run_directory(workdir: Path, run: Experiment, *, first_process: bool) -> None:
+    """Creates the run directory, or adds this start to the one that is there.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    if not first_process:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / CONFIG_FILE, _plain(run.config))
+        _append_metadata(workdir, run)
+    except OSError as error:
+        raise UserError(
+            f"The run directory {workdir} cannot be written ({error.strerror or error}). Choose "
+            "another with --workdir."
+        ) from error
+
+
+def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses a folder that holds something else than a run of this config; changes nothing.
+
+    Raises:
+      UserError: naming the fields that differ.
+    """
+    if not workdir.exists():
+        return
+    if not workdir.is_dir():
+        raise UserError(
+            f"--workdir={workdir} is a file. Choose a folder, new or of an earlier run."
+        )
+    if not (workdir / CONFIG_FILE).exists():
+        strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith("."))
+        if strangers:
+            raise UserError(
+                f"{workdir} is not empty and not a run directory (no {CONFIG_FILE}; there is "
+                f"{strangers[0]}). Choose another --workdir."
+            )
+        return
+    saved = flatten(json.loads((workdir / CONFIG_FILE).read_text()))
+    wanted = flatten(_plain(config))
+    absent = "(absent)"
+    differing = [
+        f"  {name}: {saved.get(name, absent)!r} there, {wanted.get(name, absent)!r} here"
+        for name in sorted(set(saved) | set(wanted))
+        if name not in OPERATIONAL_FIELDS and saved.get(name, absent) != wanted.get(name, absent)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} belongs to a run with another config; the fields that differ:\n"
+            + "\n".join(differing)
+            + "\nGo on with the config it was started with, or choose another --workdir."
+        )
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config that a run directory was made with.
+
+    Raises:
+      UserError: where there is none.
+    """
+    path = Path(workdir) / CONFIG_FILE
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(
+            f"{workdir} is not a run directory: it has no {CONFIG_FILE}. Name the --workdir of a "
+            "run of experiments.train."
+        ) from None
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to one level.
+
+    >>> flatten({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as JSON gives it back: tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
+    """Marks the run as finished, with its last metrics."""
+    write_json(workdir / SUMMARY_FILE, summary)
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None while it is not finished."""
+    path = workdir / SUMMARY_FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _append_metadata(workdir: Path, run: Experiment) -> None:
+    """Adds this start, with the durations and the layout it resolved, to `metadata.json`."""
+    path = workdir / METADATA_FILE
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    versions = {
+        name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")
+    }
+    devices = run.parallel.devices
+    starts.append(
+        {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
+            "commit": _git_commit(),
+            "versions": {
+                "evonorm_jax": evonorm_jax.__version__,
+                "python": platform.python_version(),
+                **versions,
+            },
+            "devices": f"{len(devices)} x {devices[0].device_kind}",
+            "processes": jax.process_count(),
+            "resolved": dataclasses.asdict(run.layout) | dataclasses.asdict(run.durations),
+        }
+    )
+    write_json(path, {"starts": starts})
+
+
+def _git_commit() -> str | None:
+    """Commit of the code that runs, with `+changes` where the tree differs from it."""
+    root = Path(evonorm_jax.__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None  # not a checkout, or no git

@@ -1,0 +1,189 @@
+"""What all launchers share: the config flag, JAX's start-up, and one message for a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from evonorm_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What layers and networks take differs between them; they check the names themselves.
+OPEN_FIELDS = ("config.model.norm_act_fields", "config.model.fields")
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Runs a launcher; a `UserError` becomes its message on stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
+    """Loads `FILE.py[:argument]` and applies `--config.field=value` overrides.
+
+    Raises:
+      UserError: for a file that is not there, an unknown argument or field, a value of another
+        type, or an argument that is no override.
+    """
+    path, _, argument = file.partition(":")
+    if not Path(path).is_file():
+        raise UserError(
+            f"--config={file}: there is no file {path}. The ready ones are in {ROOT / 'configs'}."
+        )
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={file}: {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return override(module.get_config(argument), overrides)
+
+
+def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
+    """Applies `--config.FIELD=VALUE` arguments to a config, and locks it.
+
+    A value is read as the type of the field's present value. The fields of a layer or a network
+    (`model.norm_act_fields.num_groups=16`, `model.fields.depth=14`) may be new.
+
+    Raises:
+      UserError: for an unknown field, a value of another type, or an argument that is no override.
+    """
+    for name, text in _override_pairs(arguments):
+        *parents, field = name.split(".")
+        node, walked = config, "config"
+        for part in [*parents, field]:
+            if not isinstance(node, ml_collections.ConfigDict):
+                raise UserError(f"--config.{name}: {walked} is a value and has no fields.")
+            if part not in node and not (part == field and walked in OPEN_FIELDS):
+                raise UserError(
+                    f"--config.{name}: {walked} has no field {part!r}. It has: "
+                    f"{', '.join(sorted(node)) or 'none'}."
+                )
+            parent, node, walked = node, node.get(part), f"{walked}.{part}"
+        with parent.unlocked():
+            parent[field] = _parse_value(name, text, node)
+    config.lock()
+    return config
+
+
+def _override_pairs(arguments: list[str]) -> list[tuple[str, str]]:
+    """`[(dotted name, text)]` of `--config.NAME=TEXT` and `--config.NAME TEXT`."""
+    pairs = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if not argument.startswith("--config."):
+            raise UserError(
+                f"Unknown argument {argument!r}. Fields of the config are set by "
+                "--config.FIELD=VALUE; --help lists the rest."
+            )
+        name, equals, text = argument.removeprefix("--config.").partition("=")
+        if not equals and (text := next(waiting, None)) is None:
+            raise UserError(f"{argument} needs a value: {argument}=VALUE.")
+        pairs.append((name, text))
+    return pairs
+
+
+def _parse_value(name: str, text: str, present: Any) -> Any:
+    """The text as the type of the present value; anything, where there is none."""
+    try:
+        literal = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        literal = {"true": True, "false": False}.get(text.lower(), text)
+    wanted = type(present)
+    if wanted is str:
+        return text
+    if wanted is float and type(literal) is int:
+        return float(literal)
+    if wanted is tuple and type(literal) is list:
+        return tuple(literal)
+    if present is None or type(literal) is wanted:
+        return literal
+    if isinstance(present, ml_collections.ConfigDict) and isinstance(literal, dict):
+        return ml_collections.ConfigDict(literal)
+    expected = "dict" if isinstance(present, ml_collections.ConfigDict) else wanted.__name__
+    raise UserError(f"--config.{name}={text}: {expected} is expected, such as {present!r}.")
+
+
+def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a run on several hosts."""
+    group = parser.add_argument_group(
+        "several hosts",
+        "TPU pods, Slurm and Open MPI need none of these, nor do hosts where "
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are set. Run the same "
+        "command on every host, with a --workdir on storage that all of them share.",
+    )
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I", help="0 to N - 1")
+
+
+def start_jax(arguments: argparse.Namespace | None = None) -> None:
+    """Sets the compile cache up and joins the other hosts, before any device is touched."""
+    # Orbax reports every save through absl; what a person needs is in our own lines.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evonorm_jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if arguments is not None:
+        _join_hosts(arguments)
+
+
+def _join_hosts(arguments: argparse.Namespace) -> None:
+    address = arguments.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    processes = _number(arguments.num_processes, "JAX_NUM_PROCESSES")
+    process = _number(arguments.process_id, "JAX_PROCESS_ID")
+    given = {
+        "--coordinator_address": address,
+        "--num_processes": processes,
+        "--process_id": process,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if _on_cluster():
+            jax.distributed.initialize()
+        return
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} is missing: a run on several hosts needs all three of "
+            f"{', '.join(given)} (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID)."
+        )
+    if not 0 <= process < processes:
+        raise UserError(
+            f"--process_id={process} must be from 0 to {processes - 1} "
+            f"(--num_processes={processes})."
+        )
+    jax.distributed.initialize(address, processes, process)
+
+
+def _number(flag: int | None, variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if flag is not None or text is None:
+        return flag
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{variable}={text!r} is not a number.") from None
+
+
+def _on_cluster() -> bool:
+    """Whether JAX can find its peers by itself: a TPU VM, or several Slurm or Open MPI tasks."""
+    tpu = importlib.util.find_spec("libtpu") is not None and any(
+        next(Path("/dev").glob(pattern), None) for pattern in ("accel*", "vfio/[0-9]*")
+    )
+    tasks = max(int(os.environ.get(n, "1")) for n in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    return tpu or (
+        tasks > 1 and any(n in os.environ for n in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    )

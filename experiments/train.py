@@ -1,0 +1,87 @@
+"""Trains a network and evaluates it.
+
+examples:
+  python -m experiments.train
+  python -m experiments.train --config configs/cifar10_resnet20_evonorm_s0.py \\
+      --config.dataset.source=folder --config.dataset.path=data/cifar10
+  python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py:smoke
+  python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py \\
+      --workdir gs://bucket/r50_s0 --config.seed=1
+
+The same command on an existing --workdir resumes at the exact step. SIGTERM or Ctrl-C saves and
+stops. Exit code: 0 done or stopped, 2 wrong input, 3 training diverged.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments import launch
+
+DEFAULT_CONFIG = launch.ROOT / "configs" / "digits_resnet_evonorm_s0.py"
+
+
+def main() -> None:
+    """Parses the command line and trains."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        default=str(DEFAULT_CONFIG),
+        metavar="FILE.py[:smoke]",
+        help="configuration; :smoke shrinks any of them to seconds on a CPU "
+        "(default: configs/digits_resnet_evonorm_s0.py)",
+    )
+    parser.add_argument(
+        "--config.FIELD",
+        dest="override",
+        metavar="VALUE",
+        help="overrides a field of the configuration, such as --config.images_per_worker=4",
+    )
+    parser.add_argument(
+        "--workdir", help="run directory: logs, curve, checkpoints (default: runs/<config>)"
+    )
+    launch.add_distributed_arguments(parser)
+    arguments, overrides = parser.parse_known_args()
+    config = launch.parse_config(arguments.config, overrides)
+    workdir = Path(arguments.workdir or Path("runs") / config_name(arguments.config))
+
+    launch.start_jax(arguments)
+    from evonorm_jax import training  # after start-up: it must not touch devices before
+
+    try:
+        summary = training.train_and_evaluate(config, workdir, progress_stream=sys.stdout)
+    except training.TrainingDiverged as error:
+        print(f"train: {error}", file=sys.stderr)
+        sys.exit(3)
+    if summary:
+        print_summary(summary, workdir)
+
+
+def config_name(file: str) -> str:
+    """Name of a run: that of the config file, and its argument.
+
+    >>> config_name("configs/digits_resnet_evonorm_s0.py:smoke")
+    'digits_resnet_evonorm_s0_smoke'
+    """
+    path, _, argument = file.partition(":")
+    return Path(path).stem + (f"_{argument}" if argument else "")
+
+
+def print_summary(summary: dict[str, float], workdir: Path) -> None:
+    """What was reached, and where everything is."""
+    print(
+        f"\ntest accuracy {100 * summary['eval/top1']:.2f} % after {summary['steps']} steps, "
+        f"{summary['train_seconds']:.1f} s of training\n"
+        f"  log         {workdir / 'metrics.jsonl'}\n"
+        f"  curve       {workdir / 'curve.png'}\n"
+        f"  checkpoint  {workdir / 'checkpoints' / str(summary['steps'])}"
+    )
+
+
+if __name__ == "__main__":
+    launch.run_main(main)

@@ -1,0 +1,33 @@
+"""Runs a launcher as a user does: in a process of its own, from the repository root."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(num_devices: int = 1) -> dict[str, str]:
+    """The environment of a launcher with that many virtual CPU devices."""
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONWARNINGS": "error"}
+
+
+def start(module: str, *arguments: str, num_devices: int = 1) -> subprocess.Popen:
+    """Starts `python -m experiments.MODULE ARGUMENTS...`; stdout and stderr are pipes of text."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        cwd=ROOT,
+        env=environment(num_devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(module: str, *arguments: str, num_devices: int = 1) -> subprocess.CompletedProcess:
+    """As `start`, to the end."""
+    process = start(module, *arguments, num_devices=num_devices)
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

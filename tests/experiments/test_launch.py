@@ -1,0 +1,91 @@
+import pytest
+from ml_collections import ConfigDict
+
+from evonorm_jax.errors import UserError
+from experiments import launch
+
+
+def config():
+    return ConfigDict(
+        {
+            "seed": 0,
+            "rate": 0.5,
+            "name": "a",
+            "on": False,
+            "fractions": (0.5,),
+            "model": {"norm_act_fields": {}, "fields": {"depth": 8}},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "field", "value"),
+    [
+        ("seed=3", "seed", 3),
+        ("rate=1", "rate", 1.0),
+        ("rate=1e-3", "rate", 1e-3),
+        ("name=7", "name", "7"),
+        ("name=", "name", ""),
+        ("name=a=b", "name", "a=b"),
+        ("on=true", "on", True),
+        ("on=False", "on", False),
+        ("fractions=(0.1, 0.2)", "fractions", (0.1, 0.2)),
+        ("fractions=[0.1]", "fractions", (0.1,)),
+        ("model.fields.depth=14", "model.fields.depth", 14),
+        ("model.norm_act_fields.num_groups=16", "model.norm_act_fields.num_groups", 16),
+        ("model.fields={'depth': 20}", "model.fields.depth", 20),
+    ],
+)
+def test_values_take_the_type_of_their_field(argument, field, value):
+    changed = launch.override(config(), [f"--config.{argument}"])
+    found = changed.to_dict()
+    for part in field.split("."):
+        found = found[part]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_value_may_follow_as_an_argument_of_its_own():
+    assert launch.override(config(), ["--config.seed", "3"]).seed == 3
+
+
+def test_the_result_is_locked():
+    with pytest.raises(AttributeError):
+        launch.override(config(), []).new_field = 1
+
+
+@pytest.mark.parametrize("argument", ["seed=1.5", "seed=x", "on=2", "fractions=0.5", "rate=x"])
+def test_values_of_another_type_are_refused(argument):
+    with pytest.raises(UserError, match="is expected, such as"):
+        launch.override(config(), [f"--config.{argument}"])
+
+
+def test_hosts_are_joined_only_when_something_says_so(monkeypatch):
+    import argparse
+
+    calls = []
+    monkeypatch.setattr(launch.jax.distributed, "initialize", lambda *a: calls.append(a))
+    parser = argparse.ArgumentParser()
+    launch.add_distributed_arguments(parser)
+    launch.start_jax(parser.parse_args([]))
+    assert calls == []
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
+    monkeypatch.setenv("JAX_PROCESS_ID", "3")
+    launch.start_jax(parser.parse_args([]))
+    assert calls == [("10.0.0.1:1234", 4, 3)]
+    launch.start_jax(parser.parse_args(["--process_id=2"]))
+    assert calls[-1] == ("10.0.0.1:1234", 4, 2)
+
+
+def test_slurm_tasks_find_each_other(monkeypatch):
+    calls = []
+    monkeypatch.setattr(launch.jax.distributed, "initialize", lambda *a: calls.append(a))
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    launch.add_distributed_arguments(parser)
+    launch.start_jax(parser.parse_args([]))
+    assert calls == [()]

@@ -1,0 +1,72 @@
+"""Two processes of four devices train what one process of eight trains."""
+
+import json
+import socket
+
+import jax
+import numpy as np
+import pytest
+
+from configs import recipes
+from evonorm_jax.training import train_and_evaluate
+from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.experiment import create_experiment
+from tests.experiments import command_line
+
+FIELDS = {"num_workers": 4, "images_per_worker": 4, "ema_decay": 0.9}
+
+
+def two_hosts(workdir, *arguments):
+    """Runs the training command on two hosts, which share `workdir`; their (code, out, err)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        command_line.start(
+            "train",
+            "--config=configs/digits_resnet_evonorm_s0.py:smoke",
+            "--config.model.norm_act=evonorm_b0",
+            *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+            f"--workdir={workdir}",
+            f"--coordinator_address={address}",
+            "--num_processes=2",
+            f"--process_id={index}",
+            *arguments,
+            num_devices=4,
+        )
+        for index in range(2)
+    ]
+    results = [process.communicate(timeout=300) for process in processes]
+    return [(p.returncode, *result) for p, result in zip(processes, results, strict=True)]
+
+
+def test_two_hosts_equal_one(tmp_path):
+    config = recipes.smoke(recipes.digits("evonorm_b0"))
+    config.update(FIELDS)
+    alone = train_and_evaluate(config, tmp_path / "one")
+    for code, _, err in two_hosts(tmp_path / "two"):
+        assert code == 0, err
+    together = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert together["eval/examples"] == alone["eval/examples"] == 20
+    assert together["eval/loss"] == pytest.approx(alone["eval/loss"], rel=1e-4)
+
+    shapes = jax.eval_shape(create_experiment(config).create_state)
+    states = []
+    for name in ("one", "two"):
+        with Checkpoints(tmp_path / name, read_only=True) as checkpoints:
+            states.append(checkpoints.restore(shapes)[0])
+
+    def close(a, b):
+        # float32 sums over eight devices, in another order: relative to the largest of the array
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * max(np.max(np.abs(a)), 1e-2))
+
+    jax.tree.map(close, *states)
+    # The first process alone reports and writes; its rows are those of one run.
+    rows = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(r)["step"] for r in rows if "train/loss" in r] == [1, 2, 3, 4]
+
+    # The same command again: both hosts find the finished run.
+    results = two_hosts(tmp_path / "two")
+    assert [code for code, _, _ in results] == [0, 0]
+    assert "is finished" in results[0][1]
+    assert results[1][1] == ""

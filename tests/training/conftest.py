@@ -1,0 +1,10 @@
+import pytest
+from ml_collections import ConfigDict
+
+from configs import recipes
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    """A run of two epochs of four steps on fake images: seconds, most of them compiling."""
+    return recipes.smoke(recipes.digits("evonorm_s0"))

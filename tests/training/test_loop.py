@@ -1,0 +1,204 @@
+"""Runs from beginning to end, in this process."""
+
+import io
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from configs import recipes
+from evonorm_jax.analysis import runs as analysis_runs
+from evonorm_jax.errors import UserError
+from evonorm_jax.training import TrainingDiverged, train_and_evaluate
+from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.evaluation import evaluate_checkpoint
+from evonorm_jax.training.experiment import create_experiment
+
+ONE_DEVICE = jax.devices()[:1]
+
+
+def final_state(config, workdir, step=None):
+    shapes = jax.eval_shape(create_experiment(config).create_state)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore(shapes, step)[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = recipes.smoke(recipes.digits("evonorm_b0"))
+    config.ema_decay = 0.9
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    stream = io.StringIO()
+    summary = train_and_evaluate(config, workdir, devices=ONE_DEVICE, progress_stream=stream)
+    return config, workdir, summary, stream.getvalue()
+
+
+def test_a_finished_run_directory_is_complete(finished):
+    _, workdir, summary, _ = finished
+    names = {p.name for p in workdir.iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "curve.png",
+        "metadata.json",
+        "metrics.jsonl",
+        "parameters.txt",
+        "summary.json",
+    }
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    assert summary["steps"] == 8
+    assert summary["eval/examples"] == 20
+    assert {"eval/top1", "eval/top5", "eval_ema/loss"} <= summary.keys()
+    assert (workdir / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_are_one_row_per_event(finished):
+    _, workdir, _, _ = finished
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    train = [row for row in rows if "train/loss" in row]
+    assert [row["step"] for row in train] == list(range(1, 9))
+    assert [row["step"] for row in rows if "eval/top1" in row] == [4, 8]
+    assert all(np.isfinite(row["train/grad_norm"]) for row in train)
+    assert train[-1]["epoch"] == 2
+
+
+def test_progress_says_what_matters(finished):
+    text = finished[3]
+    assert "cifar_resnet20 with evonorm_b0: " in text
+    assert "batch 8 = 2 workers x 4 images, on 1 x cpu" in text
+    assert "epoch 2  eval/loss" in text
+
+
+def test_a_finished_run_has_nothing_to_do(finished):
+    config, workdir, summary, _ = finished
+    stream = io.StringIO()
+    again = train_and_evaluate(config, workdir, devices=ONE_DEVICE, progress_stream=stream)
+    assert again == summary
+    assert "is finished: 8 steps. Nothing to do." in stream.getvalue()
+
+
+def test_evaluating_the_checkpoint_gives_the_same_metrics(finished):
+    config, workdir, summary, _ = finished
+    metrics = evaluate_checkpoint(config, workdir)
+    assert metrics.pop("step") == 8
+    assert metrics == pytest.approx({k: v for k, v in summary.items() if k in metrics}, rel=1e-4)
+
+
+def test_evaluating_leaves_the_run_alone(finished):
+    config, workdir, _, _ = finished
+    before = sorted(p for p in workdir.rglob("*"))
+    evaluate_checkpoint(config, workdir, step=4)
+    assert sorted(p for p in workdir.rglob("*")) == before
+    with pytest.raises(UserError, match=r"No checkpoint of step 5 .*\(there: 4, 8\)"):
+        evaluate_checkpoint(config, workdir, step=5)
+
+
+def test_the_analysis_reads_what_training_writes(finished):
+    _, workdir, summary, _ = finished
+    (run,) = analysis_runs.load_runs([workdir])
+    assert run.summary == summary
+
+
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path, monkeypatch):
+    config, workdir, summary, _ = finished
+    interrupted = tmp_path / "run"
+    stop_after = iter([False, False, True])
+    monkeypatch.setattr(
+        "evonorm_jax.training.loop.Preemption.requested",
+        lambda self, step: next(stop_after, False),
+    )
+    stream = io.StringIO()
+    assert train_and_evaluate(config, interrupted, devices=ONE_DEVICE, progress_stream=stream) == {}
+    assert "saved step 3 of 8 and stopped" in stream.getvalue()
+    assert not (interrupted / "summary.json").exists()
+    resumed = train_and_evaluate(config, interrupted, devices=ONE_DEVICE, progress_stream=stream)
+    assert "at step 3 of 8" in stream.getvalue()
+    ignored = "train_seconds"
+    assert {k: v for k, v in resumed.items() if k != ignored} == {
+        k: v for k, v in summary.items() if k != ignored
+    }
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(config, interrupted),
+        final_state(config, workdir),
+    )
+    rows = [json.loads(line) for line in (interrupted / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 9))
+
+
+def test_a_signal_is_noted_between_steps(config, tmp_path, monkeypatch):
+    from evonorm_jax.training.guard import NonFiniteGuard
+
+    add = NonFiniteGuard.add
+
+    def add_and_signal(self, step, metrics):
+        add(self, step, metrics)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(NonFiniteGuard, "add", add_and_signal)
+    stream = io.StringIO()
+    assert train_and_evaluate(config, tmp_path, devices=ONE_DEVICE, progress_stream=stream) == {}
+    assert "SIGTERM: saved step 2 of 8 and stopped" in stream.getvalue()
+    assert final_state(config, tmp_path).step == 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_divergence_stops_with_step_layer_and_checkpoint(config, tmp_path):
+    config.optimizer.learning_rate_per_256 = 1e30
+    config.schedule.warmup_epochs = 0.0
+    config.checkpoint_every_steps = 1
+    with pytest.raises(TrainingDiverged, match=r"at step \d .*evonorm_s0.*last good checkpoint is"):
+        train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
+    assert np.all(np.isfinite(final_state(config, tmp_path).params["stem_conv"]["kernel"]))
+
+
+def test_profiling_writes_a_trace(config, tmp_path):
+    config.profile_start_step, config.profile_steps = 2, 2
+    config.num_epochs, config.num_steps = 0.0, 4
+    train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model.name": "resnet51"}, "unknown model: 'resnet51'"),
+        ({"model.norm_act": "evonorm_s9"}, "unknown layer 'evonorm_s9'"),
+        ({"model.norm_act_fields": {"momentum": 0.5}}, "unknown field of EvoNormS0 'momentum'"),
+        ({"model.fields": {"deepness": 3}}, "deepness"),
+        ({"model.name": "resnet50_v1", "model.fields": {}}, "resnet50"),
+        ({"dtype": "float8"}, "config.dtype='float8'"),
+        ({"images_per_worker": 64}, "batch of 128"),
+        ({"gradient_accumulation_steps": 3}, "does not divide"),
+        ({"ema_decay": 1.0}, "config.ema_decay=1.0"),
+        ({"label_smoothing": -0.1}, "config.label_smoothing=-0.1"),
+        ({"log_every_steps": 0}, "config.log_every_steps is 0"),
+        ({"num_workers": 3, "images_per_worker": 3, "mixup_alpha": 0.2}, "must be an even number"),
+        ({"dataset.source": "floppy"}, "floppy"),
+    ],
+)
+def test_bad_configs_are_refused_before_anything_is_written(config, tmp_path, fields, message):
+    with config.unlocked():
+        config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(config, tmp_path / "run", devices=ONE_DEVICE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulation_never_splits_a_workers_statistics(config, tmp_path):
+    config.model.norm_act = "evonorm_b0"
+    config.num_workers, config.images_per_worker = 1, 8
+    config.gradient_accumulation_steps = 2
+    with pytest.raises(UserError, match="would split the 8 images"):
+        train_and_evaluate(config, tmp_path / "run", devices=ONE_DEVICE)
+
+
+def test_virtual_batches_belong_to_the_run(config, tmp_path):
+    config.model.norm_act = "evonorm_b0"
+    with config.unlocked():
+        config.model.norm_act_fields.virtual_batch_size = 2
+    with pytest.raises(UserError, match="is set by the run itself"):
+        train_and_evaluate(config, tmp_path / "run", devices=ONE_DEVICE)

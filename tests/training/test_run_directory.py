@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.training import run_directory
+from evonorm_jax.training.experiment import create_experiment
+
+
+@pytest.fixture
+def opened(tmp_path, config):
+    workdir = tmp_path / "run"
+    run_directory.open_run_directory(workdir, create_experiment(config), first_process=True)
+    return workdir
+
+
+def test_config_and_metadata_say_how_the_run_was_made(opened, config):
+    read = run_directory.read_config(opened)
+    assert json.loads(read.to_json()) == json.loads(config.to_json())
+    (start,) = json.loads((opened / "metadata.json").read_text())["starts"]
+    assert start["versions"].keys() >= {"jax", "flax", "optax", "evonorm_jax", "python"}
+    assert start["devices"] == "8 x cpu"
+    assert start["resolved"]["batch_size"] == 8
+    assert start["resolved"]["num_steps"] == 8
+
+
+def test_every_start_is_noted(opened, config):
+    run_directory.open_run_directory(opened, create_experiment(config), first_process=True)
+    assert len(json.loads((opened / "metadata.json").read_text())["starts"]) == 2
+
+
+def test_the_same_config_owns_the_directory(opened, config):
+    run_directory.check_owner(opened, config)
+    config.log_every_steps = 77  # only changes what is seen of the run
+    run_directory.check_owner(opened, config)
+
+
+def test_another_config_is_refused_with_the_differing_fields(opened, config):
+    before = (opened / "config.json").read_text()
+    config.seed = 5
+    config.optimizer.momentum = 0.5
+    with pytest.raises(UserError) as error:
+        run_directory.check_owner(opened, config)
+    assert "seed: 0 there, 5 here" in str(error.value)
+    assert "optimizer.momentum: 0.9 there, 0.5 here" in str(error.value)
+    assert "label_smoothing" not in str(error.value)
+    assert (opened / "config.json").read_text() == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, config):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(UserError, match=r"not a run directory .*thesis\.tex"):
+        run_directory.check_owner(tmp_path, config)
+
+
+def test_a_file_is_no_run_directory(tmp_path, config):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        run_directory.check_owner(tmp_path / "run", config)
+
+
+def test_an_unwritable_place_is_refused(tmp_path, config):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        run_directory.open_run_directory(
+            tmp_path / "file" / "run", create_experiment(config), first_process=True
+        )
+
+
+def test_reading_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"it has no config\.json"):
+        run_directory.read_config(tmp_path)
+
+
+def test_only_a_finished_run_has_a_summary(opened):
+    assert run_directory.read_summary(opened) is None
+    run_directory.write_summary(opened, {"eval/top1": 0.5})
+    assert run_directory.read_summary(opened) == {"eval/top1": 0.5}

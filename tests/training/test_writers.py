@@ -1,0 +1,42 @@
+import json
+
+from evonorm_jax.training import writers
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_are_appended_one_by_one(tmp_path):
+    with writers.create_writer(tmp_path, first_process=True, tensorboard=False) as writer:
+        writer.write(1, {"train/loss": 2.5})
+        assert rows(tmp_path)[0]["train/loss"] == 2.5  # there before the file is closed
+        writer.write(2, {"train/loss": 1.5})
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_only_the_first_process_writes(tmp_path):
+    with writers.create_writer(tmp_path, first_process=False, tensorboard=True) as writer:
+        writer.write(1, {"train/loss": 2.5})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_run_drops_what_it_makes_again_and_the_torn_row(tmp_path):
+    lines = [json.dumps({"step": step}) for step in (10, 20, 30)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4')
+    assert writers.drop_after(tmp_path, 20) == 2
+    assert [row["step"] for row in rows(tmp_path)] == [10, 20]
+    assert writers.drop_after(tmp_path, 20) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_nothing_to_drop_before_the_first_row(tmp_path):
+    assert writers.drop_after(tmp_path, 0) == 0
+
+
+def test_json_files_are_replaced_whole(tmp_path):
+    path = tmp_path / "summary.json"
+    writers.write_json(path, {"a": 1})
+    writers.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
