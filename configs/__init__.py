@@ -1,0 +1,1 @@
+"""Configurations: one short file per training run over the shared blocks of `recipes.py`."""

@@ -1,0 +1,162 @@
+"""Every file in configs/ is complete, consistent, and says the truth about itself."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import recipes
+from evonorm_jax.data import create_pipeline
+from evonorm_jax.data.config import check_fields
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers import norm_act_names
+from evonorm_jax.models import create_model, model_names
+from evonorm_jax.training.durations import resolve_durations
+from evonorm_jax.training.optimizer import learning_rate_schedule
+
+CONFIG_DIR = Path(recipes.__file__).parent
+NAMES = sorted(
+    path.stem for path in CONFIG_DIR.glob("*.py") if path.stem not in ("__init__", "recipes")
+)
+TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}
+
+
+def module_of(name):
+    return importlib.import_module(f"configs.{name}")
+
+
+def field_names(config):
+    """Dotted names of all fields; what lies below the open dictionaries is the config's own."""
+    names = set()
+    for name, value in config.items():
+        names.add(name)
+        if name in ("model", "optimizer", "schedule"):
+            names |= {f"{name}.{field}" for field in value}
+    return names
+
+
+def test_the_rows_of_the_paper_are_there():
+    layers = ("b0", "b1", "b2", "s0", "s1", "s2")
+    expected = {f"imagenet_r50_evonorm_{layer}" for layer in layers}
+    expected |= {f"imagenet_r50_{name}" for name in ("bn_relu", "gn_relu", "gn_swish", "frn")}
+    assert expected <= set(NAMES)
+
+
+@pytest.mark.parametrize("arg", ["", "smoke"])
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_complete_and_its_parts_exist(name, arg):
+    config = module_of(name).get_config(arg)
+    assert field_names(config) == field_names(recipes.base_config())
+    check_fields(config.dataset)
+    assert config.model.name in model_names()
+    assert config.model.norm_act in norm_act_names()
+    create_model(
+        config.model.name,
+        num_classes=10,
+        norm_act=config.model.norm_act,
+        dtype=config.dtype,
+        norm_act_fields=config.model.norm_act_fields.to_dict(),
+        **config.model.fields.to_dict(),
+    )
+    num_examples = config.dataset.num_train_examples or TRAIN_EXAMPLES[config.dataset.name]
+    batch_size = config.num_workers * config.images_per_worker
+    durations = resolve_durations(config, num_examples // batch_size)
+    schedule = learning_rate_schedule(config, durations, batch_size)
+    peak = config.optimizer.learning_rate_per_256 * batch_size / 256
+    assert float(schedule(durations.warmup_steps)) == pytest.approx(peak)
+    assert float(schedule(durations.num_steps - 1)) < 0.02 * peak or arg == "smoke"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_has_the_command_the_hardware_and_the_paper(name):
+    doc = module_of(name).__doc__
+    assert f"python -m experiments.train --config configs/{name}.py\n" in doc
+    assert "\nHardware: " in doc
+    assert "\nPaper: " in doc
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_name_says_what_is_trained(name):
+    config = module_of(name).get_config()
+    dataset, model, norm_act = name.split("_", 2)
+    assert config.dataset.name == dataset.replace("imagenet", "imagenet2012")
+    assert (
+        config.model.name
+        == {
+            "resnet": "cifar_resnet20",
+            "resnet20": "cifar_resnet20",
+            "resnet56": "cifar_resnet56",
+            "r50": "resnet50",
+            "r101": "resnet101",
+        }[model]
+    )
+    assert config.model.norm_act == norm_act
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_argument_raises_and_names_the_known_ones(name):
+    with pytest.raises(UserError, match=r"Unknown config argument 'fast' .* knows smoke"):
+        module_of(name).get_config("fast")
+
+
+@pytest.mark.parametrize("arg", ["tfds", "folder", "npz"])
+def test_the_argument_chooses_the_source(arg):
+    config = module_of("cifar10_resnet20_evonorm_s0").get_config(arg)
+    assert config.dataset.source == arg
+
+
+@pytest.mark.parametrize(("arg", "split"), [("tfds", "validation"), ("folder", "val")])
+def test_imagenet_is_evaluated_on_its_validation_images(arg, split):
+    assert module_of("imagenet_r50_evonorm_s0").get_config(arg).dataset.eval_split == split
+
+
+def test_the_digits_have_no_other_source():
+    with pytest.raises(UserError, match=r"knows smoke\.$"):
+        module_of("digits_resnet_evonorm_s0").get_config("tfds")
+
+
+@pytest.mark.parametrize(
+    "name", ["digits_resnet_evonorm_s0", "cifar10_resnet20_frn", "imagenet_r50_bn_relu"]
+)
+def test_smoke_data_is_small_and_made_up(name):
+    config = module_of(name).get_config("smoke")
+    pipeline = create_pipeline(config.dataset, seed=config.seed)
+    assert pipeline.num_train_examples <= 64
+    assert pipeline.num_classes == 10
+    assert pipeline.num_eval_examples % config.eval_batch_size  # so that padding is tried
+    steps = config.num_epochs * pipeline.num_train_examples
+    assert steps / (config.num_workers * config.images_per_worker) <= 8
+
+
+def test_configs_are_independent_objects():
+    module = module_of("imagenet_r50_evonorm_s0")
+    module.get_config().optimizer.momentum = 0.0
+    assert module.get_config().optimizer.momentum == 0.9
+
+
+@pytest.mark.parametrize(
+    ("images_per_worker", "peak", "num_steps"),
+    [(128, 0.4, 112_590), (4, 0.0125, 90 * 40_036)],  # 112,590 is the authors' own number
+)
+def test_one_override_is_a_row_of_the_batch_size_sweep(images_per_worker, peak, num_steps):
+    config = module_of("imagenet_r50_evonorm_s0").get_config()
+    config.images_per_worker = images_per_worker
+    batch_size = 8 * images_per_worker
+    durations = resolve_durations(config, TRAIN_EXAMPLES["imagenet2012"] // batch_size)
+    schedule = learning_rate_schedule(config, durations, batch_size)
+    assert durations.num_steps == num_steps
+    rates = [float(schedule(round(num_steps * at / 90))) for at in (2.5, 6, 31, 61, 81)]
+    assert rates == pytest.approx([peak / 2, peak, peak / 10, peak / 100, peak / 1000], 1e-3)
+
+
+def test_loading_a_config_imports_no_tensorflow():
+    code = (
+        "import sys; from configs.imagenet_r50_evonorm_s0 import get_config; get_config();"
+        "print('tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    root = CONFIG_DIR.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
