@@ -132,8 +132,8 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
 
 def start_jax(arguments: argparse.Namespace | None = None) -> None:
     """Sets the compile cache up and joins the other hosts, before any device is touched."""
-    # Orbax reports every save through absl; what a person needs is in our own lines.
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    # orbax reports and warns of every step through absl; what a person needs, our lines say.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evonorm_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))

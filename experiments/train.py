@@ -6,7 +6,7 @@ examples:
       --config.dataset.source=folder --config.dataset.path=data/cifar10
   python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py:smoke
   python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py \\
-      --workdir gs://bucket/r50_s0 --config.seed=1
+      --workdir /mnt/shared/r50_s0 --config.seed=1
 
 The same command on an existing --workdir resumes at the exact step. SIGTERM or Ctrl-C saves and
 stops. Exit code: 0 done or stopped, 2 wrong input, 3 training diverged.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 
 from evonorm_jax.training.checkpoint import Checkpoints
@@ -29,9 +28,8 @@ def evaluate_checkpoint(
       UserError: where there is no such checkpoint, or it is of another model.
     """
     run = create_experiment(config)
-    shapes = jax.eval_shape(run.create_state)
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(shapes, step)
+        state, _ = checkpoints.restore(run.state_shapes(), step)
     metrics = run.evaluate(
         run.eval_steps(),
         run.parallel.replicate(state),

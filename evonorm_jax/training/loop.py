@@ -58,7 +58,6 @@ def train_and_evaluate(
         batch_size,
         stream=progress_stream if first_process else None,
     )
-    state = run.create_state()
 
     # ------------------------------------------------------------- run directory, restore
     # The newest checkpoint comes first; without one the run starts from its seed.
@@ -66,13 +65,15 @@ def train_and_evaluate(
     checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
     start_step, earlier_seconds = 0, 0.0
     if checkpoints.latest_step is not None:
-        state, earlier_seconds = checkpoints.restore(state)
+        state, earlier_seconds = checkpoints.restore(run.state_shapes())
         start_step = int(state.step)
         if start_step == num_steps and (summary := run_directory.read_summary(workdir)):
             checkpoints.close()
             progress.report(f"{workdir} is finished: {num_steps} steps. Nothing to do.")
             return summary
         progress.report(f"Resuming {workdir} at step {start_step} of {num_steps}.")
+    else:
+        state = run.create_state()
     if first_process:
         writers.drop_after(workdir, start_step)
         overview = parameter_overview.get_parameter_overview(state.params)

@@ -21,13 +21,12 @@ import jax
 import ml_collections
 
 import evonorm_jax
+from evonorm_jax.analysis.runs import CONFIG_FILE, SUMMARY_FILE
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.experiment import Experiment
 from evonorm_jax.training.writers import write_json
 
-CONFIG_FILE = "config.json"
 METADATA_FILE = "metadata.json"
-SUMMARY_FILE = "summary.json"
 
 # A run may go on with other values of these: they change what is seen of it, not what it computes.
 OPERATIONAL_FIELDS = (
@@ -70,6 +69,11 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: naming the fields that differ.
     """
+    if ":/" in str(workdir):
+        raise UserError(
+            f"--workdir={workdir}: a bucket cannot be written directly. Mount it (for example with "
+            "gcsfuse) and give the folder."
+        )
     if not workdir.exists():
         return
     if not workdir.is_dir():

@@ -42,26 +42,17 @@ def create_train_state(
     seed: int,
     use_ema: bool,
 ) -> TrainState:
-    """Initialises a run from its seed; the same values on every process."""
-
-    def init(key: jax.Array) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
-        params = variables["params"]
-        batch_stats = variables.get("batch_stats", {})
-        # Copies: the averages and their sources must not share buffers that a step donates.
-        ema = {"params": params, "batch_stats": batch_stats} if use_ema else {}
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=optimizer.init(params),
-            ema=jax.tree.map(jnp.copy, ema),
-        )
-
-    # Drawing each kernel is code of its own, which XLA:CPU optimises for longer (11.5 s for a
-    # ResNet-20 on a busy machine) than it takes to run unoptimised (1.9 s, compilation included).
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, compiler_options=options)(jax.random.key(seed))
+    """The state before the first step, drawn from the seed: the same values on every process."""
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = model.init(jax.random.key(seed), images, train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        ema={"params": params, "batch_stats": batch_stats} if use_ema else {},
+    )
 
 
 def evaluation_variables(state: TrainState, *, ema: bool = False) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-METRICS_FILE = "metrics.jsonl"
+from evonorm_jax.analysis.runs import METRICS_FILE
 
 
 class MetricWriter(Protocol):

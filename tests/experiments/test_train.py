@@ -29,7 +29,7 @@ LONG = [
 def final_params(workdir: Path):
     config = recipes.smoke(recipes.digits("evonorm_s0"))
     config.num_epochs = 10.0
-    shapes = jax.eval_shape(create_experiment(config, jax.devices()[:1]).create_state)
+    shapes = create_experiment(config, jax.devices()[:1]).state_shapes()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         state, _ = checkpoints.restore(shapes)
     assert state.step == 40

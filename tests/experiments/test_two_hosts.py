@@ -50,7 +50,7 @@ def test_two_hosts_equal_one(tmp_path):
     assert together["eval/examples"] == alone["eval/examples"] == 20
     assert together["eval/loss"] == pytest.approx(alone["eval/loss"], rel=1e-4)
 
-    shapes = jax.eval_shape(create_experiment(config).create_state)
+    shapes = create_experiment(config).state_shapes()
     states = []
     for name in ("one", "two"):
         with Checkpoints(tmp_path / name, read_only=True) as checkpoints:

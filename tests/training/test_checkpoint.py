@@ -30,7 +30,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, run, state):
         checkpoints.save(at_step(state, 7), run.config, train_seconds=1.5)
         checkpoints.wait()
         assert checkpoints.latest_step == 7
-        restored, seconds = checkpoints.restore(jax.eval_shape(run.create_state))
+        restored, seconds = checkpoints.restore(run.state_shapes())
     assert seconds == 1.5
     jax.tree.map(np.testing.assert_array_equal, restored, jax.device_get(at_step(state, 7)))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -72,7 +72,7 @@ def test_another_model_is_refused_by_name(tmp_path, run, state):
     config = run.config.copy_and_resolve_references()
     with config.unlocked():
         config.model.fields.num_filters = 8
-    other = jax.eval_shape(create_experiment(config).create_state)
+    other = create_experiment(config).state_shapes()
     with (
         Checkpoints(tmp_path, read_only=True) as checkpoints,
         pytest.raises(UserError, match=r"of another model.*") as error,
@@ -87,4 +87,4 @@ def test_a_missing_checkpoint_is_named(tmp_path, run, step):
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match=r"No checkpoint of step .* \(there: none\)"),
     ):
-        checkpoints.restore(jax.eval_shape(run.create_state), step)
+        checkpoints.restore(run.state_shapes(), step)

@@ -20,7 +20,7 @@ ONE_DEVICE = jax.devices()[:1]
 
 
 def final_state(config, workdir, step=None):
-    shapes = jax.eval_shape(create_experiment(config).create_state)
+    shapes = create_experiment(config).state_shapes()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.restore(shapes, step)[0]
 

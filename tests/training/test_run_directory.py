@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path, config):
     (tmp_path / "thesis.tex").write_text("...")
     with pytest.raises(UserError, match=r"not a run directory .*thesis\.tex"):
         run_directory.check_owner(tmp_path, config)
+
+
+def test_a_bucket_is_refused(config):
+    with pytest.raises(UserError, match="Mount it"):
+        run_directory.check_owner(Path("gs://bucket/run"), config)
 
 
 def test_a_file_is_no_run_directory(tmp_path, config):

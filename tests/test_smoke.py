@@ -1,0 +1,26 @@
+"""Every config trains: its `:smoke` form, from beginning to end."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from evonorm_jax.training import train_and_evaluate
+from experiments import launch
+
+CONFIGS = sorted(
+    path.stem
+    for path in (launch.ROOT / "configs").glob("*.py")
+    if path.stem not in ("__init__", "recipes")
+)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_smoke(name: str, tmp_path: Path) -> None:
+    config = launch.parse_config(f"{launch.ROOT}/configs/{name}.py:smoke", [])
+    # Networks of different depths are the same in small; CONFIGS of one layer share a compilation.
+    summary = train_and_evaluate(config, tmp_path / "run", devices=jax.devices()[:1])
+    assert summary["steps"] == 8
+    assert summary["eval/examples"] == 20
+    assert np.isfinite(summary["eval/loss"])
