@@ -12,6 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
+import jax
+
 from experiments import launch
 
 
@@ -33,7 +35,9 @@ def main() -> None:
 
     workdir = Path(arguments.workdir)
     config = launch.override(run_directory.read_config(workdir), overrides)
-    print(json.dumps(evaluation.evaluate_checkpoint(config, workdir, arguments.step), indent=2))
+    metrics = evaluation.evaluate_checkpoint(config, workdir, arguments.step)
+    if jax.process_index() == 0:
+        print(json.dumps(metrics, indent=2))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import jax
+
 from experiments import launch
 
 DEFAULT_CONFIG = launch.ROOT / "configs" / "digits_resnet_evonorm_s0.py"
@@ -58,7 +60,7 @@ def main() -> None:
     except training.TrainingDiverged as error:
         print(f"train: {error}", file=sys.stderr)
         sys.exit(3)
-    if summary:
+    if summary and jax.process_index() == 0:
         print_summary(summary, workdir)
 
 

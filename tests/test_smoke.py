@@ -9,6 +9,8 @@ import pytest
 from evonorm_jax.training import train_and_evaluate
 from experiments import launch
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIGS = sorted(
     path.stem
     for path in (launch.ROOT / "configs").glob("*.py")

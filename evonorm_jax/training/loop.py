@@ -19,7 +19,7 @@ from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.guard import NonFiniteGuard
 from evonorm_jax.training.preemption import Preemption
 from evonorm_jax.training.profiler import ProfileWindow
-from evonorm_jax.training.progress import Progress
+from evonorm_jax.training.progress import Progress, format_metrics
 
 
 def train_and_evaluate(
@@ -126,7 +126,7 @@ def train_and_evaluate(
                 progress.pause(step)
                 final = run.evaluate(eval_steps, state, resident)
                 writer.write(step, {"epoch": durations.epoch(step), **final})
-                progress.report(f"epoch {durations.epoch(step):.4g}  {_metrics_text(final)}")
+                progress.report(f"epoch {durations.epoch(step):.4g}  {format_metrics(final)}")
                 progress.start(step)
 
             if step % config.checkpoint_every_steps == 0 or finished or stop:
@@ -169,13 +169,4 @@ def _headline(run: Experiment, num_parameters: int) -> str:
         f"{run.pipeline.num_train_examples:,} training images of {config.dataset.name}; batch "
         f"{run.layout.batch_size} = {config.num_workers} {workers} x {config.images_per_worker} "
         f"images, on {len(devices)} x {devices[0].device_kind}"
-    )
-
-
-def _metrics_text(metrics: dict[str, float]) -> str:
-    """Accuracies in percent, everything else as it is, without the count of examples."""
-    return "  ".join(
-        f"{name} {100 * value:.2f} %" if name.endswith(("top1", "top5")) else f"{name} {value:.4f}"
-        for name, value in metrics.items()
-        if not name.endswith("examples")
     )

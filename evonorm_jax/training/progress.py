@@ -23,6 +23,19 @@ def format_duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """One line: accuracies in percent, the count of examples left out.
+
+    >>> format_metrics({"eval/loss": 0.25, "eval/top1": 0.9861, "eval/examples": 360})
+    'eval/loss 0.2500  eval/top1 98.61 %'
+    """
+    return "  ".join(
+        f"{name} {100 * value:.2f} %" if name.endswith(("top1", "top5")) else f"{name} {value:.4f}"
+        for name, value in metrics.items()
+        if not name.endswith("examples")
+    )
+
+
 class Progress:
     """Reports a run: one line that updates on a terminal, plain lines elsewhere.
 
@@ -90,11 +103,11 @@ class Progress:
         parts = [
             f"step {step}/{self._num_steps}",
             f"epoch {epoch:.1f}/{num_epochs:.1f}",
-            *(f"{name} {value:.4g}" for name, value in metrics.items()),
+            format_metrics(metrics),
         ]
         if left is not None:
             parts += [f"{speed:,.0f} images/s", f"{format_duration(left)} left"]
-        self._print("  ".join(parts), temporary=True)
+        self._print("  ".join(filter(None, parts)), temporary=True)
 
     def report(self, text: str) -> None:
         """Prints a line that stays."""

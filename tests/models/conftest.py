@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation():
-    """Compile without optimising: half the time here, where each program runs once."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_compilation):
+    """All networks of this folder."""
 
 
 @pytest.fixture

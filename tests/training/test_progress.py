@@ -27,7 +27,7 @@ def test_speed_and_time_left(clock):
         progress.update(11, {"loss": 1.25, "top1": 0.5})
     # 10 steps of 64 images in 5 s; 89 steps left at 2 steps/s
     assert stream.getvalue() == (
-        "step 11/100  epoch 1.1/10.0  loss 1.25  top1 0.5  128 images/s  44s left\n"
+        "step 11/100  epoch 1.1/10.0  loss 1.2500  top1 50.00 %  128 images/s  44s left\n"
     )
 
 

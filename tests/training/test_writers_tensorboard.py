@@ -7,6 +7,7 @@ pytestmark = pytest.mark.tensorflow
 
 def test_event_files_hold_the_scalars(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
 
     assert writers.tensorboard_available()
     with writers.create_writer(tmp_path, first_process=True, tensorboard=True) as writer:
@@ -15,4 +16,4 @@ def test_event_files_hold_the_scalars(tmp_path):
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
     (event,) = events.Tensors("eval/top1")
     assert event.step == 3
-    assert event.tensor_proto.float_val[0] == 0.5
+    assert tensor_util.make_ndarray(event.tensor_proto) == 0.5
