@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 
 from evonorm_jax.data import dataset_config
 from evonorm_jax.errors import UserError
+from evonorm_jax.layers import accepts_field
 
 # A smoke run keeps the family of the network and shrinks its size.
 _SMOKE_MODEL_FIELDS = {
-    "cifar_resnet": {"depth": 8, "num_filters": 4},
+    "cifar_resnet": {"depth": 8, "num_filters": 8},
     "resnet": {"stage_sizes": (1, 1), "num_filters": 8},
 }
 
@@ -99,11 +100,15 @@ def cifar10(model: str, norm_act: str) -> ConfigDict:
 
     Batch 128, learning rate 0.1 (0.2 per 256) divided by 10 at 1/2 and 3/4 of the run, weight
     decay 1e-4, crops of the image padded by 4, flips: He et al., arXiv:1512.03385 section 4.2.
-    Our choices are 200 epochs, Nesterov momentum, and 5 epochs of warm-up for every layer alike.
+    Our choices are 200 epochs, Nesterov momentum, and 5 epochs of warm-up for every layer alike,
+    and groups of 8 channels: at these widths of 16 to 64 the usual 32 groups are single channels
+    or pairs (EvoNorm-S0 after three epochs: 65.8 % against 61.7 %, results/cifar10_jpeg_resnet20).
     """
     config = base_config()
     config.model.name = model
     config.model.norm_act = norm_act
+    if accepts_field(norm_act, "group_size"):
+        config.model.norm_act_fields.group_size = 8
     config.dataset = dataset_config("cifar10", "tfds")
     config.eval_batch_size = 1000
     config.num_epochs = 200.0
@@ -171,7 +176,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.dataset = dataset_config(
         config.dataset.name,
         "fake",
-        in_memory=True,
+        in_memory=config.dataset.in_memory,  # ImageNet streams in small, too
         image_size=16 if family == "resnet" else 8,  # pixels
         resize_size=0,
         num_classes=10,

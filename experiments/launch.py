@@ -39,17 +39,29 @@ def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
       UserError: for a file that is not there, an unknown argument or field, a value of another
         type, or an argument that is no override.
     """
-    path, _, argument = file.partition(":")
-    if not Path(path).is_file():
+    path, argument = split_config(file)
+    if not path.is_file():
         raise UserError(
             f"--config={file}: there is no file {path}. The ready ones are in {ROOT / 'configs'}."
         )
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config={file}: {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={file}: {path} has no function get_config(arg).")
     return override(module.get_config(argument), overrides)
+
+
+def split_config(file: str) -> tuple[Path, str]:
+    """Path and argument of `FILE.py[:ARGUMENT]`.
+
+    >>> split_config("configs/digits_resnet_evonorm_s0.py:smoke")[1]
+    'smoke'
+    """
+    path, _, argument = file.partition(":")
+    return Path(path), argument
 
 
 def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
@@ -107,8 +119,8 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
         return text
     if wanted is float and type(literal) is int:
         return float(literal)
-    if wanted is tuple and type(literal) is list:
-        return tuple(literal)
+    if wanted in (tuple, list) and isinstance(literal, tuple | list):
+        return wanted(literal)
     if present is None or type(literal) is wanted:
         return literal
     if isinstance(present, ml_collections.ConfigDict) and isinstance(literal, dict):
@@ -134,6 +146,8 @@ def start_jax(arguments: argparse.Namespace | None = None) -> None:
     """Sets the compile cache up and joins the other hosts, before any device is touched."""
     # orbax reports and warns of every step through absl; what a person needs, our lines say.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("evonorm_jax").setLevel(logging.INFO)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evonorm_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -183,7 +197,6 @@ def _on_cluster() -> bool:
     tpu = importlib.util.find_spec("libtpu") is not None and any(
         next(Path("/dev").glob(pattern), None) for pattern in ("accel*", "vfio/[0-9]*")
     )
-    tasks = max(int(os.environ.get(n, "1")) for n in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    return tpu or (
-        tasks > 1 and any(n in os.environ for n in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
-    )
+    # Of the step that srun started: SLURM_NTASKS is also set in a batch script that runs alone.
+    sizes = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return tpu or max(int(os.environ.get(name, "1")) for name in sizes) > 1

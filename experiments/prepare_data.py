@@ -11,11 +11,12 @@ needs 300 GB and hours).
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
 
-from evonorm_jax.data.config import dataset_config
+from evonorm_jax.data.config import check_fields, dataset_config
 from evonorm_jax.data.folder import load_class_folder
 from evonorm_jax.data.tf_import import require_tensorflow
 from evonorm_jax.errors import UserError
@@ -74,7 +75,17 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
 
     Returns:
       the numbers of training and of evaluation images.
+
+    Raises:
+      UserError: before anything is read, for a file that cannot be written there or an impossible
+        image size; for a folder that cannot be packed.
     """
+    path = Path(npz)
+    if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise UserError(
+            f"'{npz}' cannot be written: --npz must name a file in a folder that exists and that"
+            " you may write to."
+        )
     config = dataset_config(
         "folder",
         "folder",
@@ -85,15 +96,25 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
         train_split=splits[0],
         eval_split=splits[1],
     )
+    check_fields(config)
     arrays = load_class_folder(config)
-    np.savez_compressed(
-        npz,
-        x_train=arrays.train_images,
-        y_train=arrays.train_labels,
-        x_test=arrays.eval_images,
-        y_test=arrays.eval_labels,
-        class_names=np.array(arrays.class_names),
-    )
+    # Whole or not at all: an interrupted run must not leave a torn file under the final name.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:  # savez would append .npz to a name
+            np.savez_compressed(
+                stream,
+                x_train=arrays.train_images,
+                y_train=arrays.train_labels,
+                x_test=arrays.eval_images,
+                y_test=arrays.eval_labels,
+                class_names=np.array(arrays.class_names),
+            )
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"'{npz}' cannot be written ({error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return len(arrays.train_images), len(arrays.eval_images)
 
 

@@ -2,14 +2,15 @@
 
 examples:
   python -m experiments.train
-  python -m experiments.train --config configs/cifar10_resnet20_evonorm_s0.py \\
-      --config.dataset.source=folder --config.dataset.path=data/cifar10
+  python -m experiments.train --config configs/cifar10_resnet20_evonorm_s0.py:folder \\
+      --config.dataset.path=data/cifar10
   python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py:smoke
   python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py \\
       --workdir /mnt/shared/r50_s0 --config.seed=1
 
-The same command on an existing --workdir resumes at the exact step. SIGTERM or Ctrl-C saves and
-stops. Exit code: 0 done or stopped, 2 wrong input, 3 training diverged.
+Any field of the configuration is overridden by --config.FIELD=VALUE, such as
+--config.images_per_worker=4. The same command on an existing --workdir resumes at the exact step.
+SIGTERM or Ctrl-C saves and stops. Exit code: 0 done or stopped, 2 wrong input, 3 training diverged.
 """
 
 import argparse
@@ -34,15 +35,10 @@ def main() -> None:
     parser.add_argument(
         "--config",
         default=str(DEFAULT_CONFIG),
-        metavar="FILE.py[:smoke]",
-        help="configuration; :smoke shrinks any of them to seconds on a CPU "
+        metavar="FILE.py[:ARGUMENT]",
+        help="configuration; :smoke shrinks any of them to seconds on a CPU, :tfds, :folder and "
+        ":npz say where CIFAR and ImageNet come from "
         "(default: configs/digits_resnet_evonorm_s0.py)",
-    )
-    parser.add_argument(
-        "--config.FIELD",
-        dest="override",
-        metavar="VALUE",
-        help="overrides a field of the configuration, such as --config.images_per_worker=4",
     )
     parser.add_argument(
         "--workdir", help="run directory: logs, curve, checkpoints (default: runs/<config>)"
@@ -50,7 +46,9 @@ def main() -> None:
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
-    workdir = Path(arguments.workdir or Path("runs") / config_name(arguments.config))
+    path, argument = launch.split_config(arguments.config)
+    name = f"{path.stem}_{argument}" if argument else path.stem
+    workdir = Path(arguments.workdir or Path("runs") / name)
 
     launch.start_jax(arguments)
     from evonorm_jax import training  # after start-up: it must not touch devices before
@@ -62,16 +60,6 @@ def main() -> None:
         sys.exit(3)
     if summary and jax.process_index() == 0:
         print_summary(summary, workdir)
-
-
-def config_name(file: str) -> str:
-    """Name of a run: that of the config file, and its argument.
-
-    >>> config_name("configs/digits_resnet_evonorm_s0.py:smoke")
-    'digits_resnet_evonorm_s0_smoke'
-    """
-    path, _, argument = file.partition(":")
-    return Path(path).stem + (f"_{argument}" if argument else "")
 
 
 def print_summary(summary: dict[str, float], workdir: Path) -> None:

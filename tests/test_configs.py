@@ -40,7 +40,11 @@ def field_names(config):
 def test_the_rows_of_the_paper_are_there():
     layers = ("b0", "b1", "b2", "s0", "s1", "s2")
     expected = {f"imagenet_r50_evonorm_{layer}" for layer in layers}
-    expected |= {f"imagenet_r50_{name}" for name in ("bn_relu", "gn_relu", "gn_swish", "frn")}
+    baselines = ("bn_relu", "bn_silu", "gn_relu", "gn_swish", "frn")
+    expected |= {f"imagenet_r50_{name}" for name in baselines}
+    expected |= {f"imagenet_r101_{name}" for name in ("bn_relu", "evonorm_b0", "evonorm_s0")}
+    cifar = ("bn_relu", "gn_relu", "gn_swish", "frn", "evonorm_b0", "evonorm_s0")
+    expected |= {f"cifar10_resnet{depth}_{name}" for depth in (20, 56) for name in cifar}
     assert expected <= set(NAMES)
 
 

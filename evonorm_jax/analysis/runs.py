@@ -102,9 +102,9 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     summary_path = path / SUMMARY_FILE
     return Run(
         path=path,
-        config=_read_json(path / CONFIG_FILE),
+        config=read_json(path / CONFIG_FILE),
         series=series,
-        summary=_read_json(summary_path) if summary_path.is_file() else None,
+        summary=read_json(summary_path) if summary_path.is_file() else None,
     )
 
 
@@ -137,7 +137,12 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run directory.
+
+    Raises:
+      UserError: the file is damaged, or of something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

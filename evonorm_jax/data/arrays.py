@@ -26,7 +26,10 @@ DIGITS_PATH = pathlib.Path(__file__).parent / "digits.npz"
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Images uint8 `[N, H, W, C]` and labels int32 `[N]` of both splits."""
+    """Images uint8 `[N, H, W, C]` and labels int32 `[N]` of both splits.
+
+    A data set for evaluation only has N = 0 in training.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -36,7 +39,7 @@ class Arrays:
     class_names: tuple[str, ...] | None = None
 
 
-def load_digits(config: ml_collections.ConfigDict) -> Arrays:
+def load_digits(config: ml_collections.ConfigDict, *, evaluation_only: bool = False) -> Arrays:
     """The embedded digits."""
     if config.name != "digits":
         raise UserError(
@@ -48,15 +51,16 @@ def load_digits(config: ml_collections.ConfigDict) -> Arrays:
             f"config.dataset.path is '{config.path}', but the digits are part of the package:"
             " leave it empty, or take the source 'npz' for a file."
         )
-    return _read_npz(DIGITS_PATH, config)
+    return _read_npz(DIGITS_PATH, config, evaluation_only)
 
 
-def load_npz(config: ml_collections.ConfigDict) -> Arrays:
+def load_npz(config: ml_collections.ConfigDict, *, evaluation_only: bool = False) -> Arrays:
     """An .npz file as keras writes them.
 
     Keys, for the splits "train" and "test": `x_train` and `x_test`, uint8 `[N, H, W]` or
     `[N, H, W, C]` with C 1 or 3; `y_train` and `y_test`, integers from 0, `[N]` or `[N, 1]`;
-    optionally `class_names`, strings, one per label.
+    optionally `class_names`, strings, one per label. For evaluation only, neither `x_train` nor
+    `y_train` needs to be there; `y_train` tells the number of classes where nothing else does.
 
     Raises:
       UserError: for a file that is missing or that breaks one of these rules.
@@ -66,12 +70,14 @@ def load_npz(config: ml_collections.ConfigDict) -> Arrays:
         raise UserError(
             f"There is no file '{config.path}': config.dataset.path must name the .npz file."
         )
-    return _read_npz(path, config)
+    return _read_npz(path, config, evaluation_only)
 
 
-def fake_arrays(config: ml_collections.ConfigDict, seed: int) -> Arrays:
+def fake_arrays(
+    config: ml_collections.ConfigDict, seed: int, *, evaluation_only: bool = False
+) -> Arrays:
     """Random pixels, labels that go round; nothing to learn, nothing on the disk."""
-    num_train, num_eval, num_classes = fake_sizes(config)
+    num_train, num_eval, num_classes = fake_sizes(config, evaluation_only=evaluation_only)
     check_bytes(config, num_train + num_eval)
     shape = (config.image_size, config.image_size, len(config.mean))
     rng = np.random.default_rng(seed)
@@ -79,19 +85,24 @@ def fake_arrays(config: ml_collections.ConfigDict, seed: int) -> Arrays:
     def images(number: int) -> np.ndarray:
         return rng.integers(0, 256, (number, *shape), np.uint8)
 
+    eval_images = images(num_eval)  # first, so that they are the same without a training split
     return Arrays(
         train_images=images(num_train),
         train_labels=np.arange(num_train, dtype=np.int32) % num_classes,
-        eval_images=images(num_eval),
+        eval_images=eval_images,
         eval_labels=np.arange(num_eval, dtype=np.int32) % num_classes,
         num_classes=num_classes,
     )
 
 
-def fake_sizes(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-    """Training examples, evaluation examples and classes of fake data, all of them positive."""
+def fake_sizes(
+    config: ml_collections.ConfigDict, *, evaluation_only: bool = False
+) -> tuple[int, int, int]:
+    """Training examples (0 for evaluation only), evaluation examples and classes of fake data."""
     sizes = (config.num_train_examples, config.num_eval_examples, config.num_classes)
-    if min(sizes) < 1:
+    if evaluation_only:
+        sizes = (0, *sizes[1:])
+    if min(sizes[evaluation_only:]) < 1:
         raise UserError(
             "Fake data needs sizes: config.dataset.num_train_examples, num_eval_examples and"
             f" num_classes are {sizes}, but must be 1 or more."
@@ -113,11 +124,18 @@ def check_bytes(config: ml_collections.ConfigDict, num_examples: int) -> None:
         )
 
 
-def _read_npz(path: pathlib.Path, config: ml_collections.ConfigDict) -> Arrays:
+def _read_npz(
+    path: pathlib.Path, config: ml_collections.ConfigDict, evaluation_only: bool
+) -> Arrays:
     try:
         with path.open("rb") as stream, np.lib.npyio.NpzFile(stream) as file:
-            train_images, train_labels = _read_split(path, file, config.train_split)
             eval_images, eval_labels = _read_split(path, file, config.eval_split)
+            if evaluation_only:
+                train_images, train_labels = eval_images[:0], eval_labels[:0]
+                known_labels = _train_labels(file, config.train_split, eval_labels)
+            else:
+                train_images, train_labels = _read_split(path, file, config.train_split)
+                known_labels = train_labels
             names = tuple(map(str, file["class_names"])) if "class_names" in file else None
     except UserError:
         raise
@@ -126,8 +144,10 @@ def _read_npz(path: pathlib.Path, config: ml_collections.ConfigDict) -> Arrays:
             f"'{path}' cannot be read as an .npz file ({error}): write it with numpy.savez, with no"
             " arrays of Python objects."
         ) from error
-    num_classes = len(names) if names else config.num_classes or int(train_labels.max()) + 1
+    num_classes = len(names) if names else config.num_classes or int(known_labels.max()) + 1
     for split, labels in ((config.train_split, train_labels), (config.eval_split, eval_labels)):
+        if len(labels) == 0:
+            continue
         if labels.min() < 0 or labels.max() >= num_classes:
             raise UserError(
                 f"The labels of split '{split}' in '{path}' run from {labels.min()} to"
@@ -135,6 +155,15 @@ def _read_npz(path: pathlib.Path, config: ml_collections.ConfigDict) -> Arrays:
                 f" 0 ... {num_classes - 1}."
             )
     return Arrays(train_images, train_labels, eval_images, eval_labels, num_classes, names)
+
+
+def _train_labels(file: np.lib.npyio.NpzFile, split: str, eval_labels: np.ndarray) -> np.ndarray:
+    """The labels that training counted its classes by; those of evaluation if they are missing."""
+    name, *_ = parse_split(split)
+    if f"y_{name}" not in file:
+        return eval_labels
+    labels = file[f"y_{name}"].ravel()
+    return labels[split_slice(split, len(labels))]
 
 
 def _read_split(

@@ -14,7 +14,9 @@ from evonorm_jax.data.tf_import import require_tensorflow
 from evonorm_jax.errors import UserError
 
 
-def create_pipeline(config: ml_collections.ConfigDict, *, seed: int) -> Pipeline:
+def create_pipeline(
+    config: ml_collections.ConfigDict, *, seed: int, evaluation_only: bool = False
+) -> Pipeline:
     """The data set that `config` describes, read where it is held in memory.
 
     >>> from evonorm_jax.data import dataset_config
@@ -24,6 +26,9 @@ def create_pipeline(config: ml_collections.ConfigDict, *, seed: int) -> Pipeline
     Args:
       config: `config.dataset`, see `dataset_config`.
       seed: of the order and the host's augmentation, 0 or more.
+      evaluation_only: True leaves the training split unread, so that it need not be there. Then
+        `num_train_examples` is 0, a class folder's names come from its evaluation split, and asking
+        for training batches raises `UserError`.
 
     Raises:
       UserError: for anything that is missing, or that does not fit the configuration.
@@ -31,38 +36,40 @@ def create_pipeline(config: ml_collections.ConfigDict, *, seed: int) -> Pipeline
     check_fields(config)
     if not 0 <= seed < 2**63:
         raise UserError(f"The seed must lie in 0 ... 2**63 - 1, not {seed}.")
-    pipeline = _in_memory(config, seed) if config.in_memory else _streaming(config, seed)
-    _check_sizes(config, pipeline)
+    create = _in_memory if config.in_memory else _streaming
+    pipeline = create(config, seed, evaluation_only)
+    _check_sizes(config, pipeline, evaluation_only)
     return pipeline
 
 
-def _in_memory(config: ml_collections.ConfigDict, seed: int) -> Pipeline:
+def _in_memory(config: ml_collections.ConfigDict, seed: int, evaluation_only: bool) -> Pipeline:
     if config.randaugment_layers and config.source != "fake":
         raise UserError(
             f"config.dataset.randaugment_layers is {config.randaugment_layers}, but RandAugment"
             " works on streamed images only: set in_memory=False, or randaugment_layers=0."
         )
     if config.source == "embedded":
-        arrays = load_digits(config)
+        arrays = load_digits(config, evaluation_only=evaluation_only)
     elif config.source == "npz":
-        arrays = load_npz(config)
+        arrays = load_npz(config, evaluation_only=evaluation_only)
     elif config.source == "folder":
-        arrays = load_class_folder(config)
+        arrays = load_class_folder(config, evaluation_only=evaluation_only)
     elif config.source == "tfds":
         require_tensorflow(purpose=f"Reading '{config.name}' from TFDS", tfds=True)
         from evonorm_jax.data.tfds_source import load_tfds
 
-        arrays = load_tfds(config)
+        arrays = load_tfds(config, evaluation_only=evaluation_only)
     else:
-        arrays = fake_arrays(config, seed)
+        arrays = fake_arrays(config, seed, evaluation_only=evaluation_only)
     return InMemoryPipeline(arrays, config, seed=seed)
 
 
-def _streaming(config: ml_collections.ConfigDict, seed: int) -> Pipeline:
+def _streaming(config: ml_collections.ConfigDict, seed: int, evaluation_only: bool) -> Pipeline:
     if config.source == "fake":
-        return FakeStream(config, seed=seed)
+        return FakeStream(config, seed=seed, evaluation_only=evaluation_only)
     if config.source == "folder":
-        folder = list_class_folder(config)  # before TensorFlow: it may be what is missing
+        # Before TensorFlow: it may be what is missing.
+        folder = list_class_folder(config, evaluation_only=evaluation_only)
         require_tensorflow(purpose=f"Streaming '{config.name}'")
         from evonorm_jax.data.folder_stream import FolderStream
 
@@ -72,15 +79,19 @@ def _streaming(config: ml_collections.ConfigDict, seed: int) -> Pipeline:
         from evonorm_jax.data.tfds_source import open_builder
         from evonorm_jax.data.tfds_stream import TfdsStream
 
-        return TfdsStream(open_builder(config), config, seed=seed)
+        builder = open_builder(config, evaluation_only=evaluation_only)
+        return TfdsStream(builder, config, seed=seed, evaluation_only=evaluation_only)
     raise UserError(
         f"config.dataset.in_memory is False, but the source '{config.source}' is always held in"
         " memory: set in_memory=True."
     )
 
 
-def _check_sizes(config: ml_collections.ConfigDict, pipeline: Pipeline) -> None:
-    for field in ("num_classes", "num_train_examples", "num_eval_examples"):
+def _check_sizes(
+    config: ml_collections.ConfigDict, pipeline: Pipeline, evaluation_only: bool
+) -> None:
+    fields = ["num_classes", "num_eval_examples"]
+    for field in fields if evaluation_only else [*fields, "num_train_examples"]:
         expected, found = config[field], getattr(pipeline, field)
         if expected and expected != found:
             raise UserError(

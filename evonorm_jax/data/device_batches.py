@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 from evonorm_jax.errors import UserError
 
 T = TypeVar("T")
+
+CLOSE_TIMEOUT = 5.0  # seconds; making and placing one batch takes far less
 
 
 class DevicePrefetcher(Iterator[T]):
@@ -48,11 +51,19 @@ class DevicePrefetcher(Iterator[T]):
         raise StopIteration
 
     def close(self) -> None:
-        """Stops the thread, waits for it, and drops what it holds; may be called twice."""
+        """Stops the thread and drops what it holds; may be called twice.
+
+        Waits for the thread, but for `CLOSE_TIMEOUT` seconds at most.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(CLOSE_TIMEOUT)
+        if self._thread.is_alive():
+            logging.warning(
+                "The input has given no batch for %g s since it was closed: leaving it behind.",
+                CLOSE_TIMEOUT,
+            )
         self._ready.clear()
 
     def __enter__(self) -> DevicePrefetcher[T]:

@@ -14,9 +14,9 @@ import pathlib
 
 import ml_collections
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from evonorm_jax.data.arrays import Arrays, check_bytes
+from evonorm_jax.data.pillow_images import read_image
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.errors import UserError
 
@@ -33,15 +33,17 @@ class FolderSplit:
 
 @dataclasses.dataclass(frozen=True)
 class ClassFolder:
-    """Both splits of a class folder, which have the same classes."""
+    """Both splits of a class folder, which have the same classes; `train` may be left empty."""
 
     train: FolderSplit
     eval: FolderSplit
     class_names: tuple[str, ...]
 
 
-def list_class_folder(config: ml_collections.ConfigDict) -> ClassFolder:
-    """Lists the images of both splits; opens none of them.
+def list_class_folder(
+    config: ml_collections.ConfigDict, *, evaluation_only: bool = False
+) -> ClassFolder:
+    """Lists the images of both splits, or of the evaluation split alone; opens none of them.
 
     Raises:
       UserError: for a missing folder, an empty class, fewer than two classes, or splits whose
@@ -49,12 +51,18 @@ def list_class_folder(config: ml_collections.ConfigDict) -> ClassFolder:
     """
     root = pathlib.Path(config.path).expanduser()
     if not config.path or not root.is_dir():
+        splits = (
+            (config.eval_split,) if evaluation_only else (config.train_split, config.eval_split)
+        )
         raise UserError(
             f"There is no folder '{config.path}': config.dataset.path must name the folder that"
-            f" holds {config.train_split}/<class>/<image> and {config.eval_split}/<class>/<image>."
+            f" holds {' and '.join(f'{split}/<class>/<image>' for split in splits)}."
         )
-    train, class_names = _list_split(root, config.train_split)
-    evaluation, eval_names = _list_split(root, config.eval_split)
+    if evaluation_only:
+        evaluation, class_names = _list_split(root, config, "eval_split")
+        return ClassFolder(FolderSplit([], np.zeros(0, np.int32)), evaluation, class_names)
+    train, class_names = _list_split(root, config, "train_split")
+    evaluation, eval_names = _list_split(root, config, "eval_split")
     if different := sorted(set(class_names) ^ set(eval_names)):
         raise UserError(
             f"The splits '{config.train_split}' and '{config.eval_split}' of '{root}' have"
@@ -63,17 +71,18 @@ def list_class_folder(config: ml_collections.ConfigDict) -> ClassFolder:
     return ClassFolder(train, evaluation, class_names)
 
 
-def load_class_folder(config: ml_collections.ConfigDict) -> Arrays:
+def load_class_folder(
+    config: ml_collections.ConfigDict, *, evaluation_only: bool = False
+) -> Arrays:
     """Reads a class folder into memory, as many threads as there are processors.
 
-    Images are decoded to as many channels as `config.mean` has values (RGB or grey). Unless they
-    have `image_size` pixels already, their centre is cut out and resized to that, such that the
-    whole shorter side would become `resize_size`.
+    Images are decoded to as many channels as `config.mean` has values (RGB or grey), cropped and
+    resized as `read_image` says.
 
     Raises:
       UserError: as `list_class_folder`, and for a file that cannot be decoded.
     """
-    folder = list_class_folder(config)
+    folder = list_class_folder(config, evaluation_only=evaluation_only)
     check_bytes(config, len(folder.train.paths) + len(folder.eval.paths))
     read = functools.partial(
         read_image,
@@ -103,42 +112,17 @@ def load_class_folder(config: ml_collections.ConfigDict) -> Arrays:
         )
 
 
-def read_image(path: str, *, size: int, resize: int, channels: int) -> np.ndarray:
-    """Decodes an image file to uint8 `[size, size, channels]`.
-
-    Raises:
-      UserError: naming a file that cannot be decoded.
-    """
-    try:
-        with Image.open(path) as file:
-            image: Image.Image = file
-            # A palette with transparency goes by RGBA (Pillow's advice), and 16-bit grey must be
-            # scaled by hand, since `convert` clips it to 255.
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            elif image.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert("RGB" if channels == 3 else "L")
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"The image '{path}' cannot be decoded ({error}): replace or remove the file."
-        ) from error
-    if image.size != (size, size):
-        side = min(image.size) * size / resize
-        left, top = ((length - side) / 2 for length in image.size)
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box)
-    return np.asarray(image).reshape(size, size, channels)
-
-
-def _list_split(root: pathlib.Path, split: str) -> tuple[FolderSplit, tuple[str, ...]]:
+def _list_split(
+    root: pathlib.Path, config: ml_collections.ConfigDict, field: str
+) -> tuple[FolderSplit, tuple[str, ...]]:
+    split = config[field]
     name, *_ = parse_split(split)
     folder = root / name
     if not folder.is_dir():
         there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
         raise UserError(
             f"There is no split '{name}' in '{root}', which has {_some(there) or 'no folders'}: set"
-            " config.dataset.train_split and eval_split to the names of two of its folders."
+            f" config.dataset.{field} to the name of one of its folders."
         )
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if len(classes) < 2:

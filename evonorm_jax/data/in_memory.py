@@ -59,13 +59,11 @@ class InMemoryPipeline(Pipeline):
         )
 
     def resident(self) -> Batch:
-        """Images uint8 and labels int32 of both splits."""
-        return {
-            "train_images": self._arrays.train_images,
-            "train_labels": self._arrays.train_labels,
-            "eval_images": self._arrays.eval_images,
-            "eval_labels": self._arrays.eval_labels,
-        }
+        """Images uint8 and labels int32 of both splits, or of evaluation alone."""
+        names = ["eval_images", "eval_labels"]
+        if self.num_train_examples:
+            names += ["train_images", "train_labels"]
+        return {name: getattr(self._arrays, name) for name in names}
 
     def train_batches(self, *, start_step: int, batch_size: int, hosts: Hosts) -> Iterator[Batch]:
         """Yields `{"index": int32}`."""

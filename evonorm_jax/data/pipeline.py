@@ -96,7 +96,7 @@ class Pipeline(abc.ABC):
 
     Attributes:
       num_classes: labels are 0 ... num_classes - 1.
-      num_train_examples: size of the training split.
+      num_train_examples: size of the training split; 0 in a pipeline for evaluation only.
       num_eval_examples: size of the evaluation split.
       image_shape: `(height, width, channels)` of what the network sees in training.
       class_names: one name per label, or None where the source has none.
@@ -125,7 +125,8 @@ class Pipeline(abc.ABC):
           leaves `[local_devices, per_device, ...]`.
 
         Raises:
-          UserError: for a batch that the devices cannot share, or larger than the split.
+          UserError: for a batch that the devices cannot share, or larger than the split; in a
+            pipeline for evaluation only.
         """
 
     @abc.abstractmethod
@@ -168,7 +169,7 @@ def steps_per_epoch(pipeline: Pipeline, batch_size: int) -> int:
     """Whole batches in one pass over the training split; the remainder is dropped.
 
     Raises:
-      UserError: for a batch larger than the split.
+      UserError: for a batch larger than the split, and in a pipeline for evaluation only.
     """
     return count_steps(pipeline.num_train_examples, batch_size)
 
@@ -179,6 +180,11 @@ def count_steps(num_examples: int, batch_size: int) -> int:
     >>> count_steps(50_000, 128)
     390
     """
+    if num_examples == 0:
+        raise UserError(
+            "The pipeline has no training split, since it was created for evaluation only: create"
+            " it without evaluation_only=True to train."
+        )
     if not 1 <= batch_size <= num_examples:
         raise UserError(
             f"A batch of {batch_size} does not fit a training split of {num_examples} examples:"

@@ -96,8 +96,10 @@ class FakeStream(StreamingPipeline):
 
     POOL_SIZE = 64  # 10 MB at 224 pixels: larger than the caches of most processors
 
-    def __init__(self, config: ml_collections.ConfigDict, *, seed: int) -> None:
-        num_train, num_eval, num_classes = fake_sizes(config)
+    def __init__(
+        self, config: ml_collections.ConfigDict, *, seed: int, evaluation_only: bool = False
+    ) -> None:
+        num_train, num_eval, num_classes = fake_sizes(config, evaluation_only=evaluation_only)
         super().__init__(
             config,
             seed=seed,

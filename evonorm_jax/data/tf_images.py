@@ -7,9 +7,13 @@ Importing this module imports TensorFlow.
 
 from __future__ import annotations
 
-import tensorflow as tf
+import io
 
-from evonorm_jax.data import randaugment
+import numpy as np
+import tensorflow as tf
+from PIL import UnidentifiedImageError
+
+from evonorm_jax.data import pillow_images, randaugment
 
 MIN_RATIO, MAX_RATIO = 3 / 4, 4 / 3  # width / height of a random crop
 
@@ -103,15 +107,35 @@ def _decode_window(contents, window, channels: int) -> tf.Tensor:  # type: ignor
     def jpeg() -> tf.Tensor:
         begin, extent = window(tf.image.extract_jpeg_shape(contents)[:2])
         return tf.image.decode_and_crop_jpeg(
-            contents, tf.concat([begin, extent], axis=0), channels=channels
+            contents, tf.concat([begin, extent], axis=0), channels=3
         )
 
-    def other() -> tf.Tensor:
-        image = tf.io.decode_image(contents, channels, expand_animations=False)
-        begin, extent = window(tf.shape(image)[:2])
-        return tf.slice(image, tf.pad(begin, [[0, 1]]), tf.concat([extent, [channels]], axis=0))
+    def png() -> tf.Tensor:
+        return cut(tf.io.decode_png(contents, channels=3))
 
-    return tf.cond(tf.io.is_jpeg(contents), jpeg, other)
+    def other() -> tf.Tensor:
+        image = tf.numpy_function(_decode_by_pillow, [contents], tf.uint8, stateful=False)
+        return cut(tf.ensure_shape(image, [None, None, 3]))
+
+    def cut(image: tf.Tensor) -> tf.Tensor:
+        begin, extent = window(tf.shape(image)[:2])
+        return tf.slice(image, tf.pad(begin, [[0, 1]]), tf.concat([extent, [3]], axis=0))
+
+    is_png = tf.strings.substr(contents, 0, 4) == b"\x89PNG"
+    image = tf.cond(tf.io.is_jpeg(contents), jpeg, lambda: tf.cond(is_png, png, other))
+    # By way of RGB: TensorFlow's JPEG decoder makes no grey of CMYK. Grey files keep their values.
+    return tf.image.rgb_to_grayscale(image) if channels == 1 else image
+
+
+def _decode_by_pillow(contents: bytes) -> np.ndarray:
+    """BMP, GIF and WebP as uint8 `[height, width, 3]`."""
+    # TensorFlow takes the palette of a BMP for grey, and reads no 1-bit BMP or transparent WebP.
+    try:
+        return np.asarray(pillow_images.decode_image(io.BytesIO(contents), channels=3))
+    except UnidentifiedImageError as error:  # its message shows the address of the stream
+        raise tf.errors.InvalidArgumentError(None, None, "no image in a known format") from error
+    except pillow_images.DECODING_ERRORS as error:
+        raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
 
 
 def _resize(image: tf.Tensor, size: int) -> tf.Tensor:

@@ -9,7 +9,7 @@ import os
 from evonorm_jax.errors import UserError
 
 
-def require_tensorflow(*, purpose: str, tfds: bool = False) -> None:
+def require_tensorflow(*, purpose: str = "This run", tfds: bool = False) -> None:
     """Imports TensorFlow, and TFDS if asked, and hides the accelerators from it.
 
     Call it before importing a module that imports TensorFlow at its top: it takes seconds, and it
@@ -28,18 +28,24 @@ def require_tensorflow(*, purpose: str, tfds: bool = False) -> None:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     try:
-        tensorflow = importlib.import_module("tensorflow")
+        importlib.import_module("tensorflow")
         if tfds:
             importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise UserError(
             f"{purpose} needs TensorFlow{' and tensorflow-datasets' if tfds else ''}, and the"
             f" import failed ({error}).\n"
-            "  install them:           pip install -r requirements.txt   (or"
-            ' pip install "evonorm_jax[data]")\n'
+            "  install, in the clone:  pip install -r requirements.txt   (or"
+            ' pip install -e ".[data]")\n'
             "  run without, right now: python -m experiments.train"
             " --config configs/digits_resnet_evonorm_s0.py"
         ) from error
+    hide_accelerators_from_tensorflow()
+
+
+def hide_accelerators_from_tensorflow() -> None:
+    """Leaves the GPUs and TPUs to JAX; TensorFlow must be installed, and do nothing before."""
+    tensorflow = importlib.import_module("tensorflow")
     try:
         for kind in ("GPU", "TPU"):
             tensorflow.config.set_visible_devices([], kind)

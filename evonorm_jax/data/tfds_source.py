@@ -24,7 +24,9 @@ ONE_PROCESS = Hosts()
 MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
 
-def open_builder(config: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
+def open_builder(
+    config: ml_collections.ConfigDict, *, evaluation_only: bool = False
+) -> tfds.core.DatasetBuilder:
     """The builder of a set that is prepared on this machine.
 
     Raises:
@@ -53,8 +55,9 @@ def open_builder(config: ml_collections.ConfigDict) -> tfds.core.DatasetBuilder:
             f"'{builder.info.full_name}' is no image classification set: it must have the features"
             f" 'image' and 'label', but has {', '.join(features) or 'none of them'}."
         )
-    for split in (config.train_split, config.eval_split):
-        own_range(builder, split)
+    own_range(builder, config.eval_split)
+    if not evaluation_only:
+        own_range(builder, config.train_split)
     return builder
 
 
@@ -101,11 +104,11 @@ def range_split(split: str, part: range) -> str:
     return f"{parse_split(split)[0]}[{part.start}:{part.stop}]"
 
 
-def load_tfds(config: ml_collections.ConfigDict) -> Arrays:
-    """Reads both splits into memory; images of another size get the evaluation crop."""
-    builder = open_builder(config)
+def load_tfds(config: ml_collections.ConfigDict, *, evaluation_only: bool = False) -> Arrays:
+    """Reads the splits into memory; images of another size get the evaluation crop."""
+    builder = open_builder(config, evaluation_only=evaluation_only)
     label = builder.info.features["label"]
-    splits = (config.train_split, config.eval_split)
+    splits = [config.eval_split] if evaluation_only else [config.eval_split, config.train_split]
     check_bytes(config, sum(len(own_range(builder, split)) for split in splits))
     decoder = Decoder(config, seed=0)
 
@@ -130,7 +133,10 @@ def load_tfds(config: ml_collections.ConfigDict) -> Arrays:
             np.concatenate([batch["label"] for batch in batches]),
         )
 
-    (train_images, train_labels), (eval_images, eval_labels) = map(load, splits)
+    eval_images, eval_labels = load(config.eval_split)
+    train_images, train_labels = (
+        (eval_images[:0], eval_labels[:0]) if evaluation_only else load(config.train_split)
+    )
     return Arrays(
         train_images,
         train_labels,

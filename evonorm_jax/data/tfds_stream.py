@@ -28,14 +28,20 @@ class TfdsStream(StreamingPipeline):
     """A `Pipeline` over the records of a prepared TFDS set."""
 
     def __init__(
-        self, builder: tfds.core.DatasetBuilder, config: ml_collections.ConfigDict, *, seed: int
+        self,
+        builder: tfds.core.DatasetBuilder,
+        config: ml_collections.ConfigDict,
+        *,
+        seed: int,
+        evaluation_only: bool = False,
     ) -> None:
         label = builder.info.features["label"]
+        train = range(0) if evaluation_only else tfds_source.own_range(builder, config.train_split)
         super().__init__(
             config,
             seed=seed,
             num_classes=label.num_classes,
-            num_train_examples=len(tfds_source.own_range(builder, config.train_split)),
+            num_train_examples=len(train),
             num_eval_examples=len(tfds_source.own_range(builder, config.eval_split)),
             class_names=tuple(label.names),
         )

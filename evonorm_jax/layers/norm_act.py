@@ -24,6 +24,7 @@ evonorm_jax.errors.UserError: unknown layer 'evonrom_s0', did you mean 'evonorm_
 import dataclasses
 import difflib
 import functools
+import typing
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -84,10 +85,11 @@ def norm_act(layer: LayerLike, **fields: Any) -> functools.partial:
     cls = _layer_class(layer)
     bound = dict(layer.keywords) if isinstance(layer, functools.partial) else {}
     bound |= fields
-    known = _field_names(cls)
-    for field in bound:
+    known = _field_types(cls)
+    for field, value in bound.items():
         if field not in known:
             raise UserError(_unknown(f"field of {cls.__name__}", field, known))
+        _check_type(cls, field, value, known[field])
     return functools.partial(cls, **bound)
 
 
@@ -97,7 +99,7 @@ def accepts_field(factory: LayerLike, field: str) -> bool:
     >>> accepts_field("evonorm_b0", "virtual_batch_size"), accepts_field("evonorm_s0", "momentum")
     (True, False)
     """
-    return field in _field_names(_layer_class(factory))
+    return field in _field_types(_layer_class(factory))
 
 
 def fuses_activation(factory: LayerLike) -> bool:
@@ -149,10 +151,22 @@ def _layer_class(layer: LayerLike) -> type[nn.Module]:
     )
 
 
-def _field_names(cls: type[nn.Module]) -> tuple[str, ...]:
+def _field_types(cls: type[nn.Module]) -> dict[str, Any]:
+    """The annotation of each field that may be bound."""
     # `parent` and `name` belong to Flax: the same name on every layer of a network would clash.
-    names = (field.name for field in dataclasses.fields(cls))
-    return tuple(name for name in names if name not in ("parent", "name"))
+    types = {field.name: field.type for field in dataclasses.fields(cls)}
+    return {name: kind for name, kind in types.items() if name not in ("parent", "name")}
+
+
+def _check_type(cls: type[nn.Module], field: str, value: Any, annotation: Any) -> None:
+    """Refuses a value of another type than the plain one (`int`, `float | None`, ...) declared."""
+    allowed = set(typing.get_args(annotation) or (annotation,))
+    plain = {bool, int, float, str, type(None)}
+    if allowed <= plain and not (
+        type(value) in allowed or (type(value) is int and float in allowed)
+    ):
+        names = " or ".join(sorted(kind.__name__ for kind in allowed))
+        raise UserError(f"{field}={value!r} of {cls.__name__}: expected {names}")
 
 
 def _unknown(what: str, given: str, known: Collection[str]) -> str:

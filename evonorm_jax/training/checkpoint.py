@@ -103,16 +103,9 @@ class Checkpoints:
         Raises:
           UserError: where there is none, or it is of another model; names the first differences.
         """
-        if step is None:
-            step = self.latest_step
-        if step is None or step not in self._manager.all_steps():
-            known = ", ".join(map(str, self._manager.all_steps())) or "none"
-            raise UserError(
-                f"No checkpoint of step {step} in {self.directory} (there: {known}). Train first, "
-                "or name a step that is there."
-            )
+        step = self._existing_step(step)
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-        self._check_same_tree(wanted, step)
+        self._check_same_arrays(wanted, self._manager.item_metadata(step).state, step)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -121,8 +114,41 @@ class Checkpoints:
         )
         return restored.state, restored.data["train_seconds"]
 
-    def _check_same_tree(self, wanted: TrainState, step: int) -> None:
-        metadata = self._manager.item_metadata(step).state
+    def restore_variables(
+        self, like: dict[str, Any], step: int | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Reads what evaluation needs, whatever the optimizer was.
+
+        Args:
+          like: `params`, `batch_stats` and `ema` of the same model, or their shapes.
+          step: which checkpoint; the newest by default.
+
+        Returns:
+          its step, and the same as NumPy arrays.
+
+        Raises:
+          UserError: as `restore`.
+        """
+        step = self._existing_step(step)
+        saved = self._manager.item_metadata(step).state
+        self._check_same_arrays(like, {name: saved[name] for name in like}, step)
+        state = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        ).state
+        return step, {name: state[name] or {} for name in like}
+
+    def _existing_step(self, step: int | None) -> int:
+        steps = self._manager.all_steps()
+        wanted = self.latest_step if step is None else step
+        if wanted is None or wanted not in steps:
+            known = ", ".join(map(str, steps)) or "none"
+            raise UserError(
+                f"No checkpoint of step {step} in {self.directory} (there: {known}). Train first, "
+                "or name a step that is there."
+            )
+        return wanted
+
+    def _check_same_arrays(self, wanted: Any, metadata: Any, step: int) -> None:
         saved = {_name(p): tuple(m.shape) for p, m in _leaves(metadata)}
         needed = {_name(p): tuple(x.shape) for p, x in _leaves(wanted)}
         names = sorted(set(saved) | set(needed))

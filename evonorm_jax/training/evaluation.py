@@ -1,20 +1,77 @@
-"""Evaluating a checkpoint on a data set, apart from training."""
+"""Evaluation: of the state of a run, and of a checkpoint apart from training."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
+from flax import linen as nn
 
+from evonorm_jax.data import Pipeline, create_pipeline, prefetch_to_devices
 from evonorm_jax.training.checkpoint import Checkpoints
-from evonorm_jax.training.experiment import create_experiment
+from evonorm_jax.training.metrics import mean_metrics
+from evonorm_jax.training.model import build_model
+from evonorm_jax.training.parallel import DataParallel
+from evonorm_jax.training.state import TrainState, initial_variables
+from evonorm_jax.training.steps import Step, make_eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Evaluates states of one model on one data set.
+
+    Attributes:
+      pipeline: its evaluation split is read.
+      parallel: the devices.
+      batch_size: global; the result does not depend on it.
+      steps: compiled evaluation steps by metric prefix.
+    """
+
+    pipeline: Pipeline
+    parallel: DataParallel
+    batch_size: int
+    steps: dict[str, Step]
+
+    def __call__(self, state: TrainState, resident: Any) -> dict[str, float]:
+        """Metrics over the evaluation split, every example exactly once.
+
+        Args:
+          state: replicated.
+          resident: what `pipeline.resident` returned, replicated.
+        """
+        sums: dict[str, list[Any]] = {prefix: [] for prefix in self.steps}
+        batches = self.pipeline.eval_batches(batch_size=self.batch_size, hosts=self.parallel.hosts)
+        with prefetch_to_devices(batches, self.parallel.shard) as device_batches:
+            for batch in device_batches:
+                for prefix, step in self.steps.items():
+                    sums[prefix].append(step(state, resident, batch))
+        means = (mean_metrics(batch_sums, prefix) for prefix, batch_sums in sums.items())
+        return functools.reduce(lambda a, b: a | b, means)
+
+
+def create_evaluator(
+    config: ml_collections.ConfigDict, model: nn.Module, pipeline: Pipeline, parallel: DataParallel
+) -> Evaluator:
+    """The evaluation of a config: of the parameters, and of their EMA where there is one."""
+    prefixes = {"eval": False} | ({"eval_ema": True} if config.ema_decay > 0 else {})
+    steps = {
+        prefix: parallel.parallelize(make_eval_step(model, pipeline, ema=ema))
+        for prefix, ema in prefixes.items()
+    }
+    return Evaluator(pipeline, parallel, config.eval_batch_size, steps)
 
 
 def evaluate_checkpoint(
     config: ml_collections.ConfigDict, workdir: str | Path, step: int | None = None
 ) -> dict[str, Any]:
     """Metrics of a run's checkpoint over the evaluation set of its config.
+
+    Neither the training split nor the devices of the run are needed.
 
     Args:
       config: of the run, possibly with other data or another `eval_batch_size`.
@@ -27,12 +84,17 @@ def evaluate_checkpoint(
     Raises:
       UserError: where there is no such checkpoint, or it is of another model.
     """
-    run = create_experiment(config)
-    with Checkpoints(Path(workdir), read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(run.state_shapes(), step)
-    metrics = run.evaluate(
-        run.eval_steps(),
-        run.parallel.replicate(state),
-        run.parallel.replicate(run.pipeline.resident()),
+    parallel = DataParallel()
+    pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
+    model = build_model(config, pipeline.num_classes)
+    variables = jax.eval_shape(
+        lambda: initial_variables(
+            model, pipeline.image_shape, seed=config.seed, use_ema=config.ema_decay > 0
+        )
     )
-    return {"step": int(state.step), **metrics}
+    with Checkpoints(Path(workdir), read_only=True) as checkpoints:
+        step, restored = checkpoints.restore_variables(variables, step)
+    state = TrainState(step=jnp.int32(step), opt_state=(), **restored)
+    evaluator = create_evaluator(config, model, pipeline, parallel)
+    metrics = evaluator(parallel.replicate(state), parallel.replicate(pipeline.resident()))
+    return {"step": step, **metrics}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -50,91 +51,114 @@ def train_and_evaluate(
     # ------------------------------------------------------------- config, data, model
     run_directory.check_owner(workdir, config)
     run = create_experiment(config, devices)
-    durations, batch_size = run.durations, run.layout.batch_size
-    num_steps = durations.num_steps
-    progress = Progress(
-        num_steps,
-        durations.steps_per_epoch,
-        batch_size,
-        stream=progress_stream if first_process else None,
-    )
-
-    # ------------------------------------------------------------- run directory, restore
-    # The newest checkpoint comes first; without one the run starts from its seed.
     run_directory.open_run_directory(workdir, run, first_process=first_process)
-    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-    start_step, earlier_seconds = 0, 0.0
-    if checkpoints.latest_step is not None:
-        state, earlier_seconds = checkpoints.restore(run.state_shapes())
-        start_step = int(state.step)
-        if start_step == num_steps and (summary := run_directory.read_summary(workdir)):
-            checkpoints.close()
-            progress.report(f"{workdir} is finished: {num_steps} steps. Nothing to do.")
-            return summary
-        progress.report(f"Resuming {workdir} at step {start_step} of {num_steps}.")
-    else:
-        state = run.create_state()
-    if first_process:
-        writers.drop_after(workdir, start_step)
-        overview = parameter_overview.get_parameter_overview(state.params)
-        (workdir / "parameters.txt").write_text(overview + "\n")
-    progress.report(_headline(run, state.num_parameters))
 
-    # ------------------------------------------------------------- steps
-    state = run.parallel.replicate(state)
-    resident = run.parallel.replicate(run.pipeline.resident())
-    train_step, eval_steps = run.train_step(), run.eval_steps()
-    writer = writers.create_writer(
-        workdir, first_process=first_process, tensorboard=config.tensorboard
-    )
-    profile = ProfileWindow(workdir, config.profile_start_step, config.profile_steps)
-    guard = NonFiniteGuard(config, checkpoints)
-    batches = run.pipeline.train_batches(
-        start_step=start_step, batch_size=batch_size, hosts=run.parallel.hosts
-    )
+    with contextlib.ExitStack() as cleanup:
+        checkpoints = cleanup.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
+        progress = cleanup.enter_context(
+            Progress(
+                run.durations.num_steps,
+                run.durations.steps_per_epoch,
+                run.layout.batch_size,
+                stream=progress_stream if first_process else None,
+            )
+        )
 
-    # ------------------------------------------------------------- loop
-    step, stop, final = start_step, False, {}
-    with (
-        checkpoints,
-        writer,
-        progress,
-        Preemption() as preemption,
-        prefetch_to_devices(batches, run.parallel.shard) as device_batches,
-    ):
+        # --------------------------------------------------------- restore
+        # The newest checkpoint comes first; without one the run starts from its seed.
+        start_step, earlier_seconds = 0, 0.0
+        if checkpoints.latest_step is None:
+            state = run.create_state()
+        else:
+            state, earlier_seconds = checkpoints.restore(run.state_shapes())
+            start_step = int(state.step)
+            if start_step == run.durations.num_steps and (
+                summary := run_directory.read_summary(workdir)
+            ):
+                progress.report(f"{workdir} is finished: {start_step} steps. Nothing to do.")
+                return summary
+            progress.report(
+                f"Resuming {workdir} at step {start_step} of {run.durations.num_steps}."
+            )
+        num_parameters = state.num_parameters
+        progress.report(_headline(run, num_parameters))
+        if first_process:
+            writers.drop_after(workdir, start_step)
+            overview = parameter_overview.get_parameter_overview(state.params)
+            (workdir / "parameters.txt").write_text(overview + "\n")
+
+        # --------------------------------------------------------- steps
+        state = run.parallel.replicate(state)
+        resident = run.parallel.replicate(run.pipeline.resident())
+        train_step, evaluate = run.train_step(), run.evaluator()
+        guard = NonFiniteGuard(config, checkpoints)
+        writer = cleanup.enter_context(
+            writers.create_writer(
+                workdir, first_process=first_process, tensorboard=config.tensorboard
+            )
+        )
+        profile = cleanup.enter_context(
+            ProfileWindow(workdir, config.profile_start_step, config.profile_steps)
+        )
+        batches = cleanup.enter_context(
+            prefetch_to_devices(
+                run.pipeline.train_batches(
+                    start_step=start_step,
+                    batch_size=run.layout.batch_size,
+                    hosts=run.parallel.hosts,
+                ),
+                run.parallel.shard,
+            )
+        )
+        preemption = cleanup.enter_context(Preemption())
+
+        # --------------------------------------------------------- loop
+        num_steps, epoch = run.durations.num_steps, run.durations.epoch
+        step, stop, final = start_step, False, {}
+
+        def evaluate_and_report() -> dict[str, float]:
+            progress.pause(step)
+            result = evaluate(state, resident)
+            writer.write(step, {"epoch": epoch(step), **result})
+            progress.report(f"epoch {epoch(step):.4g}  {format_metrics(result)}")
+            progress.start(step)
+            return result
+
+        due = step == num_steps or (step and step % run.durations.eval_every_steps == 0)
+        if due and not writers.has_row(workdir, step, "eval/loss"):
+            final = evaluate_and_report()  # stopped between a checkpoint and its evaluation
         while step < num_steps and not stop:
             step += 1
-            with profile.step(step):
-                state, metrics = train_step(state, resident, next(device_batches))
+            profile.before(step)
+            state, metrics = train_step(state, resident, next(batches))
+            profile.after(step, metrics)
             guard.add(step, metrics)
             if step == start_step + 1:
                 jax.block_until_ready(metrics)  # compiled: the clock starts behind it
                 progress.start(step)
             stop = preemption.requested(step)
-            finished = step == num_steps
+            last = step == num_steps
+            evaluate_now = last or step % run.durations.eval_every_steps == 0
 
-            if step % config.log_every_steps == 0 or finished or stop:
+            if step % config.log_every_steps == 0 or last or stop:
                 means = guard.means()
                 progress.update(step, {name: means[name] for name in ("loss", "top1")})
                 row = {f"train/{name}": value for name, value in means.items()}
                 row["train/learning_rate"] = float(run.learning_rate(step - 1))
                 if speed := progress.images_per_second(step):
                     row["train/images_per_second"] = speed
-                writer.write(step, {"epoch": durations.epoch(step), **row})
+                writer.write(step, {"epoch": epoch(step), **row})
 
-            if step % durations.eval_every_steps == 0 or finished:
-                progress.pause(step)
-                final = run.evaluate(eval_steps, state, resident)
-                writer.write(step, {"epoch": durations.epoch(step), **final})
-                progress.report(f"epoch {durations.epoch(step):.4g}  {format_metrics(final)}")
-                progress.start(step)
-
-            if step % config.checkpoint_every_steps == 0 or finished or stop:
+            # Before the evaluation, which may outlast the grace period of a preemption.
+            if step % config.checkpoint_every_steps == 0 or evaluate_now or stop:
                 progress.pause(step)
                 guard.check()  # what is not finite is never saved
-                train_seconds = earlier_seconds + progress.seconds
-                checkpoints.save(state, config, train_seconds=train_seconds)
+                seconds = earlier_seconds + progress.seconds
+                checkpoints.save(state, config, train_seconds=seconds)
                 progress.start(step)
+
+            if evaluate_now and (last or not stop):
+                final = evaluate_and_report()
 
         # --------------------------------------------------------- end
         progress.pause(step)
@@ -145,12 +169,12 @@ def train_and_evaluate(
                 "command goes on from there."
             )
             return {}
-        if not final:  # killed between the last checkpoint and the summary
-            final = run.evaluate(eval_steps, state, resident)
+        if not final:  # killed between the last evaluation and the summary
+            final = evaluate(state, resident)
         summary = {
             **final,
             "steps": num_steps,
-            "parameters": state.num_parameters,
+            "parameters": num_parameters,
             "train_seconds": round(earlier_seconds + progress.seconds, 3),
         }
         if first_process:
@@ -162,11 +186,14 @@ def train_and_evaluate(
 
 
 def _headline(run: Experiment, num_parameters: int) -> str:
-    config, devices = run.config, run.parallel.devices
+    config, devices, durations = run.config, run.parallel.devices, run.durations
     workers = "worker" if config.num_workers == 1 else "workers"
     return (
-        f"{config.model.name} with {config.model.norm_act}: {num_parameters:,} parameters; "
-        f"{run.pipeline.num_train_examples:,} training images of {config.dataset.name}; batch "
+        f"{config.model.name} with {config.model.norm_act}: {num_parameters:,} parameters, on "
+        f"{len(devices)} x {devices[0].device_kind}\n"
+        f"{config.dataset.name}: {run.pipeline.num_train_examples:,} training images, batch "
         f"{run.layout.batch_size} = {config.num_workers} {workers} x {config.images_per_worker} "
-        f"images, on {len(devices)} x {devices[0].device_kind}"
+        f"images\n"
+        f"{durations.num_steps:,} steps ({durations.epoch(durations.num_steps):.4g} epochs), "
+        f"{durations.warmup_steps:,} of them warm-up, to learning rate {run.peak_learning_rate:.4g}"
     )

@@ -28,6 +28,11 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def peak_learning_rate(config: ml_collections.ConfigDict, batch_size: int) -> float:
+    """The learning rate after the warm-up: linear in the global batch."""
+    return config.optimizer.learning_rate_per_256 * batch_size / 256
+
+
 def learning_rate_schedule(
     config: ml_collections.ConfigDict, durations: Durations, batch_size: int
 ) -> optax.Schedule:
@@ -40,7 +45,7 @@ def learning_rate_schedule(
       UserError: for an unknown schedule, or boundaries that are not increasing fractions.
     """
     schedule = config.schedule
-    peak = config.optimizer.learning_rate_per_256 * batch_size / 256
+    peak = peak_learning_rate(config, batch_size)
     total, warmup = durations.num_steps, durations.warmup_steps
     if schedule.name == "cosine":
         after = optax.cosine_decay_schedule(peak, total - warmup)
@@ -53,7 +58,10 @@ def learning_rate_schedule(
                 f"config.schedule.boundaries={boundaries}: they must be increasing fractions of "
                 "the run between 0 and 1, for example (30/90, 60/90, 80/90)."
             )
-        steps = {round(b * total) - warmup: schedule.decay_factor for b in boundaries}
+        steps: dict[int, float] = {}
+        for boundary in boundaries:  # in short runs two of them may fall on one step
+            step = round(boundary * total) - warmup
+            steps[step] = steps.get(step, 1.0) * schedule.decay_factor
         after = optax.piecewise_constant_schedule(peak, steps)
     elif schedule.name == "exponential":
         every = round(schedule.decay_epochs * durations.steps_per_epoch)

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
 
 class ProfileWindow:
-    """Traces steps `start` to `start + steps - 1` into `workdir/profile`; 0 steps trace nothing."""
+    """Traces steps `start` to `start + num_steps - 1` into `workdir/profile`.
 
-    def __init__(self, workdir: Path, start: int, steps: int):
+    A context manager: a run that ends inside the window still writes its trace.
+
+    Args:
+      workdir: the run directory.
+      start: first step of the window, counted from 1; step 1 compiles.
+      num_steps: 0 traces nothing.
+    """
+
+    def __init__(self, workdir: Path, start: int, num_steps: int):
         self._directory = workdir / "profile"
-        self._first, self._last = start, start + steps - 1
+        self._first, self._last = start, start + num_steps - 1
         self._tracing = False
 
-    @contextlib.contextmanager
-    def step(self, step: int) -> Iterator[None]:
-        """Surrounds the dispatch of one step."""
-        if step == self._first and self._last >= self._first:
+    def before(self, step: int) -> None:
+        """Opens the window where `step` is its first."""
+        if step == self._first <= self._last:
             jax.profiler.start_trace(str(self._directory))
             self._tracing = True
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            yield
+
+    def after(self, step: int, outputs: Any) -> None:
+        """Closes the window where `step`, which computes `outputs`, is its last."""
         if self._tracing and step == self._last:
-            # Steps run behind their dispatch: wait for all that is under way before closing.
-            jax.effects_barrier()
-            jax.profiler.stop_trace()
-            self._tracing = False
+            jax.block_until_ready(outputs)  # steps run behind their dispatch
+            self._stop()
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._tracing = False
+
+    def __enter__(self) -> ProfileWindow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tracing:
+            self._stop()

@@ -21,7 +21,7 @@ import jax
 import ml_collections
 
 import evonorm_jax
-from evonorm_jax.analysis.runs import CONFIG_FILE, SUMMARY_FILE
+from evonorm_jax.analysis.runs import CONFIG_FILE, SUMMARY_FILE, read_json
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.experiment import Experiment
 from evonorm_jax.training.writers import write_json
@@ -88,7 +88,7 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
                 f"{strangers[0]}). Choose another --workdir."
             )
         return
-    saved = flatten(json.loads((workdir / CONFIG_FILE).read_text()))
+    saved = flatten(read_json(workdir / CONFIG_FILE))
     wanted = flatten(_plain(config))
     absent = "(absent)"
     differing = [
@@ -111,13 +111,17 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
       UserError: where there is none.
     """
     path = Path(workdir) / CONFIG_FILE
-    try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
-    except FileNotFoundError:
+    if not path.exists():
         raise UserError(
             f"{workdir} is not a run directory: it has no {CONFIG_FILE}. Name the --workdir of a "
             "run of experiments.train."
-        ) from None
+        )
+    saved = read_json(path)
+    if missing := {"model", "dataset", "seed", "dtype"} - saved.keys():
+        raise UserError(
+            f"{path} is not the configuration of a run: it has no {', '.join(sorted(missing))}."
+        )
+    return ml_collections.ConfigDict(saved)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -149,13 +153,13 @@ def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
 def read_summary(workdir: Path) -> dict[str, Any] | None:
     """The summary of a finished run; None while it is not finished."""
     path = workdir / SUMMARY_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def _append_metadata(workdir: Path, run: Experiment) -> None:
     """Adds this start, with the durations and the layout it resolved, to `metadata.json`."""
     path = workdir / METADATA_FILE
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts = read_json(path)["starts"] if path.exists() else []
     versions = {
         name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")
     }
@@ -172,7 +176,9 @@ def _append_metadata(workdir: Path, run: Experiment) -> None:
             },
             "devices": f"{len(devices)} x {devices[0].device_kind}",
             "processes": jax.process_count(),
-            "resolved": dataclasses.asdict(run.layout) | dataclasses.asdict(run.durations),
+            "resolved": dataclasses.asdict(run.layout)
+            | dataclasses.asdict(run.durations)
+            | {"peak_learning_rate": run.peak_learning_rate},
         }
     )
     write_json(path, {"starts": starts})

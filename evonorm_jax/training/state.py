@@ -34,24 +34,31 @@ class TrainState(flax.struct.PyTreeNode):
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
 
-def create_train_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    use_ema: bool,
-) -> TrainState:
-    """The state before the first step, drawn from the seed: the same values on every process."""
+def initial_variables(
+    model: nn.Module, image_shape: tuple[int, int, int], *, seed: int, use_ema: bool
+) -> dict[str, Any]:
+    """`params`, `batch_stats` and `ema` before the first step, from the seed.
+
+    Args:
+      model: the network.
+      image_shape: `(height, width, channels)`.
+      seed: of the run; the same values on every process.
+      use_ema: whether moving averages are kept.
+    """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(jax.random.key(seed), images, train=False)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    averaged = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return {**averaged, "ema": averaged if use_ema else {}}
+
+
+def create_train_state(
+    optimizer: optax.GradientTransformation, variables: dict[str, Any]
+) -> TrainState:
+    """The state before the first step, of `initial_variables`."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
-        ema={"params": params, "batch_stats": batch_stats} if use_ema else {},
+        opt_state=optimizer.init(variables["params"]),
+        **variables,
     )
 
 

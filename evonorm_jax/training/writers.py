@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evonorm_jax.analysis.runs import METRICS_FILE
+from evonorm_jax.data.tf_import import require_tensorflow
 
 
 class MetricWriter(Protocol):
@@ -40,8 +42,10 @@ class JsonlWriter:
         self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        row = {"step": step, "time": round(time.time(), 3), **scalars}
-        self._file.write(json.dumps(row) + "\n")
+        # JSON has no NaN: a value that is not finite is null.
+        values = {n: value if math.isfinite(value) else None for n, value in scalars.items()}
+        row = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -52,7 +56,8 @@ class TensorBoardWriter:
     """Event files through `clu.metric_writers`, which needs TensorFlow."""
 
     def __init__(self, workdir: Path):
-        # Imported here: clu brings TensorFlow in, which takes 3 to 16 s.
+        # Imported here: clu brings TensorFlow in, which takes 3 to 16 s, and must not take the GPU.
+        require_tensorflow(purpose="TensorBoard")
         from clu import metric_writers
 
         self._writer = metric_writers.SummaryWriter(str(workdir))
@@ -102,13 +107,22 @@ def drop_after(workdir: Path, step: int) -> int:
     path = workdir / METRICS_FILE
     if not path.exists():
         return 0
-    lines = path.read_text(encoding="utf-8").splitlines()
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
     kept = [line for line in lines if (row := _parse(line)) is not None and row["step"] <= step]
-    if len(kept) < len(lines):
+    if len(kept) < len(lines) or not text.endswith("\n"):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, path)
     return len(lines) - len(kept)
+
+
+def has_row(workdir: Path, step: int, metric: str) -> bool:
+    """Whether `metrics.jsonl` holds that metric of that step."""
+    path = workdir / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = (_parse(line) or {} for line in lines)
+    return any(row.get("step") == step and metric in row for row in rows)
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from evonorm_jax.data import create_pipeline, dataset_config
+from evonorm_jax.data import Hosts, create_pipeline, dataset_config, steps_per_epoch
 from evonorm_jax.data.arrays import DIGITS_PATH
 from evonorm_jax.errors import UserError
 
@@ -148,6 +148,66 @@ def test_fake_arrays():
         np.testing.assert_array_equal(leaf, again.resident()[name])
     with pytest.raises(UserError, match=r"Fake data needs sizes.*\(20, 0, 3\)"):
         create_pipeline(dataset_config("x", "fake", **sizes | {"num_eval_examples": 0}), seed=0)
+
+
+FAKE_SIZES = {"num_train_examples": 20, "num_eval_examples": 7, "num_classes": 3}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [dataset_config("digits", "embedded"), dataset_config("cifar10", "fake", **FAKE_SIZES)],
+    ids=lambda config: config.source,
+)
+def test_evaluation_only(config):
+    pipeline = create_pipeline(config, seed=0, evaluation_only=True)
+    whole = create_pipeline(config, seed=0)
+    assert pipeline.num_train_examples == 0
+    assert (pipeline.num_classes, pipeline.num_eval_examples, pipeline.image_shape) == (
+        whole.num_classes,
+        whole.num_eval_examples,
+        whole.image_shape,
+    )
+    assert set(pipeline.resident()) == {"eval_images", "eval_labels"}
+    for name, leaf in pipeline.resident().items():
+        np.testing.assert_array_equal(leaf, whole.resident()[name])
+    batches, expected = (
+        list(each.eval_batches(batch_size=100, hosts=Hosts())) for each in (pipeline, whole)
+    )
+    np.testing.assert_array_equal(batches[-1]["index"], expected[-1]["index"])
+    for ask in (
+        lambda: next(pipeline.train_batches(start_step=0, batch_size=4, hosts=Hosts())),
+        lambda: steps_per_epoch(pipeline, 4),
+    ):
+        with pytest.raises(UserError, match="created for evaluation only"):
+            ask()
+
+
+def test_fake_data_for_evaluation_needs_no_training_size():
+    config = dataset_config("x", "fake", **FAKE_SIZES | {"num_train_examples": 0}, in_memory=True)
+    assert create_pipeline(config, seed=0, evaluation_only=True).num_eval_examples == 7
+    config.num_eval_examples = 0
+    with pytest.raises(UserError, match=r"Fake data needs sizes.*\(0, 0, 3\)"):
+        create_pipeline(config, seed=0, evaluation_only=True)
+
+
+def test_npz_evaluation_only(tmp_path):
+    def pipeline_of(name, **overrides):
+        config = dataset_config(
+            "own", "npz", path=str(tmp_path / name), image_size=4, resize_size=0, **overrides
+        )
+        return create_pipeline(config, seed=0, evaluation_only=True)
+
+    arrays = write_npz(tmp_path / "a.npz", x_train=None, y_train=None)
+    pipeline = pipeline_of("a.npz")
+    assert (pipeline.num_train_examples, pipeline.num_classes) == (0, 3)
+    assert set(pipeline.resident()) == {"eval_images", "eval_labels"}
+    np.testing.assert_array_equal(pipeline.resident()["eval_images"], arrays["x_test"])
+    assert pipeline_of("a.npz", num_classes=5).num_classes == 5
+    # Four classes in training, three of them in evaluation; the images are not looked at.
+    write_npz(tmp_path / "b.npz", x_train=np.zeros(2), y_train=np.array([[0], [3]]))
+    assert pipeline_of("b.npz").num_classes == 4
+    with pytest.raises(UserError, match=r"split 'test' .* run from 0 to 2"):
+        pipeline_of("a.npz", num_classes=2)
 
 
 def test_a_set_that_no_device_holds():

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from evonorm_jax.data import prefetch_to_devices
+from evonorm_jax.data import device_batches, prefetch_to_devices
 from evonorm_jax.errors import UserError
 
 
@@ -112,6 +112,31 @@ def test_a_generator_is_closed_in_its_thread():
     with prefetch_to_devices(generator(), lambda item: item) as batches:
         next(batches)
     assert closed_by == ["prefetch"]
+
+
+def test_an_input_that_hangs_does_not_hold_up_a_failed_run(monkeypatch, caplog):
+    monkeypatch.setattr(device_batches, "CLOSE_TIMEOUT", 0.05)
+    release, ended = threading.Event(), threading.Event()
+
+    def generator():
+        try:
+            yield 0
+            release.wait(60)
+            yield 1
+        finally:
+            ended.set()
+
+    def consume():
+        with prefetch_to_devices(generator(), lambda item: item) as batches:
+            next(batches)
+            raise RuntimeError("training failed")
+
+    with pytest.raises(RuntimeError, match="training failed"):
+        consume()
+    assert not ended.is_set()  # the thread still hangs, and was left behind
+    assert "leaving it behind" in caplog.text
+    release.set()
+    assert ended.wait(10)  # what hung does end in the end: its thread stops by itself
 
 
 def test_size_must_be_positive():

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from evonorm_jax.data import create_pipeline, dataset_config
-from evonorm_jax.data.folder import list_class_folder, read_image
+from evonorm_jax.data.folder import list_class_folder
+from evonorm_jax.data.pillow_images import read_image
 from evonorm_jax.errors import UserError
 from tests.data.conftest import smooth_image, write_folder
 
@@ -57,6 +58,24 @@ def test_in_memory(image_folder):
     folder = list_class_folder(folder_config(image_folder))
     np.testing.assert_array_equal(images[5], read(folder.train.paths[5], 16, 18))
     np.testing.assert_array_equal(pipeline.resident()["train_labels"], folder.train.labels)
+
+
+def test_evaluation_only(image_folder, tmp_path):
+    (tmp_path / "val").symlink_to(image_folder / "val")
+    config = folder_config(tmp_path, num_train_examples=17)
+    pipeline = create_pipeline(config, seed=0, evaluation_only=True)
+    assert (pipeline.num_train_examples, pipeline.num_eval_examples) == (0, 11)
+    assert (pipeline.num_classes, pipeline.class_names) == (3, ("ant", "bee", "cat"))
+    assert set(pipeline.resident()) == {"eval_images", "eval_labels"}
+    whole = create_pipeline(folder_config(image_folder), seed=0).resident()
+    for name, leaf in pipeline.resident().items():
+        np.testing.assert_array_equal(leaf, whole[name])
+    with pytest.raises(UserError, match=r"no split 'train' .* which has val"):
+        create_pipeline(config, seed=0)
+    with pytest.raises(UserError, match=r"no split 'test' .*set config\.dataset\.eval_split to"):
+        create_pipeline(folder_config(tmp_path, eval_split="test"), seed=0, evaluation_only=True)
+    with pytest.raises(UserError, match="holds val/<class>/<image>"):
+        create_pipeline(folder_config("/does/not/exist"), seed=0, evaluation_only=True)
 
 
 def test_grey_by_one_mean(image_folder):

@@ -140,6 +140,43 @@ def test_grey_images(image_folder):
         pipeline_of(image_folder, mean=(0.0,), std=(1.0,), randaugment_layers=1)
 
 
+def test_grey_images_of_every_kind(tmp_path):
+    kinds = [("CMYK", "jpg"), ("1", "bmp"), ("P", "gif"), ("RGBA", "webp")]
+    root = write_folder(tmp_path, {"train": (2, 2)}, ending="png")
+    for path, (mode, ending) in zip(sorted(root.glob("*/*/*.png")), kinds, strict=True):
+        Image.open(path).convert(mode).save(path.with_suffix(f".{ending}"))
+        path.unlink()
+    pipeline = pipeline_of(root, eval_split="train", mean=(0.0,), std=(1.0,))
+    batches = take(pipeline, number=1) + list(pipeline.eval_batches(batch_size=4, hosts=Hosts()))
+    for batch in batches:
+        assert batch["image"].shape == (1, 4, 16, 16, 1)
+        assert all(len(np.unique(image)) > 10 for image in batch["image"][0])
+
+
+def test_a_broken_image_for_pillow_is_named(tmp_path):
+    root = write_folder(tmp_path, {"train": (1, 1), "val": (2, 2)}, ending="webp")
+    victim = root / "val" / "bee" / "001.webp"
+    victim.write_bytes(victim.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"val/bee/001\.webp' cannot be decoded \([^\n]+\)"):
+        list(pipeline_of(root).eval_batches(batch_size=4, hosts=Hosts()))
+
+
+def test_evaluation_only(image_folder, tmp_path):
+    (tmp_path / "val").symlink_to(image_folder / "val")
+    evaluation, whole = (
+        create_pipeline(stream_config(root), seed=3, evaluation_only=alone)
+        for root, alone in ((tmp_path, True), (image_folder, False))
+    )
+    assert (evaluation.num_train_examples, evaluation.num_eval_examples) == (0, 11)
+    assert evaluation.class_names == ("ant", "bee", "cat")
+    batches = (next(p.eval_batches(batch_size=11, hosts=Hosts())) for p in (evaluation, whole))
+    np.testing.assert_array_equal(*(batch["image"] for batch in batches))
+    with pytest.raises(UserError, match="created for evaluation only"):
+        take(evaluation)
+    with pytest.raises(UserError, match="no split 'train'"):
+        pipeline_of(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "removed"])
 def test_a_broken_image_is_named(tmp_path, damage):
     root = write_folder(tmp_path, {"train": (3, 3), "val": (2, 2)})

@@ -35,6 +35,43 @@ def test_pack_a_folder(monkeypatch, capsys, image_folder, tmp_path):
         np.testing.assert_array_equal(packed.resident()[name], leaf)
 
 
+@pytest.mark.parametrize("target", ["missing/x.npz", "folder.npz", "file/x.npz"])
+def test_a_target_that_cannot_be_written_is_refused_before_reading(monkeypatch, tmp_path, target):
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(prepare_data, "load_class_folder", lambda config: pytest.fail("it read"))
+    with pytest.raises(UserError, match=f"{target}' cannot be written: --npz must name a file"):
+        run_main(monkeypatch, "--from_folder=photos", f"--npz={tmp_path / target}")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_packing_leaves_the_old_file(monkeypatch, image_folder, tmp_path, error):
+    file = tmp_path / "packed.npz"
+    file.write_bytes(b"old")
+
+    def interrupted(stream, **arrays):
+        stream.write(b"torn")
+        raise error("No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    arguments = (f"--from_folder={image_folder}", f"--npz={file}", "--eval_split=val")
+    expected = UserError if error is OSError else error
+    with pytest.raises(expected, match="No space left"):
+        run_main(monkeypatch, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["packed.npz"]
+    assert file.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_an_impossible_image_size(monkeypatch, image_folder, tmp_path, size):
+    file = tmp_path / "packed.npz"
+    with pytest.raises(UserError, match=f"image_size is {size}, but must be a positive"):
+        run_main(
+            monkeypatch, f"--from_folder={image_folder}", f"--npz={file}", f"--image_size={size}"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_packing_needs_a_file(monkeypatch, image_folder):
     with pytest.raises(UserError, match=r"needs --npz=FILE\.npz"):
         run_main(monkeypatch, f"--from_folder={image_folder}")

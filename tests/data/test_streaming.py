@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from evonorm_jax.data import Hosts, create_pipeline, dataset_config
+from evonorm_jax.errors import UserError
 
 
-def fake_stream(**overrides):
+def fake_stream(*, evaluation_only=False, **overrides):
     sizes = {"num_train_examples": 37, "num_eval_examples": 23, "num_classes": 5}
     small = {"image_size": 12, "resize_size": 0, "in_memory": False}
     config = dataset_config("imagenet2012", "fake", **small | sizes | overrides)
-    return create_pipeline(config, seed=3)
+    return create_pipeline(config, seed=3, evaluation_only=evaluation_only)
 
 
 def take(pipeline, hosts, *, start_step=0, number=4, batch_size=8):
@@ -60,6 +61,18 @@ def test_evaluation_counts_every_example_once(batch_size, process_count):
         assert batch["image"].shape[2:] == (12, 12, 3)
         labels += batch["label"][batch["mask"] == 1].tolist()
     assert sorted(labels) == sorted(index % 5 for index in range(23))
+
+
+def test_evaluation_only():
+    pipeline = fake_stream(evaluation_only=True, num_train_examples=0)
+    assert (pipeline.num_train_examples, pipeline.num_eval_examples) == (0, 23)
+    batches, expected = (
+        list(each.eval_batches(batch_size=10, hosts=Hosts())) for each in (pipeline, fake_stream())
+    )
+    for batch, other in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(batch["image"], other["image"])
+    with pytest.raises(UserError, match="created for evaluation only"):
+        take(pipeline, Hosts())
 
 
 def test_examples_are_normalised_on_the_device():

@@ -50,7 +50,10 @@ COLORS = {
     "16-bit png": (Image.new("I;16", (9, 9), 0x8040), "PNG", (128, 128, 128)),
     "gif": (Image.new("L", (9, 9), 77), "GIF", (77, 77, 77)),
     "bmp": (Image.new("RGB", (9, 9), (1, 2, 3)), "BMP", (1, 2, 3)),
+    "1-bit bmp": (Image.new("1", (9, 9), 1), "BMP", (255, 255, 255)),
+    "palette bmp": (Image.new("RGB", (9, 9), (204, 51, 102)).convert("P"), "BMP", (204, 51, 102)),
     "webp": (Image.new("RGB", (9, 9), (60, 60, 60)), "WEBP", (60, 60, 60)),
+    "rgba webp": (Image.new("RGBA", (9, 9), (60, 60, 60, 99)), "WEBP", (60, 60, 60)),
     "one pixel": (Image.new("RGB", (1, 1), (200, 40, 90)), "JPEG", (200, 40, 90)),
     "one row": (Image.new("RGB", (50, 1), (200, 40, 90)), "JPEG", (200, 40, 90)),
     "one column": (Image.new("RGB", (1, 50), (200, 40, 90)), "PNG", (200, 40, 90)),
@@ -66,6 +69,25 @@ def test_every_kind_of_image_becomes_rgb(tf_images, kind):
     for pixels in (evaluated, trained):
         assert (pixels.shape, pixels.dtype) == ((8, 8, 3), np.uint8)
         assert np.abs(pixels.astype(int) - expected).max() <= 3  # the loss of JPEG
+
+
+@pytest.mark.parametrize("kind", COLORS)
+def test_every_kind_of_image_becomes_grey(tf_images, kind):
+    image, form, expected = COLORS[kind]
+    contents = encode(image, form)
+    evaluated = tf_images.decode_eval(contents, size=8, resize=10, channels=1).numpy()
+    trained = decode_train(tf_images, contents, size=8, channels=1)
+    luma = np.dot(expected, (0.299, 0.587, 0.114))  # ITU-R BT.601, as Pillow and JPEG have it
+    for pixels in (evaluated, trained):
+        assert (pixels.shape, pixels.dtype) == ((8, 8, 1), np.uint8)
+        assert np.abs(pixels.astype(int) - luma).max() <= 3  # the loss of JPEG
+
+
+def test_grey_values_are_kept(tf_images):
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    contents = encode(Image.fromarray(values), "PNG")
+    pixels = tf_images.decode_eval(contents, size=16, resize=16, channels=1).numpy()
+    np.testing.assert_array_equal(pixels[..., 0], values)
 
 
 def test_grey_output(tf_images):

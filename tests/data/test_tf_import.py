@@ -7,7 +7,7 @@ import types
 import pytest
 
 from evonorm_jax.data import create_pipeline, dataset_config
-from evonorm_jax.data.tf_import import require_tensorflow
+from evonorm_jax.data.tf_import import hide_accelerators_from_tensorflow, require_tensorflow
 from evonorm_jax.errors import UserError
 
 
@@ -32,7 +32,7 @@ def test_a_missing_tensorflow_is_explained(monkeypatch, in_memory):
         create_pipeline(config, seed=0)
     message = str(caught.value)
     assert "'cifar10' from TFDS needs TensorFlow and tensorflow-datasets" in message
-    assert 'pip install "evonorm_jax[data]"' in message
+    assert 'pip install -e ".[data]"' in message
     assert "pip install -r requirements.txt" in message
     assert "python -m experiments.train --config configs/digits_resnet_evonorm_s0.py" in message
 
@@ -64,8 +64,10 @@ def test_accelerators_are_hidden(monkeypatch, caplog):
         )
     )
     monkeypatch.setitem(sys.modules, "tensorflow", fake)
-    require_tensorflow(purpose="A test")
+    require_tensorflow()
     assert hidden == [([], "GPU"), ([], "TPU")]
+    hide_accelerators_from_tensorflow()
+    assert hidden == [([], "GPU"), ([], "TPU")] * 2
 
     def refuse(devices, kind):
         raise RuntimeError("Visible devices cannot be modified after being initialized")

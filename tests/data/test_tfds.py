@@ -120,6 +120,23 @@ def test_in_memory_resizes_others_and_takes_parts(data_dir):
     assert pipeline.num_eval_examples == 7
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_evaluation_only(data_dir, in_memory):
+    # There is no such training split, so that reading it would fail.
+    config = tfds_config("squares", data_dir, in_memory=in_memory, train_split="absent")
+    pipeline = create_pipeline(config, seed=0, evaluation_only=True)
+    assert (pipeline.num_train_examples, pipeline.num_eval_examples) == (0, 11)
+    assert (pipeline.num_classes, pipeline.class_names) == (3, ("ant", "bee", "cat"))
+    expected = np.stack([smooth_image(400 + index, 12, 12) for index in range(11)])
+    batch = next(pipeline.eval_batches(batch_size=11, hosts=Hosts()))
+    images = pipeline.resident()["eval_images"] if in_memory else batch["image"][0]
+    np.testing.assert_array_equal(images, expected)
+    with pytest.raises(UserError, match="created for evaluation only"):
+        take(pipeline)
+    with pytest.raises(UserError, match="has no split 'absent'"):
+        create_pipeline(config, seed=0)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(data_dir):
     """Seven steps of the only host; an epoch of 23 images has five."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,3 +32,15 @@ def run(module: str, *arguments: str, num_devices: int = 1) -> subprocess.Comple
     process = start(module, *arguments, num_devices=num_devices)
     stdout, stderr = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Returns once a checkpoint of that step or a later one is finished."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+        if found and max(found) >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint within 120 s")

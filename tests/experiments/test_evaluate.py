@@ -20,14 +20,25 @@ def trained(tmp_path_factory):
 def test_a_checkpoint_gives_the_metrics_of_its_run(trained, monkeypatch, capsys):
     workdir, summary = trained
     # Another batch size, and all eight devices: every example still counts once.
+    # The batch of the run, 2 x 4, need not fit those devices.
     arguments = ["evaluate", f"--workdir={workdir}", "--config.eval_batch_size=7"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--config.num_workers=8"])
+    monkeypatch.setattr(sys, "argv", [*arguments, "--config.images_per_worker=3"])
     launch.run_main(evaluate.main)
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["step"] == 8
     assert metrics["eval/examples"] == 20
     assert metrics["eval/top1"] == summary["eval/top1"]
     assert metrics["eval/loss"] == pytest.approx(summary["eval/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"seed": 0}'])
+def test_a_config_of_something_else_is_refused(tmp_path, monkeypatch, capsys, text):
+    (tmp_path / "config.json").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={tmp_path}"])
+    with pytest.raises(SystemExit) as error:
+        launch.run_main(evaluate.main)
+    assert error.value.code == 2
+    assert "config.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

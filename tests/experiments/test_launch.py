@@ -1,3 +1,5 @@
+import argparse
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -61,8 +63,6 @@ def test_values_of_another_type_are_refused(argument):
 
 
 def test_hosts_are_joined_only_when_something_says_so(monkeypatch):
-    import argparse
-
     calls = []
     monkeypatch.setattr(launch.jax.distributed, "initialize", lambda *a: calls.append(a))
     parser = argparse.ArgumentParser()
@@ -81,11 +81,11 @@ def test_hosts_are_joined_only_when_something_says_so(monkeypatch):
 def test_slurm_tasks_find_each_other(monkeypatch):
     calls = []
     monkeypatch.setattr(launch.jax.distributed, "initialize", lambda *a: calls.append(a))
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    import argparse
-
     parser = argparse.ArgumentParser()
     launch.add_distributed_arguments(parser)
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # a batch script, before srun
+    launch.start_jax(parser.parse_args([]))
+    assert calls == []
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     launch.start_jax(parser.parse_args([]))
     assert calls == [()]

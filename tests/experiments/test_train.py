@@ -64,20 +64,9 @@ def test_the_end_says_where_everything_is(uninterrupted):
     assert result.stderr == ""
 
 
-def wait_for_checkpoint(process, workdir, step):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        found = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
-        if found and max(found) >= step:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within 120 s")
-
-
 def test_a_killed_run_resumes_bit_for_bit(uninterrupted, tmp_path):
     process = command_line.start("train", *LONG, f"--workdir={tmp_path / 'run'}")
-    wait_for_checkpoint(process, tmp_path / "run", 4)
+    command_line.wait_for_checkpoint(process, tmp_path / "run", 4)
     process.kill()
     process.communicate()
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -89,7 +78,7 @@ def test_a_killed_run_resumes_bit_for_bit(uninterrupted, tmp_path):
 
 def test_sigterm_saves_and_exits_cleanly(uninterrupted, tmp_path):
     process = command_line.start("train", *LONG, f"--workdir={tmp_path / 'run'}")
-    wait_for_checkpoint(process, tmp_path / "run", 2)
+    command_line.wait_for_checkpoint(process, tmp_path / "run", 2)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
@@ -134,6 +123,12 @@ def main_in_process(monkeypatch, *arguments):
         (["--config.optimizer=3"], "dict is expected"),
         (["--config.model.norm_act_fields.groups=3"], "unknown field of EvoNormS0 'groups'"),
         ([f"--config={CONFIG.replace('smoke', 'smok')}"], "Unknown config argument 'smok'"),
+        (["--config=configs/recipes.py"], "has no function get_config(arg)"),
+        (["--config.model.norm_act_fields.group_size=7"], "group_size=7 must divide"),
+        (["--config.model.norm_act_fields.epsilon=abc"], "expected float"),
+        (["--config.model.norm_act_fields.num_groups=2.5"], "expected NoneType or int"),
+        (["--config.model.norm_act_fields.epsilon=-1"], "must not be negative"),
+        (["--config.profile_steps=2"], "config.profile_start_step is 0"),
         (["--confgi=x"], "Unknown argument '--confgi=x'"),
         (["extra"], "Unknown argument 'extra'"),
         (["--config.model.norm_act=evonorm"], "unknown layer 'evonorm'"),

@@ -1,6 +1,7 @@
 """Two processes of four devices train what one process of eight trains."""
 
 import json
+import signal
 import socket
 
 import jax
@@ -16,12 +17,12 @@ from tests.experiments import command_line
 FIELDS = {"num_workers": 4, "images_per_worker": 4, "ema_decay": 0.9}
 
 
-def two_hosts(workdir, *arguments):
-    """Runs the training command on two hosts, which share `workdir`; their (code, out, err)."""
+def start_two_hosts(workdir, *arguments):
+    """Starts the training command on two hosts, which share `workdir`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [
+    return [
         command_line.start(
             "train",
             "--config=configs/digits_resnet_evonorm_s0.py:smoke",
@@ -36,6 +37,11 @@ def two_hosts(workdir, *arguments):
         )
         for index in range(2)
     ]
+
+
+def two_hosts(workdir, *arguments):
+    """Runs the training command on two hosts to the end; their (code, out, err)."""
+    processes = start_two_hosts(workdir, *arguments)
     results = [process.communicate(timeout=300) for process in processes]
     return [(p.returncode, *result) for p, result in zip(processes, results, strict=True)]
 
@@ -71,3 +77,22 @@ def test_two_hosts_equal_one(tmp_path):
     assert "is finished" in results[0][1]
     assert "test accuracy" in results[0][1]
     assert "test accuracy" not in results[1][1]  # one process speaks for all
+
+
+def test_a_signal_to_one_host_stops_both_and_the_run_goes_on(tmp_path):
+    longer = "--config.num_epochs=200.0"
+    processes = start_two_hosts(tmp_path / "run", longer)
+    command_line.wait_for_checkpoint(processes[0], tmp_path / "run", 4)
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    assert not (tmp_path / "run" / "summary.json").exists()
+    saved = max(int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+    processes = start_two_hosts(tmp_path / "run", longer)
+    command_line.wait_for_checkpoint(processes[0], tmp_path / "run", saved + 1)
+    for process in processes:
+        process.kill()
+    stdout, _ = processes[0].communicate()
+    processes[1].communicate()
+    assert f"at step {saved} of 400" in stdout

@@ -71,14 +71,14 @@ def test_another_model_is_refused_by_name(tmp_path, run, state):
         checkpoints.save(at_step(state, 1), run.config)
     config = run.config.copy_and_resolve_references()
     with config.unlocked():
-        config.model.fields.num_filters = 8
+        config.model.fields.num_filters = 16
     other = create_experiment(config).state_shapes()
     with (
         Checkpoints(tmp_path, read_only=True) as checkpoints,
         pytest.raises(UserError, match=r"of another model.*") as error,
     ):
         checkpoints.restore(other)
-    assert "batch_stats/head_norm/var: checkpoint (16,), model (32,)" in str(error.value)
+    assert "batch_stats/head_norm/var: checkpoint (32,), model (64,)" in str(error.value)
 
 
 @pytest.mark.parametrize("step", [None, 4])

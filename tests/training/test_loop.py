@@ -67,7 +67,9 @@ def test_metrics_are_one_row_per_event(finished):
 def test_progress_says_what_matters(finished):
     text = finished[3]
     assert "cifar_resnet20 with evonorm_b0: " in text
-    assert "batch 8 = 2 workers x 4 images, on 1 x cpu" in text
+    assert "parameters, on 1 x cpu" in text
+    assert "32 training images, batch 8 = 2 workers x 4 images" in text
+    assert "8 steps (2 epochs), 2 of them warm-up, to learning rate 0.00625" in text
     assert "epoch 2  eval/loss" in text
 
 
@@ -155,9 +157,44 @@ def test_divergence_stops_with_step_layer_and_checkpoint(config, tmp_path):
     assert np.all(np.isfinite(final_state(config, tmp_path).params["stem_conv"]["kernel"]))
 
 
-def test_profiling_writes_a_trace(config, tmp_path):
+def test_a_stop_on_an_evaluation_step_saves_first_and_evaluates_after_the_resume(
+    finished, tmp_path, monkeypatch
+):
+    config, _, summary, _ = finished
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "evonorm_jax.training.loop.Preemption.requested", lambda self, step: step == 4
+        )
+        assert train_and_evaluate(config, tmp_path, devices=ONE_DEVICE) == {}
+    assert final_state(config, tmp_path).step == 4
+    resumed = train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
+    assert resumed["eval/loss"] == summary["eval/loss"]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval/loss" in row] == [4, 8]
+
+
+def test_a_streamed_run_resumes_bit_for_bit(tmp_path, monkeypatch):
+    config = recipes.smoke(recipes.imagenet_resnet("resnet50", "evonorm_s0"))
+    assert not config.dataset.in_memory
+    whole = train_and_evaluate(config, tmp_path / "whole", devices=ONE_DEVICE)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "evonorm_jax.training.loop.Preemption.requested", lambda self, step: step == 3
+        )
+        train_and_evaluate(config, tmp_path / "parts", devices=ONE_DEVICE)
+    parts = train_and_evaluate(config, tmp_path / "parts", devices=ONE_DEVICE)
+    assert parts["eval/loss"] == whole["eval/loss"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(config, tmp_path / "parts"),
+        final_state(config, tmp_path / "whole"),
+    )
+
+
+@pytest.mark.parametrize("num_steps", [4, 2])  # the second ends inside the window
+def test_profiling_writes_a_trace(config, tmp_path, num_steps):
     config.profile_start_step, config.profile_steps = 2, 2
-    config.num_epochs, config.num_steps = 0.0, 4
+    config.num_epochs, config.num_steps, config.schedule.warmup_epochs = 0.0, num_steps, 0.0
     train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 

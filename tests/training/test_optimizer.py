@@ -47,6 +47,12 @@ def test_step_boundaries_count_from_the_start_of_the_run(config):
     assert rates == pytest.approx([0.4, 0.04, 0.04, 0.004, 0.004, 0.0004])
 
 
+def test_boundaries_on_one_step_decay_twice(config):
+    config.optimizer.learning_rate_per_256 = 0.1
+    rate = schedule_of(config, "step", boundaries=(0.5, 0.5001), decay_factor=0.1)
+    assert float(rate(460)) == pytest.approx(0.004)
+
+
 def test_cosine_ends_at_zero(config):
     config.optimizer.learning_rate_per_256 = 0.1
     rate = schedule_of(config, "cosine")

@@ -219,7 +219,7 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
         run, (_, state), _ = trained(num_devices, layer="evonorm_b0")
         state = run.parallel.replicate(state)
         resident = run.parallel.replicate(run.pipeline.resident())
-        results.append(run.evaluate(run.eval_steps(), state, resident))
+        results.append(run.evaluator()(state, resident))
     assert results[0]["eval/examples"] == run.pipeline.num_eval_examples == 20
     assert results[0] == pytest.approx(results[1], rel=1e-4)
     assert mean_metrics([{"loss": 1.0, "count": 1.0}], "eval")["eval/loss"] == 1.0

@@ -30,6 +30,29 @@ def test_a_resumed_run_drops_what_it_makes_again_and_the_torn_row(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_row_without_its_newline_is_completed(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 10}))
+    assert writers.drop_after(tmp_path, 20) == 0
+    with writers.create_writer(tmp_path, first_process=True, tensorboard=False) as writer:
+        writer.write(30, {})
+    assert [row["step"] for row in rows(tmp_path)] == [10, 30]
+
+
+def test_values_that_are_not_finite_are_null(tmp_path):
+    with writers.create_writer(tmp_path, first_process=True, tensorboard=False) as writer:
+        writer.write(1, {"eval/loss": float("nan")})
+    assert '"eval/loss": null' in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_rows_are_found_by_step_and_metric(tmp_path):
+    assert not writers.has_row(tmp_path, 1, "eval/loss")
+    with writers.create_writer(tmp_path, first_process=True, tensorboard=False) as writer:
+        writer.write(1, {"eval/loss": 0.5})
+    assert writers.has_row(tmp_path, 1, "eval/loss")
+    assert not writers.has_row(tmp_path, 1, "train/loss")
+    assert not writers.has_row(tmp_path, 2, "eval/loss")
+
+
 def test_nothing_to_drop_before_the_first_row(tmp_path):
     assert writers.drop_after(tmp_path, 0) == 0
 

@@ -1,0 +1,67 @@
+"""The network of a config, its layer told whose batch statistics belong together."""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+import ml_collections
+from flax import linen as nn
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers import accepts_field, norm_act
+from evonorm_jax.models import create_model
+from evonorm_jax.training.parallel import WorkerLayout
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_model(
+    config: ml_collections.ConfigDict, num_classes: int, layout: WorkerLayout | None = None
+) -> nn.Module:
+    """The network of a config.
+
+    Args:
+      config: its `model`, `dtype` and workers are read.
+      num_classes: width of the logits.
+      layout: of the workers in training; None for a network that only evaluates.
+
+    Raises:
+      UserError: for an unknown network, layer, field or dtype, or fields that the run sets itself.
+    """
+    fields = config.model.norm_act_fields.to_dict()
+    layer = norm_act(config.model.norm_act, **fields)
+    for name in ("virtual_batch_size", "axis_name", "axis_index_groups"):
+        if name in fields:
+            raise UserError(
+                f"config.model.norm_act_fields.{name} is set by the run itself: choose "
+                "config.images_per_worker and config.num_workers, or config.sync_batch_stats."
+            )
+        value = getattr(layout, name, None)
+        if value is not None and accepts_field(layer, name):
+            layer = functools.partial(layer, **{name: value})
+    if layout is not None and accepts_field(layer, "virtual_batch_size"):
+        _check_accumulation(config, layout)
+    if config.dtype not in DTYPES:
+        raise UserError(f"config.dtype={config.dtype!r}; choose one of {', '.join(DTYPES)}.")
+    return create_model(
+        config.model.name,
+        num_classes=num_classes,
+        norm_act=layer,
+        dtype=DTYPES[config.dtype],
+        **config.model.fields.to_dict(),
+    )
+
+
+def _check_accumulation(config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
+    """Refuses micro-batches that would split the batch whose statistics are taken together."""
+    accumulation, virtual = config.gradient_accumulation_steps, layout.virtual_batch_size
+    micro_batch = layout.per_device // accumulation
+    if accumulation > 1 and (virtual is None or micro_batch % virtual):
+        raise UserError(
+            f"config.gradient_accumulation_steps={accumulation} would split the "
+            f"{config.images_per_worker} images whose batch statistics {config.model.norm_act} "
+            f"takes together ({layout.per_device} images per device). Use more workers of fewer "
+            "images (config.num_workers, config.images_per_worker), or a layer without batch "
+            "statistics such as evonorm_s0."
+        )
