@@ -1,0 +1,44 @@
+"""EvoNorm and its baselines as fused, differentiable functions of arrays.
+
+Training keeps x and two statistics per sample and channel for the backward pass, where plain
+differentiation keeps 8 to 10 tensors of x's size. The form is chosen when the program is lowered:
+one for CPU, one for GPU, one for everything else.
+"""
+
+from evonorm_jax.kernels.baselines import (
+    ACTIVATIONS,
+    batch_norm,
+    batch_norm_inference,
+    filter_response_norm,
+    group_norm,
+)
+from evonorm_jax.kernels.evonorm import (
+    evonorm_b0,
+    evonorm_b0_inference,
+    evonorm_b1,
+    evonorm_b1_inference,
+    evonorm_b2,
+    evonorm_b2_inference,
+    evonorm_s0,
+    evonorm_s1,
+    evonorm_s2,
+)
+from evonorm_jax.kernels.implementations import IMPLEMENTATIONS
+
+__all__ = [
+    "ACTIVATIONS",
+    "IMPLEMENTATIONS",
+    "batch_norm",
+    "batch_norm_inference",
+    "evonorm_b0",
+    "evonorm_b0_inference",
+    "evonorm_b1",
+    "evonorm_b1_inference",
+    "evonorm_b2",
+    "evonorm_b2_inference",
+    "evonorm_s0",
+    "evonorm_s1",
+    "evonorm_s2",
+    "filter_response_norm",
+    "group_norm",
+]

@@ -1,0 +1,243 @@
+"""EvoNorm B0, B1, B2, S0, S1 and S2 as functions of arrays (paper, tables 2 and 3).
+
+Everywhere: x is `[N, ..., C]`, any number of spatial axes; parameters are `[C]` of any floating
+dtype; the arithmetic is float32 (float64 for float64) and y has x's dtype. Variances are biased,
+epsilon stands inside the root. `implementation` is None or "xla" (fused, reverse mode) or
+"reference" (plain JAX: forward mode too, slow).
+"""
+
+from collections.abc import Sequence
+
+import jax
+
+from evonorm_jax.kernels import reference
+from evonorm_jax.kernels.fused import Params, run
+from evonorm_jax.kernels.implementations import is_reference
+from evonorm_jax.kernels.layers import EvoNormB, EvoNormS
+from evonorm_jax.kernels.pooling import BatchPool
+from evonorm_jax.kernels.validation import batch_pool, check_groups, check_operands
+
+
+def evonorm_s0(
+    x: jax.Array,
+    v: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    implementation: str | None = None,
+) -> jax.Array:
+    """x sigmoid(v x) / group standard deviation * scale + bias.
+
+    Args:
+      x: `[N, ..., C]`.
+      v: `[C]`, steepness of the gate.
+      scale: `[C]`.
+      bias: `[C]`.
+      num_groups: groups of neighbouring channels that share a standard deviation.
+      epsilon: added to the variance.
+      implementation: None, "xla" or "reference", see the module docstring.
+
+    Returns:
+      y of x's shape and dtype.
+
+    Raises:
+      UserError: a shape, a dtype, a group count or an implementation that does not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[[[-1.0], [1.0]]]])  # variance 1
+      >>> one = jnp.ones(1)
+      >>> y = evonorm_s0(x, one, one, 0 * one, num_groups=1)
+      >>> [round(float(value), 3) for value in y.ravel()]
+      [-0.269, 0.731]
+    """
+    check_operands(x, epsilon, v=v, scale=scale, bias=bias)
+    check_groups(x, num_groups)
+    if is_reference(implementation):
+        return reference.evonorm_s0(x, v, scale, bias, num_groups=num_groups, epsilon=epsilon)
+    return run(EvoNormS(num_groups, epsilon), x, {"v": v, "scale": scale, "bias": bias})[0]
+
+
+def evonorm_s1(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    implementation: str | None = None,
+) -> jax.Array:
+    """x sigmoid(x) / group standard deviation * scale + bias; see `evonorm_s0`."""
+    check_operands(x, epsilon, scale=scale, bias=bias)
+    check_groups(x, num_groups)
+    if is_reference(implementation):
+        return reference.evonorm_s1(x, scale, bias, num_groups=num_groups, epsilon=epsilon)
+    return run(EvoNormS(num_groups, epsilon), x, {"scale": scale, "bias": bias})[0]
+
+
+def evonorm_s2(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    implementation: str | None = None,
+) -> jax.Array:
+    """x sigmoid(x) / group root mean square * scale + bias; see `evonorm_s0`."""
+    check_operands(x, epsilon, scale=scale, bias=bias)
+    check_groups(x, num_groups)
+    if is_reference(implementation):
+        return reference.evonorm_s2(x, scale, bias, num_groups=num_groups, epsilon=epsilon)
+    layer = EvoNormS(num_groups, epsilon, centred=False)
+    return run(layer, x, {"scale": scale, "bias": bias})[0]
+
+
+def evonorm_b0(
+    x: jax.Array,
+    v: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float = 1e-5,
+    virtual_batch_size: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """x / max(batch standard deviation, v x + instance standard deviation) * scale + bias.
+
+    Args:
+      x: `[N, ..., C]`.
+      v: `[C]`.
+      scale: `[C]`.
+      bias: `[C]`.
+      epsilon: added to both variances.
+      virtual_batch_size: neighbouring samples that share batch statistics; None means all N.
+      axis_name: mapped axis (pmap, shard_map) over whose devices the corresponding virtual batches
+        are joined; gradients flow through the collectives.
+      axis_index_groups: devices of that axis that belong together; None means all.
+      implementation: None, "xla" or "reference", see the module docstring.
+
+    Returns:
+      y of x's shape and dtype, and the batch variance for the running average: `[C]` in float32,
+      the mean over the virtual batches, without a gradient.
+
+    Raises:
+      UserError: a shape, a dtype, a batch size or an implementation that does not fit.
+    """
+    check_operands(x, epsilon, v=v, scale=scale, bias=bias)
+    pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
+    return _b_series(0, x, v, scale, bias, epsilon, pool, implementation)
+
+
+def evonorm_b1(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float = 1e-5,
+    virtual_batch_size: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """x / max(batch standard deviation, (x + 1) instance root mean square) * scale + bias.
+
+    Arguments, results and errors as in `evonorm_b0`.
+    """
+    check_operands(x, epsilon, scale=scale, bias=bias)
+    pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
+    return _b_series(1, x, None, scale, bias, epsilon, pool, implementation)
+
+
+def evonorm_b2(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    epsilon: float = 1e-5,
+    virtual_batch_size: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """x / max(batch standard deviation, instance root mean square - x) * scale + bias.
+
+    Arguments, results and errors as in `evonorm_b0`.
+    """
+    check_operands(x, epsilon, scale=scale, bias=bias)
+    pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
+    return _b_series(2, x, None, scale, bias, epsilon, pool, implementation)
+
+
+def evonorm_b0_inference(
+    x: jax.Array,
+    v: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    running_var: jax.Array,
+    *,
+    epsilon: float = 1e-5,
+    implementation: str | None = None,
+) -> jax.Array:
+    """`evonorm_b0` with the running variance `[C]` for the batch's; the instance term stays x's.
+
+    Differentiable in every array, the running variance included.
+    """
+    check_operands(x, epsilon, v=v, scale=scale, bias=bias, running_var=running_var)
+    return _b_series(0, x, v, scale, bias, epsilon, BatchPool(), implementation, running_var)[0]
+
+
+def evonorm_b1_inference(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    running_var: jax.Array,
+    *,
+    epsilon: float = 1e-5,
+    implementation: str | None = None,
+) -> jax.Array:
+    """`evonorm_b1` with the running variance `[C]` for the batch's; see `evonorm_b0_inference`."""
+    check_operands(x, epsilon, scale=scale, bias=bias, running_var=running_var)
+    return _b_series(1, x, None, scale, bias, epsilon, BatchPool(), implementation, running_var)[0]
+
+
+def evonorm_b2_inference(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    running_var: jax.Array,
+    *,
+    epsilon: float = 1e-5,
+    implementation: str | None = None,
+) -> jax.Array:
+    """`evonorm_b2` with the running variance `[C]` for the batch's; see `evonorm_b0_inference`."""
+    check_operands(x, epsilon, scale=scale, bias=bias, running_var=running_var)
+    return _b_series(2, x, None, scale, bias, epsilon, BatchPool(), implementation, running_var)[0]
+
+
+def _b_series(
+    variant: int,
+    x: jax.Array,
+    v: jax.Array | None,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    pool: BatchPool,
+    implementation: str | None,
+    running_var: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    if is_reference(implementation):
+        return reference.evonorm_b(
+            variant, x, v, scale, bias, running_var, epsilon=epsilon, pool=pool
+        )
+    params: Params = {"scale": scale, "bias": bias}
+    if v is not None:
+        params["v"] = v
+    if running_var is not None:
+        params["running_var"] = running_var
+    y, (batch_variance,) = run(EvoNormB(variant, epsilon, pool), x, params)
+    return y, batch_variance

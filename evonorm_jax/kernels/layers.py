@@ -1,0 +1,134 @@
+"""Each layer as coefficients of an elementwise form (paper, tables 2 and 3).
+
+Statistics are `[N, C]`; parameters arrive as `[1, C]` in the accumulation dtype.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from evonorm_jax.kernels.elementwise import (
+    Affine,
+    AffineCoefficients,
+    Gate,
+    GateCoefficients,
+    Ratio,
+    RatioCoefficients,
+)
+from evonorm_jax.kernels.fused import Params, Statistics
+from evonorm_jax.kernels.platforms import Platform
+from evonorm_jax.kernels.pooling import BatchPool, group_moments, unbatch
+
+
+@dataclasses.dataclass(frozen=True)
+class EvoNormS:
+    """S0 (params hold v), S1 (no v) and S2 (no v, not centred)."""
+
+    num_groups: int
+    epsilon: float
+    centred: bool = True
+    form = Gate()
+
+    def coefficients(
+        self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
+    ) -> tuple[GateCoefficients, Statistics]:
+        """scale / group standard deviation (or root mean square)."""
+        if self.centred:
+            _, moment = group_moments(platform, mean, variance, self.num_groups)
+        else:
+            moment = platform.group_mean(variance + jnp.square(mean), self.num_groups)
+        inverse = platform.ungroup(lax.rsqrt(moment + self.epsilon), mean.shape[-1])
+        return GateCoefficients(params.get("v"), inverse * params["scale"], params["bias"]), ()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvoNormB:
+    """B0, B1 and B2 (`variant`); with `running_var` among the params, inference."""
+
+    variant: int
+    epsilon: float
+    pool: BatchPool
+    form = Ratio()
+
+    def coefficients(
+        self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
+    ) -> tuple[RatioCoefficients, Statistics]:
+        """The instance term as a line in x, the batch term as its floor."""
+        del platform
+        moment = variance if self.variant == 0 else variance + jnp.square(mean)
+        offset = jnp.sqrt(moment + self.epsilon)
+        slope = {0: params.get("v"), 1: offset, 2: None}[self.variant]
+        if "running_var" in params:
+            batch_variance = params["running_var"]
+        else:
+            _, batch_variance = self.pool.moments(mean, variance)
+        floor = unbatch(jnp.sqrt(batch_variance + self.epsilon), mean.shape[0])
+        return (
+            RatioCoefficients(slope, offset, floor, params["scale"], params["bias"]),
+            (_per_channel(batch_variance),),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupNorm:
+    """Group normalisation and an activation; as many groups as channels: instance, one: layer."""
+
+    num_groups: int
+    epsilon: float
+    form: Affine
+
+    def coefficients(
+        self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
+    ) -> tuple[AffineCoefficients, Statistics]:
+        """The group's mean and scale / standard deviation."""
+        channels = mean.shape[-1]
+        mean, variance = group_moments(platform, mean, variance, self.num_groups)
+        scale = platform.ungroup(lax.rsqrt(variance + self.epsilon), channels) * params["scale"]
+        mean = platform.ungroup(mean, channels)
+        return AffineCoefficients(mean, scale, params["bias"], params.get("v")), ()
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation and an activation."""
+
+    epsilon: float
+    form: Affine
+    pool: BatchPool
+
+    def coefficients(
+        self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
+    ) -> tuple[AffineCoefficients, Statistics]:
+        """The batch's mean and scale / standard deviation."""
+        del platform
+        n = mean.shape[0]
+        mean, variance = self.pool.moments(mean, variance)
+        statistics = _per_channel(mean), _per_channel(variance)
+        scale = unbatch(lax.rsqrt(variance + self.epsilon), n) * params["scale"]
+        return (
+            AffineCoefficients(unbatch(mean, n), scale, params["bias"], params.get("v")),
+            statistics,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterResponseNorm:
+    """x / root mean square over H and W, and the thresholded linear unit."""
+
+    epsilon: float
+    form = Affine("tlu")
+
+    def coefficients(
+        self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
+    ) -> tuple[AffineCoefficients, Statistics]:
+        """scale / root mean square."""
+        del platform
+        scale = lax.rsqrt(variance + jnp.square(mean) + self.epsilon) * params["scale"]
+        return AffineCoefficients(None, scale, params["bias"], params["v"]), ()
+
+
+def _per_channel(statistic: jax.Array) -> jax.Array:
+    """`[V, C] -> [C]` in float32, the mean over virtual batches."""
+    return jnp.mean(statistic, axis=0).astype(jnp.float32)

@@ -1,0 +1,64 @@
+"""Checks of what callers pass, each with the value, the rule and the remedy."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.kernels.pooling import BatchPool
+
+
+def check_operands(x: jax.Array, epsilon: float, **parameters: jax.Array | None) -> None:
+    """Raises `UserError` unless x is a floating `[N, ..., C]` and the parameters are `[C]`."""
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating) or x.size == 0:
+        raise UserError(
+            f"x is {x.dtype}{list(x.shape)}: it must be a non-empty array of floating point "
+            "numbers [N, ..., C], samples first and channels last"
+        )
+    for name, value in parameters.items():
+        if value is not None and value.shape != x.shape[-1:]:
+            raise UserError(
+                f"{name} has shape {value.shape}: x of shape {x.shape} has {x.shape[-1]} "
+                f"channels, so give shape ({x.shape[-1]},)"
+            )
+    if epsilon <= 0:
+        raise UserError(f"epsilon={epsilon} must be positive: a constant map has variance 0")
+
+
+def check_groups(x: jax.Array, num_groups: int) -> None:
+    """Raises `UserError` unless the groups divide the channels."""
+    if num_groups < 1 or x.shape[-1] % num_groups:
+        raise UserError(
+            f"num_groups={num_groups} must divide the {x.shape[-1]} channels of x "
+            f"(shape {x.shape}): choose a divisor"
+        )
+
+
+def batch_pool(
+    x: jax.Array,
+    virtual_batch_size: int | None,
+    axis_name: str | tuple[str, ...] | None,
+    axis_index_groups: Sequence[Sequence[int]] | None,
+) -> BatchPool:
+    """The checked arguments as one static object.
+
+    Raises:
+      UserError: `virtual_batch_size` does not divide N, or groups are given without an axis.
+    """
+    if virtual_batch_size is not None and (
+        virtual_batch_size < 1 or x.shape[0] % virtual_batch_size
+    ):
+        raise UserError(
+            f"virtual_batch_size={virtual_batch_size} must divide the {x.shape[0]} samples of x: "
+            "choose a divisor, or None for one batch"
+        )
+    if axis_index_groups is None:
+        return BatchPool(virtual_batch_size, axis_name)
+    if axis_name is None:
+        raise UserError(
+            f"axis_index_groups={axis_index_groups} divides the devices of a mapped axis: "
+            "give its axis_name too"
+        )
+    groups = tuple(tuple(group) for group in axis_index_groups)
+    return BatchPool(virtual_batch_size, axis_name, groups)

@@ -1,0 +1,72 @@
+"""Float32, bfloat16 and float16 against the float64 transcription on the same inputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.kernels.cases import CASES, Case, by_name, float64, output_and_gradients
+
+# A ReLU flips where rounding changes the sign of its input, so smooth layers alone.
+SMOOTH = ["s0", "s2", "b0", "b1", "gn_silu", "bn_swish"]
+SHAPE = (3, 14, 14, 8)
+
+
+def errors(case: Case, operands: tuple[jax.Array, ...]) -> dict[str, float]:
+    """max |error| / max |expected|, of y, dx and the gradients of the parameters."""
+    actual = output_and_gradients(case, "xla", operands)
+    assert [a.dtype for a in actual] == [operands[0].dtype, *(o.dtype for o in operands)]
+    with float64():
+        wide = tuple(operand.astype(jnp.float64) for operand in operands)
+        expected = output_and_gradients(case, "reference", wide)
+    named = zip(("y", "x", *case.params), actual, expected, strict=True)
+    return {
+        name: float(np.abs(np.asarray(a, np.float64) - b).max() / (np.abs(b).max() + 1e-30))
+        for name, a, b in named
+    }
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("mean", [0, 10, 100, 1000])
+def test_float32(name: str, mean: float) -> None:
+    case = by_name[name]
+    result = errors(case, case.operands(SHAPE, mean=mean))
+    if mean >= 10:
+        result.pop("v", None)  # the gate is saturated: the gradient is below 1e-4, or zero
+    assert result.pop("y") < 1e-4
+    assert result.pop("x") < 1e-3
+    assert max(result.values()) < 1e-4, result
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_bfloat16(name: str) -> None:
+    case = by_name[name]
+    result = errors(case, case.operands(SHAPE, "bfloat16"))
+    # Half a unit in the last of 8 bits of the result itself; everything before it is float32.
+    assert result.pop("y") < 2**-8
+    assert result.pop("x") < 2**-8
+    assert max(result.values()) < 1e-5, result
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_hard_inputs_give_finite_values(case: Case) -> None:
+    x, *params = case.operands((2, 3, 3, 8))
+    constant = jnp.full_like(x, 3)  # every variance is 0
+    large = 300 * x  # the squares overflow float16
+    for operand in (constant, large):
+        results = output_and_gradients(case, None, (operand.astype(jnp.float16), *params))
+        assert all(np.isfinite(result).all() for result in results)
+
+
+def test_parameter_gradients_have_the_parameters_dtype() -> None:
+    x, v, scale, bias = by_name["s0"].operands((2, 2, 2, 4), "bfloat16")
+    operands = x, v.astype("bfloat16"), scale, bias.astype("float16")
+    dtypes = [result.dtype for result in output_and_gradients(by_name["s0"], None, operands)]
+    assert dtypes == ["bfloat16", "bfloat16", "bfloat16", "float32", "float16"]
+
+
+def test_nan_stays_in_its_sample() -> None:
+    x, *params = by_name["s0"].operands((3, 2, 2, 8))
+    y = by_name["s0"].call()(x.at[1, 0, 0, 0].set(jnp.nan), *params)
+    assert np.isnan(y[1]).any()
+    assert np.isfinite(y[jnp.array([0, 2])]).all()

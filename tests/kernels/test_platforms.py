@@ -1,0 +1,121 @@
+"""The platforms' own operations against NumPy in float64; all of them run on any device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from evonorm_jax.kernels import cpu_math
+from evonorm_jax.kernels.platforms import Cpu, Default, Gpu, Platform
+
+PLATFORMS = pytest.mark.parametrize(
+    "platform", [Cpu, Gpu, Default], ids=lambda platform: platform.__name__
+)
+# 1, 8, 35, 49, 64 and 121 rows: one stage, two, several, and a tail that divides by nothing.
+SIZES = [(1, 1), (2, 4), (5, 7), (7, 7), (8, 8), (11, 11)]
+
+
+@PLATFORMS
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("num_terms", [2, 3])
+def test_sums(platform: Platform, size: tuple[int, int], num_terms: int) -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 3, *size, 5)).astype(np.float32)
+
+    @jax.jit
+    def sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
+        return platform.sums(lambda x, y: (x * y, x + y, x)[:num_terms], x, y)
+
+    expected = (x * y, x + y, x)[:num_terms]
+    actual = sums(x, y)
+    assert len(actual) == num_terms
+    for total, terms in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(total, terms.sum((1, 2), np.float64), rtol=1e-5, atol=1e-5)
+
+
+@PLATFORMS
+@pytest.mark.parametrize("mean", [0, 1000])
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (11, 11)])
+def test_moments(platform: Platform, size: tuple[int, int], mean: float) -> None:
+    x = np.random.default_rng(0).normal(mean, 1, (3, *size, 4)).astype(np.float32)
+    actual_mean, actual_variance = jax.jit(platform.moments)(x)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(actual_mean, wide.mean((1, 2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(actual_variance, wide.var((1, 2)), rtol=1e-5, atol=1e-10)
+
+
+@PLATFORMS
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4, -3e15])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_constant_map_has_no_variance(platform: Platform, value: float, dtype: str) -> None:
+    value = max(value, -6e4) if dtype == "float16" else value
+    x = jnp.full((2, 5, 7, 3), value, dtype)
+    mean, variance = platform.moments(x)
+    np.testing.assert_allclose(mean, x[:, 0, 0], rtol=1e-6)
+    assert (np.abs(variance) <= (1e-6 * value) ** 2).all()
+    assert (variance >= 0).all()
+
+
+def test_zero_padding_does_not_cost_the_gpu_its_digits() -> None:
+    x = np.random.default_rng(0).normal(1000, 1, (2, 12, 12, 3)).astype(np.float32)
+    x[:, 0] = 0  # a first row that is no sample of the rest would be a bad pivot
+    _, variance = Gpu.moments(jnp.asarray(x))
+    np.testing.assert_allclose(variance, x.astype(np.float64).var((1, 2)), rtol=1e-5)
+
+
+@PLATFORMS
+@pytest.mark.parametrize("num_groups", [1, 3, 12])
+def test_groups(platform: Platform, num_groups: int) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
+    pooled = platform.group_mean(jnp.asarray(x), num_groups)
+    expected = x.reshape(2, num_groups, -1).mean(-1)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-6, atol=1e-7)
+    spread = platform.ungroup(pooled, 12)
+    np.testing.assert_allclose(spread, np.repeat(pooled, 12 // num_groups, axis=1), rtol=1e-6)
+
+
+@PLATFORMS
+def test_gate(platform: Platform) -> None:
+    x = jnp.concatenate([jnp.linspace(-200, 200, 4001), jnp.array([-np.inf, np.inf])])
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+    np.testing.assert_allclose(platform.sigmoid(x), expected, rtol=0, atol=2e-7)
+    np.testing.assert_allclose(platform.gate(2 * jnp.ones_like(x), x), 2 * expected, atol=4e-7)
+    assert np.isnan(platform.sigmoid(jnp.array(np.nan)))
+
+
+@PLATFORMS
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_cast(platform: Platform, dtype: str) -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+    y = platform.cast(x, jnp.dtype(dtype))
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, x.astype(dtype))
+
+
+def test_rounding_to_bfloat16() -> None:
+    # 1 + 2^-8 lies halfway between 1 and the next bfloat16, 1 + 2^-7; ties go away from zero.
+    tie = 1 + 2.0**-8
+    values = [0.0, -0.0, tie, -tie, tie - 2.0**-20, 3.4e38, -np.inf, np.inf, np.nan]
+    rounded = cpu_math.round_to_bfloat16(jnp.array(values, jnp.float32))
+    expected = [0.0, -0.0, 1 + 2.0**-7, -1 - 2.0**-7, 1.0, np.inf, -np.inf, np.inf, np.nan]
+    np.testing.assert_array_equal(rounded.astype(jnp.float32), expected)
+    assert np.signbit(rounded.astype(jnp.float32)[1])
+
+
+def test_exp2() -> None:
+    x = jnp.linspace(-126, 126, 20001)
+    np.testing.assert_allclose(
+        cpu_math.exp2(x), np.exp2(np.asarray(x, np.float64)), rtol=4e-7, atol=0
+    )
+    whole = jnp.arange(-126.0, 127.0)
+    np.testing.assert_allclose(cpu_math.exp2(whole), np.exp2(whole), rtol=2e-7, atol=0)
+    ends = cpu_math.exp2(jnp.array([-1e9, -np.inf, 1e9, np.inf]))
+    np.testing.assert_allclose(ends, np.exp2([-126.0, -126, 126, 126]), rtol=2e-7)
+
+
+@pytest.mark.parametrize("function", [cpu_math.exp2, cpu_math.round_to_bfloat16])
+def test_bit_operations_have_a_derivative(function) -> None:
+    value, tangent = jax.jvp(function, (jnp.float32(1.5),), (jnp.float32(1.0),))
+    expected = np.log(2) * 2**1.5 if function is cpu_math.exp2 else 1.0
+    np.testing.assert_allclose(tangent.astype(jnp.float32), expected, rtol=1e-6)
+    assert tangent.dtype == value.dtype
