@@ -116,12 +116,12 @@ def filter_response_norm(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-    threshold: jax.Array,
+    threshold: jax.Array | None,
     *,
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """max(x / instance root mean square * scale + bias, threshold).
+    """max(x / instance root mean square * scale + bias, threshold); without `max` where None.
 
     Raises:
       UserError: a shape, a dtype or an implementation that does not fit.
@@ -129,7 +129,8 @@ def filter_response_norm(
     check_operands(x, epsilon, scale=scale, bias=bias, threshold=threshold)
     if is_reference(implementation):
         return reference.filter_response_norm(x, scale, bias, threshold, epsilon=epsilon)
-    return run(FilterResponseNorm(epsilon), x, _params(scale, bias, threshold))[0]
+    form = Affine("identity" if threshold is None else "tlu")
+    return run(FilterResponseNorm(epsilon, form), x, _params(scale, bias, threshold))[0]
 
 
 def _check_activation(activation: str, v: jax.Array | None) -> None:

@@ -2,8 +2,10 @@
 
 Everywhere: x is `[N, ..., C]`, any number of spatial axes; parameters are `[C]` of any floating
 dtype; the arithmetic is float32 (float64 for float64) and y has x's dtype. Variances are biased,
-epsilon stands inside the root. `implementation` is None or "xla" (fused, reverse mode) or
-"reference" (plain JAX: forward mode too, slow).
+epsilon stands inside the root. `implementation` is None or "xla" (fused, reverse mode),
+"reference" (plain JAX: forward mode too, slow) or, for S0 alone, "pallas" (hand-written for NVIDIA
+Hopper GPUs and TPUs, an error elsewhere) and "pallas_interpret" (the TPU kernel's program on any
+device, to check it).
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ import jax
 
 from evonorm_jax.kernels import reference
 from evonorm_jax.kernels.fused import Params, run
-from evonorm_jax.kernels.implementations import is_reference
+from evonorm_jax.kernels.implementations import PALLAS, is_reference
 from evonorm_jax.kernels.layers import EvoNormB, EvoNormS
 from evonorm_jax.kernels.pooling import BatchPool
 from evonorm_jax.kernels.validation import batch_pool, check_groups, check_operands
@@ -37,13 +39,14 @@ def evonorm_s0(
       bias: `[C]`.
       num_groups: groups of neighbouring channels that share a standard deviation.
       epsilon: added to the variance.
-      implementation: None, "xla" or "reference", see the module docstring.
+      implementation: see the module docstring.
 
     Returns:
       y of x's shape and dtype.
 
     Raises:
-      UserError: a shape, a dtype, a group count or an implementation that does not fit.
+      UserError: a shape, a dtype, a group count or an implementation that does not fit; for
+        "pallas" when the program is lowered, because only then the device is known.
 
     Example:
       >>> import jax.numpy as jnp
@@ -55,6 +58,19 @@ def evonorm_s0(
     """
     check_operands(x, epsilon, v=v, scale=scale, bias=bias)
     check_groups(x, num_groups)
+    if implementation in PALLAS:
+        # Imported where it is asked for: Pallas takes 0.5 s.
+        from evonorm_jax.kernels.pallas import evonorm_s0_pallas
+
+        return evonorm_s0_pallas(
+            x,
+            v,
+            scale,
+            bias,
+            num_groups=num_groups,
+            epsilon=epsilon,
+            interpret=implementation == "pallas_interpret",
+        )
     if is_reference(implementation):
         return reference.evonorm_s0(x, v, scale, bias, num_groups=num_groups, epsilon=epsilon)
     return run(EvoNormS(num_groups, epsilon), x, {"v": v, "scale": scale, "bias": bias})[0]

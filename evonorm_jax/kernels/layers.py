@@ -115,10 +115,10 @@ class BatchNorm:
 
 @dataclasses.dataclass(frozen=True)
 class FilterResponseNorm:
-    """x / root mean square over H and W, and the thresholded linear unit."""
+    """x / root mean square over H and W, and the thresholded linear unit or nothing."""
 
     epsilon: float
-    form = Affine("tlu")
+    form: Affine
 
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
@@ -126,7 +126,7 @@ class FilterResponseNorm:
         """scale / root mean square."""
         del platform
         scale = lax.rsqrt(variance + jnp.square(mean) + self.epsilon) * params["scale"]
-        return AffineCoefficients(None, scale, params["bias"], params["v"]), ()
+        return AffineCoefficients(None, scale, params["bias"], params.get("v")), ()
 
 
 def _per_channel(statistic: jax.Array) -> jax.Array:

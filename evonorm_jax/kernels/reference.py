@@ -134,13 +134,13 @@ def batch_norm_inference(
 
 
 def filter_response_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, threshold: jax.Array, *, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, threshold: jax.Array | None, *, epsilon: float
 ) -> jax.Array:
-    """max(x / instance root mean square * scale + bias, threshold)."""
+    """max(x / instance root mean square * scale + bias, threshold); without `max` where None."""
     wide = _upcast(x)
     mean_square = jnp.mean(jnp.square(wide), axis=tuple(range(1, x.ndim - 1)), keepdims=True)
     z = _affine(wide / jnp.sqrt(mean_square + epsilon), scale, bias)
-    return _activate(z, threshold, "tlu").astype(x.dtype)
+    return _activate(z, threshold, "identity" if threshold is None else "tlu").astype(x.dtype)
 
 
 def _s_series(

@@ -22,8 +22,8 @@ def check_operands(x: jax.Array, epsilon: float, **parameters: jax.Array | None)
                 f"{name} has shape {value.shape}: x of shape {x.shape} has {x.shape[-1]} "
                 f"channels, so give shape ({x.shape[-1]},)"
             )
-    if epsilon <= 0:
-        raise UserError(f"epsilon={epsilon} must be positive: a constant map has variance 0")
+    if epsilon < 0:
+        raise UserError(f"epsilon={epsilon} must not be negative, e.g. 1e-5")
 
 
 def check_groups(x: jax.Array, num_groups: int) -> None:
@@ -50,8 +50,8 @@ def batch_pool(
         virtual_batch_size < 1 or x.shape[0] % virtual_batch_size
     ):
         raise UserError(
-            f"virtual_batch_size={virtual_batch_size} must divide the {x.shape[0]} samples of x: "
-            "choose a divisor, or None for one batch"
+            f"virtual_batch_size={virtual_batch_size} must divide the {x.shape[0]} examples of the "
+            "batch (under pmap: the examples of one device): choose a divisor, or None"
         )
     if axis_index_groups is None:
         return BatchPool(virtual_batch_size, axis_name)

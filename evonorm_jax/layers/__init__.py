@@ -1,6 +1,6 @@
 """Norm-activation layers: EvoNorm and what it is compared with. Stands on jax and flax alone."""
 
-from evonorm_jax.layers.base import BatchDependentLayer, GroupLayer, NormActLayer
+from evonorm_jax.layers.base import BatchDependentLayer, FusedLayer, GroupLayer, NormActLayer
 from evonorm_jax.layers.baselines import (
     BatchInstanceNormReLU,
     BatchNormReLU,
@@ -47,6 +47,7 @@ __all__ = [
     "EvoNormS1",
     "EvoNormS2",
     "FilterResponseNorm",
+    "FusedLayer",
     "GroupLayer",
     "GroupNormReLU",
     "GroupNormSiLU",

@@ -1,16 +1,18 @@
 """What all norm-activation layers share: the fields, the affine map, the running statistics.
 
-A layer supplies its formula as `normalize`, between the checks and the affine map, and the
-baselines their activation as `activate`, after it:
+A layer is computed in one of two ways. Most go through `evonorm_jax.kernels` (`FusedLayer`), which
+keep x alone for the backward pass. The others supply their formula as `normalize`, between the
+checks and the affine map, and leave the rest to JAX:
 
-    y = activate(normalize(x) * scale + bias)
+    y = activation(normalize(x) * scale + bias)
 
-All arithmetic is done in float32 (float64 for float64 input) and rounded to the output dtype once,
-at the end: rounding to bfloat16 after every operation costs 7 to 12 % in the gradients of the
-parameters.
+Either way all arithmetic is done in float32 (float64 for float64 input) and rounded to the output
+dtype once, at the end: rounding to bfloat16 after every operation costs 7 to 12 % in the gradients
+of the parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
@@ -20,6 +22,11 @@ from flax.typing import Dtype, Initializer
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import moments
+
+#: The activations that have no parameters, by the names that the layers and kernels give them.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
+    {"relu": nn.relu, "silu": nn.silu}
+)
 
 #: A fresh running statistic is that of standard normal values. A variance that starts at 0 gives
 #: absurd outputs until enough steps have been averaged.
@@ -53,8 +60,8 @@ class NormActLayer(nn.Module):
 
     #: The formula has no normalisation that could stand without its activation.
     fuses_activation: ClassVar[bool] = False
-    #: What follows the affine map, as a static method, where it has no parameters of its own.
-    activation: ClassVar[Any] = None
+    #: Name of what follows the affine map; "" for nothing, or for what the formula contains.
+    activation: ClassVar[str] = ""
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
@@ -73,23 +80,26 @@ class NormActLayer(nn.Module):
         x = jnp.asarray(x)
         self._check(x)
         output_dtype = x.dtype if self.dtype is None else self.dtype
-        x = x.astype(jnp.result_type(x.dtype, output_dtype, jnp.float32))
-        y = x
+        x = x.astype(jnp.promote_types(x.dtype, output_dtype))
+        scale = self.channel_param("scale", self.scale_init, x)
+        bias = self.channel_param("bias", self.bias_init, x)
         if self.nonlinearity or not self.fuses_activation:
-            y = self.normalize(x, **self.batch_statistics(x, use_running_average))
-        y = y * self.channel_param("scale", self.scale_init, x)
-        y = y + self.channel_param("bias", self.bias_init, x)
-        if self.nonlinearity:
-            y = self.activate(y)
+            y = self.transform(x, scale, bias, use_running_average)
+        else:
+            y = affine(moments.upcast(x), scale, bias)
         return y.astype(output_dtype)
+
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        """The layer itself, without the activation where `nonlinearity` is False."""
+        x = moments.upcast(x)
+        z = affine(self.normalize(x, **self.batch_statistics(x, use_running_average)), scale, bias)
+        return ACTIVATIONS[self.activation](z) if self.activation and self.nonlinearity else z
 
     def normalize(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         """The formula before the affine map; takes what `batch_statistics` returns."""
         raise NotImplementedError
-
-    def activate(self, z: jax.Array) -> jax.Array:
-        """What follows the affine map; overridden where it has parameters."""
-        return z if self.activation is None else self.activation(z)
 
     def batch_statistics(
         self, x: jax.Array, use_running_average: bool | None
@@ -98,8 +108,8 @@ class NormActLayer(nn.Module):
         return {}
 
     def channel_param(self, name: str, init: Initializer, x: jax.Array) -> jax.Array:
-        """The parameter `name` of shape `(C,)`, in the dtype of the arithmetic."""
-        return self.param(name, init, (x.shape[-1],), self.param_dtype).astype(x.dtype)
+        """The parameter `name` of shape `(C,)` in `param_dtype`."""
+        return self.param(name, init, (x.shape[-1],), self.param_dtype)
 
     def std(self, variance: jax.Array) -> jax.Array:
         """Root of a variance or second moment, epsilon inside: never 0, finite gradient."""
@@ -123,6 +133,27 @@ class NormActLayer(nn.Module):
                 f"{layer} takes floating-point images, not {x.dtype}; convert them first, "
                 "e.g. x.astype(jnp.float32)"
             )
+
+
+def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """`x * scale + bias` in the dtype of `x`."""
+    return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+
+
+class FusedLayer(NormActLayer):
+    """A layer that computes through `evonorm_jax.kernels`.
+
+    Attributes:
+      implementation: None chooses the fastest for the device that the program is compiled for;
+        "xla" and "reference" as in `evonorm_jax.kernels`. Forward-mode derivatives and Hessians
+        need "reference".
+    """
+
+    implementation: str | None = None
+
+    def run_kernel(self, kernel: Callable[..., Any], x: jax.Array, **operands: Any) -> Any:
+        """`kernel` with the fields that every kernel has."""
+        return kernel(x, epsilon=self.epsilon, implementation=self.implementation, **operands)
 
 
 class GroupLayer(NormActLayer):
@@ -170,7 +201,18 @@ class BatchDependentLayer(NormActLayer):
         self, x: jax.Array, use_running_average: bool | None
     ) -> dict[str, jax.Array]:
         """The tracked statistics, of this batch or running, broadcasting against `x`."""
-        use_running_average = self._merge(use_running_average)
+        running = self._running_statistics(x)
+        if self._merge(use_running_average):
+            return {name: variable.value.astype(x.dtype) for name, variable in running.items()}
+        self._check_mutable()
+        if self.tracked == ("mean_square",):
+            batch = {"mean_square": moments.batch_mean_square(x, **self._pooling())}
+        else:
+            batch = moments.batch_moments(x, **self._pooling())._asdict()
+        self._track(running, {name: jnp.mean(batch[name], axis=(0, 1, 2)) for name in running})
+        return {name: moments.over_examples(batch[name], x.shape[0]) for name in self.tracked}
+
+    def _running_statistics(self, x: jax.Array) -> dict[str, nn.Variable]:
         moments.check_statistics_batch(
             self.virtual_batch_size, self.axis_name, self.axis_index_groups
         )
@@ -179,34 +221,30 @@ class BatchDependentLayer(NormActLayer):
                 f"{type(self).__name__}: momentum={self.momentum} must lie between 0 and 1: it is "
                 "the share of the old statistic that is kept, e.g. 0.9"
             )
-        running = {
+        return {
             name: self.variable(
                 "batch_stats", name, _INITIAL_STATISTIC[name], (x.shape[-1],), jnp.float32
             )
             for name in self.tracked
         }
-        if use_running_average:
-            return {name: variable.value.astype(x.dtype) for name, variable in running.items()}
-        self._check_mutable()
-        batch = self._reduce(x)
-        if not self.is_initializing():
-            for name, variable in running.items():
-                mean = jnp.mean(batch[name], axis=(0, 1, 2)).astype(jnp.float32)
-                variable.value = self.momentum * variable.value + (1 - self.momentum) * mean
-        return {name: moments.over_examples(batch[name], x.shape[0]) for name in self.tracked}
 
-    def _reduce(self, x: jax.Array) -> dict[str, jax.Array]:
-        """The statistics of this batch by name, each `[V, 1, 1, C]`."""
-        pooling: dict[str, Any] = {}
-        if not self.is_initializing():
-            pooling = {
-                "virtual_batch_size": self.virtual_batch_size,
-                "axis_name": self.axis_name,
-                "axis_index_groups": self.axis_index_groups,
-            }
-        if self.tracked == ("mean_square",):
-            return {"mean_square": moments.batch_mean_square(x, **pooling)}
-        return moments.batch_moments(x, **pooling)._asdict()
+    def _track(self, running: dict[str, nn.Variable], batch: dict[str, jax.Array]) -> None:
+        """Moves the running statistics towards those of the batch, `(C,)` each."""
+        if self.is_initializing():
+            return
+        for name, variable in running.items():
+            statistic = batch[name].astype(jnp.float32)
+            variable.value = self.momentum * variable.value + (1 - self.momentum) * statistic
+
+    def _pooling(self) -> dict[str, Any]:
+        """What shares its statistics."""
+        if self.is_initializing():
+            return {}
+        return {
+            "virtual_batch_size": self.virtual_batch_size,
+            "axis_name": self.axis_name,
+            "axis_index_groups": self.axis_index_groups,
+        }
 
     def _merge(self, use_running_average: bool | None) -> bool:
         given = [
@@ -227,3 +265,34 @@ class BatchDependentLayer(NormActLayer):
                 'mutable=["batch_stats"]) and keep the state that it returns, or evaluate with '
                 "use_running_average=True"
             )
+
+
+class FusedBatchDependentLayer(FusedLayer, BatchDependentLayer):
+    """A layer with statistics over the batch that computes through `evonorm_jax.kernels`."""
+
+    def run_batch_kernels(
+        self,
+        training_kernel: Callable[..., Any],
+        inference_kernel: Callable[..., Any],
+        x: jax.Array,
+        use_running_average: bool | None,
+        **operands: Any,
+    ) -> jax.Array:
+        """The layer's output; in training the running statistics are updated.
+
+        Args:
+          training_kernel: takes `operands` and the fields of `evonorm_b0`; returns the output and
+            the tracked statistics of the batch, `(C,)` each.
+          inference_kernel: takes `operands` and each tracked statistic as `running_<name>`.
+          x: `[N, H, W, C]`.
+          use_running_average: as in `__call__`.
+          **operands: parameters and static arguments by name.
+        """
+        running = self._running_statistics(x)
+        if self._merge(use_running_average):
+            operands |= {f"running_{name}": variable.value for name, variable in running.items()}
+            return self.run_kernel(inference_kernel, x, **operands)
+        self._check_mutable()
+        y, *batch = self.run_kernel(training_kernel, x, **operands, **self._pooling())
+        self._track(running, dict(zip(self.tracked, batch, strict=True)))
+        return y

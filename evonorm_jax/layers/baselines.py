@@ -28,7 +28,7 @@ PixelNorm has the affine map; FRN has no learned epsilon for 1x1 maps; and the g
 Batch-Instance Norm is clipped where it is used rather than after each update, see there.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,37 +36,85 @@ from flax import linen as nn
 from flax.typing import Initializer
 from jax import lax
 
+from evonorm_jax import kernels
 from evonorm_jax.layers import moments
-from evonorm_jax.layers.base import BatchDependentLayer, GroupLayer, NormActLayer
+from evonorm_jax.layers.base import (
+    BatchDependentLayer,
+    FusedBatchDependentLayer,
+    FusedLayer,
+    GroupLayer,
+    NormActLayer,
+)
 
 # Activations and normalisations, to be crossed below.
 
 
 class _ReLU(NormActLayer):
-    activation = staticmethod(nn.relu)
+    activation: ClassVar[str] = "relu"
 
 
 class _SiLU(NormActLayer):
-    activation = staticmethod(nn.silu)
+    activation: ClassVar[str] = "silu"
 
 
 class _Swish(NormActLayer):
     v_init: Initializer = nn.initializers.ones
 
-    def activate(self, z: jax.Array) -> jax.Array:
-        return z * nn.sigmoid(self.channel_param("v", self.v_init, z) * z)
+    activation: ClassVar[str] = "swish"
 
 
-class _BatchNorm(BatchDependentLayer):
+class _FusedActivation(FusedLayer):
+    """The activation as an argument of the kernel."""
+
+    def activation_operands(self, x: jax.Array) -> dict[str, Any]:
+        """`activation`, and the parameter `v` of Swish."""
+        if not self.nonlinearity:
+            return {"activation": "identity"}
+        operands: dict[str, Any] = {"activation": self.activation}
+        if isinstance(self, _Swish):
+            operands["v"] = self.channel_param("v", self.v_init, x)
+        return operands
+
+
+class _BatchNorm(_FusedActivation, FusedBatchDependentLayer):
     tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
 
-    def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        return self.standardize(x, mean, var)
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        return self.run_batch_kernels(
+            kernels.batch_norm,
+            kernels.batch_norm_inference,
+            x,
+            use_running_average,
+            scale=scale,
+            bias=bias,
+            **self.activation_operands(x),
+        )
 
 
-class _GroupNorm(GroupLayer):
-    def normalize(self, x: jax.Array) -> jax.Array:
-        return self.standardize(x, *moments.group_moments(x, self.resolve_num_groups(x)))
+class _GroupedNorm(_FusedActivation):
+    """Moments over (w, h) and a group of channels."""
+
+    def resolve_num_groups(self, x: jax.Array) -> int:
+        """The number of groups that the channels of `x` fall into."""
+        raise NotImplementedError
+
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        return self.run_kernel(
+            kernels.group_norm,
+            x,
+            scale=scale,
+            bias=bias,
+            num_groups=self.resolve_num_groups(x),
+            **self.activation_operands(x),
+        )
+
+
+class _GroupNorm(GroupLayer, _GroupedNorm):
+    pass
 
 
 class BatchNormReLU(_ReLU, _BatchNorm):
@@ -93,18 +141,18 @@ class GroupNormSwish(_Swish, _GroupNorm):
     """Group normalisation, then `z sigma(v z)`; the parameter `v` is `(C,)`, from `v_init`."""
 
 
-class LayerNormReLU(_ReLU):
+class LayerNormReLU(_ReLU, _GroupedNorm):
     """Normalisation of each image over (w, h, c), then `max(z, 0)`; affine per channel."""
 
-    def normalize(self, x: jax.Array) -> jax.Array:
-        return self.standardize(x, *moments.layer_moments(x))
+    def resolve_num_groups(self, x: jax.Array) -> int:
+        return 1
 
 
-class InstanceNormReLU(_ReLU):
+class InstanceNormReLU(_ReLU, _GroupedNorm):
     """Normalisation of each map over (w, h), then `max(z, 0)`."""
 
-    def normalize(self, x: jax.Array) -> jax.Array:
-        return self.standardize(x, *moments.instance_moments(x))
+    def resolve_num_groups(self, x: jax.Array) -> int:
+        return x.shape[-1]
 
 
 class PixelNormReLU(_ReLU):
@@ -114,7 +162,7 @@ class PixelNormReLU(_ReLU):
         return x / self.std(moments.pixel_mean_square(x))
 
 
-class FilterResponseNorm(NormActLayer):
+class FilterResponseNorm(FusedLayer):
     """Filter response normalisation with its thresholded linear unit, `max(z, threshold)`.
 
     Attributes:
@@ -123,11 +171,15 @@ class FilterResponseNorm(NormActLayer):
 
     threshold_init: Initializer = nn.initializers.zeros
 
-    def normalize(self, x: jax.Array) -> jax.Array:
-        return x / self.std(moments.instance_mean_square(x))
-
-    def activate(self, z: jax.Array) -> jax.Array:
-        return jnp.maximum(z, self.channel_param("threshold", self.threshold_init, z))
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        threshold = None
+        if self.nonlinearity:
+            threshold = self.channel_param("threshold", self.threshold_init, x)
+        return self.run_kernel(
+            kernels.filter_response_norm, x, scale=scale, bias=bias, threshold=threshold
+        )
 
 
 class BatchInstanceNormReLU(_ReLU, BatchDependentLayer):
@@ -142,7 +194,7 @@ class BatchInstanceNormReLU(_ReLU, BatchDependentLayer):
     tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
 
     def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        raw_gate = self.channel_param("gate", self.gate_init, x)
+        raw_gate = self.channel_param("gate", self.gate_init, x).astype(x.dtype)
         # The source clips the parameter to [0, 1] after each update, which an optimizer cannot
         # know of here. The gradient passes the clip straight through: with its own, 0 outside,
         # a gate that has left the interval would never return.

@@ -45,15 +45,14 @@ Its S0a, S1a and S2a, which still divide when the activation is off, have no cou
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
-from evonorm_jax.layers import moments
-from evonorm_jax.layers.base import BatchDependentLayer, GroupLayer
+from evonorm_jax import kernels
+from evonorm_jax.layers.base import FusedBatchDependentLayer, FusedLayer, GroupLayer
 
 
-class EvoNormB0(BatchDependentLayer):
+class EvoNormB0(FusedBatchDependentLayer):
     """`x / max(sqrt(s2_bwh(x)), v x + sqrt(s2_wh(x)))`, the batch-dependent layer to use.
 
     With epsilon negligible, training is invariant to a positive rescaling of `x`.
@@ -67,36 +66,63 @@ class EvoNormB0(BatchDependentLayer):
     fuses_activation: ClassVar[bool] = True
     tracked: ClassVar[tuple[str, ...]] = ("var",)
 
-    def normalize(self, x: jax.Array, var: jax.Array) -> jax.Array:
-        v = self.channel_param("v", self.v_init, x)
-        instance_std = self.std(moments.instance_moments(x).var)
-        return x / jnp.maximum(self.std(var), v * x + instance_std)
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        return self.run_batch_kernels(
+            kernels.evonorm_b0,
+            kernels.evonorm_b0_inference,
+            x,
+            use_running_average,
+            v=self.channel_param("v", self.v_init, x),
+            scale=scale,
+            bias=bias,
+        )
 
 
-class EvoNormB1(BatchDependentLayer):
+class EvoNormB1(FusedBatchDependentLayer):
     """`x / max(sqrt(s2_bwh(x)), (x + 1) sqrt(mu_wh(x^2)))`."""
 
     fuses_activation: ClassVar[bool] = True
     tracked: ClassVar[tuple[str, ...]] = ("var",)
 
-    def normalize(self, x: jax.Array, var: jax.Array) -> jax.Array:
-        instance_rms = self.std(moments.instance_mean_square(x))
-        return x / jnp.maximum(self.std(var), (x + 1) * instance_rms)
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        return self.run_batch_kernels(
+            kernels.evonorm_b1,
+            kernels.evonorm_b1_inference,
+            x,
+            use_running_average,
+            scale=scale,
+            bias=bias,
+        )
 
 
-class EvoNormB2(BatchDependentLayer):
+class EvoNormB2(FusedBatchDependentLayer):
     """`x / max(sqrt(s2_bwh(x)), sqrt(mu_wh(x^2)) - x)`."""
 
     fuses_activation: ClassVar[bool] = True
     tracked: ClassVar[tuple[str, ...]] = ("var",)
 
-    def normalize(self, x: jax.Array, var: jax.Array) -> jax.Array:
-        instance_rms = self.std(moments.instance_mean_square(x))
-        return x / jnp.maximum(self.std(var), instance_rms - x)
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        return self.run_batch_kernels(
+            kernels.evonorm_b2,
+            kernels.evonorm_b2_inference,
+            x,
+            use_running_average,
+            scale=scale,
+            bias=bias,
+        )
 
 
-class EvoNormS0(GroupLayer):
+class EvoNormS0(FusedLayer, GroupLayer):
     """`x sigma(v x) / sqrt(s2_whc/g(x))`, the batch-independent layer to use.
+
+    `implementation="pallas"` takes the hand-written kernel for NVIDIA Hopper or TPU, and says why
+    where there is none for the device or the shape; "pallas_interpret" runs it on any device.
 
     Attributes:
       v_init: of the parameter `v`, `(C,)`.
@@ -106,27 +132,35 @@ class EvoNormS0(GroupLayer):
 
     fuses_activation: ClassVar[bool] = True
 
-    def normalize(self, x: jax.Array) -> jax.Array:
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
         v = self.channel_param("v", self.v_init, x)
-        group_std = self.std(moments.group_moments(x, self.resolve_num_groups(x)).var)
-        return x * nn.sigmoid(v * x) / group_std
+        num_groups = self.resolve_num_groups(x)
+        return self.run_kernel(
+            kernels.evonorm_s0, x, v=v, scale=scale, bias=bias, num_groups=num_groups
+        )
 
 
-class EvoNormS1(GroupLayer):
+class EvoNormS1(FusedLayer, GroupLayer):
     """`x sigma(x) / sqrt(s2_whc/g(x))`: S0 with v = 1, not learned."""
 
     fuses_activation: ClassVar[bool] = True
 
-    def normalize(self, x: jax.Array) -> jax.Array:
-        group_std = self.std(moments.group_moments(x, self.resolve_num_groups(x)).var)
-        return x * nn.sigmoid(x) / group_std
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        num_groups = self.resolve_num_groups(x)
+        return self.run_kernel(kernels.evonorm_s1, x, scale=scale, bias=bias, num_groups=num_groups)
 
 
-class EvoNormS2(GroupLayer):
+class EvoNormS2(FusedLayer, GroupLayer):
     """`x sigma(x) / sqrt(mu_whc/g(x^2))`: S1 with the uncentred second moment."""
 
     fuses_activation: ClassVar[bool] = True
 
-    def normalize(self, x: jax.Array) -> jax.Array:
-        group_rms = self.std(moments.group_mean_square(x, self.resolve_num_groups(x)))
-        return x * nn.sigmoid(x) / group_rms
+    def transform(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+    ) -> jax.Array:
+        num_groups = self.resolve_num_groups(x)
+        return self.run_kernel(kernels.evonorm_s2, x, scale=scale, bias=bias, num_groups=num_groups)

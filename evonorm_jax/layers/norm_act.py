@@ -33,7 +33,7 @@ import jax
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import baselines, evonorm
+from evonorm_jax.layers import base, baselines, evonorm
 
 #: What names a layer: one of `norm_act_names()`, a class, or a partial of a class.
 LayerLike = str | type[nn.Module] | functools.partial
@@ -124,7 +124,7 @@ def activation_of(factory: LayerLike) -> Callable[[jax.Array], jax.Array]:
       UserError: the layer fuses its activation, or the activation has parameters of its own.
     """
     cls = _layer_class(factory)
-    activation = getattr(cls, "activation", None)
+    activation = base.ACTIVATIONS.get(getattr(cls, "activation", ""))
     if activation is None:
         raise UserError(
             f"{cls.__name__} has no activation that can stand alone: take a layer that ends in "

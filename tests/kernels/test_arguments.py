@@ -21,10 +21,9 @@ P = jnp.ones(6)
         ({"v": jnp.ones(3)}, r"v has shape \(3,\): .* give shape \(6,\)"),
         ({"scale": jnp.ones((1, 6))}, r"scale has shape \(1, 6\)"),
         ({"bias": jnp.ones(())}, "bias has shape"),
-        ({"epsilon": 0.0}, "epsilon=0.0 must be positive"),
+        ({"epsilon": -1e-5}, "epsilon=-1e-05 must not be negative"),
         ({"implementation": "cuda"}, "'cuda' is unknown: use None .*'xla', 'reference'"),
-        ({"implementation": "pallas"}, "'pallas' is not available in this version"),
-        ({"implementation": "pallas_interpret"}, "not available"),
+        ({"implementation": "pallas_interpret", "x": X.astype("float16")}, "float16"),
     ],
 )
 def test_s0(arguments: dict, message: str) -> None:
@@ -33,10 +32,18 @@ def test_s0(arguments: dict, message: str) -> None:
         kernels.evonorm_s0(**{**valid, **arguments})
 
 
+@pytest.mark.parametrize("implementation", ["pallas", "pallas_interpret"])
+def test_hand_written_kernels_of_other_layers(implementation: str) -> None:
+    with pytest.raises(UserError, match=f"'{implementation}' exists for EvoNorm-S0 alone"):
+        kernels.evonorm_s1(X, P, P, num_groups=3, implementation=implementation)
+    with pytest.raises(UserError, match=f"'{implementation}' exists for EvoNorm-S0 alone"):
+        kernels.evonorm_b0(X, P, P, P, implementation=implementation)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"virtual_batch_size": 3}, "virtual_batch_size=3 must divide the 4 samples"),
+        ({"virtual_batch_size": 3}, "virtual_batch_size=3 must divide the 4 examples"),
         ({"virtual_batch_size": 0}, "virtual_batch_size=0"),
         ({"axis_index_groups": [[0, 1]]}, "give its axis_name"),
     ],

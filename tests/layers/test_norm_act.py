@@ -15,6 +15,7 @@ from evonorm_jax import EvoNormB0, EvoNormS0, layers, norm_act, norm_act_names
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import (
     BatchDependentLayer,
+    FusedLayer,
     GroupLayer,
     NormActLayer,
     accepts_field,
@@ -68,7 +69,7 @@ def test_the_list_is_closed():
     exported = {getattr(layers, name) for name in layers.__all__}
     concrete = {
         value for value in exported if isinstance(value, type) and issubclass(value, NormActLayer)
-    } - {NormActLayer, BatchDependentLayer, GroupLayer}
+    } - {NormActLayer, FusedLayer, BatchDependentLayer, GroupLayer}
     assert {norm_act(name).func for name in NAMES} == concrete
 
 
@@ -81,6 +82,8 @@ def test_fields_and_defaults(name):
         expected |= BATCH_FIELDS
     if issubclass(cls, GroupLayer):
         expected |= {"num_groups": None, "group_size": None}
+    if issubclass(cls, FusedLayer):
+        expected["implementation"] = None
     if name in ("evonorm_b0", "evonorm_s0", "bn_swish", "gn_swish"):
         expected["v_init"] = nn.initializers.ones
     extra = {"frn": "threshold_init", "batch_instance_norm_relu": "gate_init"}
@@ -131,7 +134,7 @@ def test_unknown_fields():
     with pytest.raises(UserError, match="unknown field of EvoNormS0 'groups'") as raised:
         norm_act("evonorm_s0", groups=4)
     assert "did you mean 'num_groups'?" in str(raised.value)
-    assert "num_groups, group_size, v_init" in str(raised.value)
+    assert "num_groups, group_size, implementation, v_init" in str(raised.value)
     with pytest.raises(UserError, match="unknown field of EvoNormS0 'momentum'"):
         norm_act(functools.partial(EvoNormS0, momentum=0.9))
     for field in ("name", "parent"):

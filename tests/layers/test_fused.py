@@ -1,0 +1,86 @@
+"""The layers that compute through kernels: the same numbers whichever implementation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from evonorm_jax import EvoNormB0, EvoNormS0, norm_act, norm_act_names
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers import FusedLayer
+from tests.layers.deviations import make_case, run_layer
+
+FUSED = [name for name in norm_act_names() if issubclass(norm_act(name).func, FusedLayer)]
+SHAPE = (4, 3, 5, 8)
+
+
+def test_which_layers_have_kernels():
+    assert set(norm_act_names()) - set(FUSED) == {
+        "pixel_norm_relu",
+        "batch_instance_norm_relu",
+        "switchable_norm_relu",
+        "random",
+        "random_rej",
+        "rs_rej",
+    }
+
+
+@pytest.mark.parametrize("nonlinearity", [True, False])
+@pytest.mark.parametrize("name", FUSED)
+def test_values_gradients_and_statistics_equal_the_reference(name, nonlinearity):
+    case = make_case(name, shape=SHAPE)
+    if not nonlinearity:
+        case.params.pop("v", None)
+        case.params.pop("threshold", None)
+    default, reference = (
+        run_layer(norm_act(name, nonlinearity=nonlinearity, **fields)(), case)
+        for fields in ({}, {"implementation": "reference"})
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), default, reference
+    )
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_evaluation_equals_the_reference(name):
+    x = jax.random.normal(jax.random.key(0), SHAPE)
+    layer = norm_act(name, use_running_average=True)()
+    variables = layer.init(jax.random.key(1), x)
+    y = layer.apply(variables, x)
+    reference = layer.clone(implementation="reference").apply(variables, x)
+    np.testing.assert_allclose(y, reference, rtol=1e-5, atol=5e-6)
+
+
+def test_interpreted_pallas_kernel():
+    case = make_case("evonorm_s0", shape=SHAPE)
+    interpreted = run_layer(EvoNormS0(num_groups=4, implementation="pallas_interpret"), case)
+    reference = run_layer(EvoNormS0(num_groups=4, implementation="reference"), case)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), interpreted, reference
+    )
+
+
+def test_forward_mode_needs_the_reference():
+    x = jax.random.normal(jax.random.key(0), SHAPE)
+    layer = EvoNormS0(implementation="reference")
+    variables = layer.init(jax.random.key(1), x)
+    step = 1e-3 * jnp.cos(x)
+    _, change = jax.jvp(lambda x: layer.apply(variables, x), (x,), (step,))
+    difference = layer.apply(variables, x + step) - layer.apply(variables, x - step)
+    np.testing.assert_allclose(change, difference / 2, atol=1e-6)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: EvoNormS0().apply(variables, x), (x,), (step,))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (EvoNormS0(implementation="cuda"), "implementation='cuda' is unknown: use None"),
+        (EvoNormS0(implementation="pallas"), "kernels for NVIDIA Hopper GPUs and for TPUs alone"),
+        (EvoNormB0(implementation="pallas"), "'pallas' exists for EvoNorm-S0 alone"),
+    ],
+)
+def test_implementations_that_do_not_exist(layer, message):
+    x = jnp.ones(SHAPE)
+    with pytest.raises(UserError, match=message):
+        jax.jit(lambda x: layer.init_with_output(jax.random.key(0), x, False))(x)
