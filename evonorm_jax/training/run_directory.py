@@ -12,8 +12,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import ml_collections
 import evonorm_jax
 from evonorm_jax.analysis.runs import CONFIG_FILE, SUMMARY_FILE, read_json
 from evonorm_jax.errors import UserError
+from evonorm_jax.provenance import command, git_commit
 from evonorm_jax.training.experiment import Experiment
 from evonorm_jax.training.writers import write_json
 
@@ -167,8 +166,8 @@ def _append_metadata(workdir: Path, run: Experiment) -> None:
     starts.append(
         {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
-            "commit": _git_commit(),
+            "command": command(),
+            "commit": git_commit(),
             "versions": {
                 "evonorm_jax": evonorm_jax.__version__,
                 "python": platform.python_version(),
@@ -182,20 +181,3 @@ def _append_metadata(workdir: Path, run: Experiment) -> None:
         }
     )
     write_json(path, {"starts": starts})
-
-
-def _git_commit() -> str | None:
-    """Commit of the code that runs, with `+changes` where the tree differs from it."""
-    root = Path(evonorm_jax.__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None  # not a checkout, or no git
