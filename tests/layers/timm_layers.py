@@ -1,14 +1,10 @@
-"""timm's EvoNorm layers, loaded without the rest of timm, which needs torchvision."""
+"""Output and gradients of timm's EvoNorm layers."""
 
-import importlib
-import importlib.util
-import pathlib
-import sys
-import types
 from typing import NamedTuple
 
 import numpy as np
 
+from evonorm_jax.benchmarks.torch_rivals import load_timm_evonorm
 from tests.layers.deviations import Case
 
 #: timm's names of our parameters.
@@ -22,18 +18,6 @@ class Result(NamedTuple):
     running_var: np.ndarray | None
 
 
-def load() -> types.ModuleType:
-    """The module timm/layers/evo_norm.py; its siblings are found, timm/__init__.py is not run."""
-    if "timm_layers_only" not in sys.modules:
-        spec = importlib.util.find_spec("timm")
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError("timm is not installed: pip install 'evonorm-jax[parity]'")
-        package = types.ModuleType("timm_layers_only")
-        package.__path__ = [str(pathlib.Path(spec.origin).parent / "layers")]
-        sys.modules["timm_layers_only"] = package
-    return importlib.import_module("timm_layers_only.evo_norm")
-
-
 def run(name: str, case: Case, *, groups: int, epsilon: float, train: bool) -> Result:
     """Output and gradients of timm's layer, in our layout and under our names.
 
@@ -42,7 +26,7 @@ def run(name: str, case: Case, *, groups: int, epsilon: float, train: bool) -> R
     """
     import torch  # here, so that collecting doctests does without it
 
-    module = load()
+    module = load_timm_evonorm()
     channels = case.x.shape[-1]
     if name == "evonorm_b0":
         layer = module.EvoNorm2dB0(channels, eps=epsilon)

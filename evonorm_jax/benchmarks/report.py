@@ -1,0 +1,181 @@
+"""Results as three files that say the same: JSON for programs, Markdown and bars for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evonorm_jax.benchmarks.chart import as_png
+from evonorm_jax.benchmarks.results import Report, Result, number, time_unit
+from evonorm_jax.benchmarks.timing import geometric_mean, spread
+from evonorm_jax.errors import UserError
+
+#: Of the JSON files; raised when a field changes its meaning.
+SCHEMA = 1
+
+#: Headings.
+TIME = "time, median [quartiles]"
+MEAN = "geometric mean"
+
+
+def write_report(
+    report: Report, environment: Mapping[str, Any], folder: Path, stem: str
+) -> tuple[Path, Path, Path]:
+    """Writes `<folder>/<stem>.json`, `.md` and `.png`, each of them whole or not at all.
+
+    Raises:
+      UserError: where that cannot be written.
+    """
+    paths = (folder / f"{stem}.json", folder / f"{stem}.md", folder / f"{stem}.png")
+    contents = (
+        _readable(as_json(report, environment)).encode(),
+        as_markdown(report, environment, picture=f"{stem}.png").encode(),
+        as_png(report),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in zip(paths, contents, strict=True):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"The results cannot be written to {folder} ({error.strerror or error}). Choose "
+            "another folder with --output."
+        ) from error
+    return paths
+
+
+def as_json(report: Report, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything, the samples of every round included."""
+    ratios = []
+    for group in report.groups():
+        for case in report.cases(group):
+            for contender, rival in report.comparisons:
+                if (ratio := report.ratio(group, case, contender, rival)) is not None:
+                    names = {"group": group, "case": case, "contender": contender, "rival": rival}
+                    ratios.append(names | ratio._asdict())
+    results = [
+        dataclasses.asdict(result)
+        | {"spread": spread(result.seconds)._asdict() if result.seconds else None}
+        for result in report.results
+    ]
+    return {
+        "schema": SCHEMA,
+        "suite": report.suite,
+        "title": report.title,
+        "environment": dict(environment),
+        "results": results,
+        "ratios": ratios,
+    }
+
+
+def _readable(value: Any) -> str:
+    """JSON with indentation, but the samples of a contender on one line."""
+    text = json.dumps(value, indent=2)
+    return re.sub(r"\[[\s\d.,e+-]+\]", lambda m: " ".join(m[0].split()), text) + "\n"
+
+
+def as_markdown(report: Report, environment: Mapping[str, Any], *, picture: str) -> str:
+    """Tables: per group the times, the same-round ratios, and each further figure."""
+    lines = [f"# {report.title}", ""]
+    if environment["quick"]:
+        lines += ["**A quick run: tiny shapes, two rounds. It shows that the suite runs.**", ""]
+    lines += [*_environment_lines(environment), "", f"![{report.title}]({picture})", ""]
+    lines += [*(f"- {note}" for note in report.notes), ""]
+    for group in report.groups():
+        lines += [f"## {group}", "", *_time_tables(report, group), *_ratio_table(report, group)]
+    return "\n".join(lines)
+
+
+def _environment_lines(environment: Mapping[str, Any]) -> list[str]:
+    set_variables = [f"{k}={v}" for k, v in environment["variables"].items() if v is not None]
+    entries = {
+        "hardware": f"{environment['devices']}; {environment['processor']}, "
+        f"{environment['cores']} cores",
+        "command": "`" + " ".join(environment["command"]) + "`",
+        "commit": environment["commit"] or "unknown",
+        "date": environment["date"],
+        "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
+        "variables": " ".join(set_variables) or "none set",
+        "load average": f"{environment['load_average_before']} before, "
+        f"{environment['load_average_after']} after",
+    }
+    return [f"- {name}: {value}" for name, value in entries.items()]
+
+
+def _time_tables(report: Report, group: str) -> list[str]:
+    """Times and figures: one table for a single case, else one table each with a column a case."""
+    cases, contenders = report.cases(group), report.contenders(group)
+    measures = (TIME, *report.figures(group))
+    if len(cases) == 1:
+        return _table(
+            contenders,
+            measures,
+            lambda row, measure: _measured(report.find(group, cases[0], row), measure),
+        )
+    lines = []
+    for measure in measures:
+
+        def cell(row: str, case: str, measure: str = measure) -> str:
+            return _measured(report.find(group, case, row), measure)
+
+        having = [row for row in contenders if any(cell(row, case) for case in cases)]
+        lines += [f"{measure[0].upper()}{measure[1:]}:", "", *_table(having, cases, cell)]
+    return lines
+
+
+def _ratio_table(report: Report, group: str) -> list[str]:
+    cases = report.cases(group)
+    rows = {}
+    for contender, rival in report.comparisons:
+        ratios = {case: report.ratio(group, case, contender, rival) for case in cases}
+        known = {case: ratio for case, ratio in ratios.items() if ratio is not None}
+        if known:
+            rows[f"{contender} / {rival}"] = known
+    if not rows:
+        return []
+
+    def cell(row: str, column: str) -> str:
+        ratios = rows[row]
+        if column in ratios:
+            median, low, high = ratios[column]
+            return f"{median:.2f} [{low:.2f}, {high:.2f}]"
+        if column != MEAN or len(ratios) < len(cases):
+            return ""  # a mean over fewer cases is another number than its neighbours
+        return f"{geometric_mean([ratio.median for ratio in ratios.values()]):.2f}"
+
+    return [
+        "Ratio of times within a round, median [quartiles]; below 1: the first is faster:",
+        "",
+        *_table(list(rows), [*cases, MEAN] if len(cases) > 1 else cases, cell),
+    ]
+
+
+def _table(
+    rows: Sequence[str], columns: Sequence[str], cell: Callable[[str, str], str]
+) -> list[str]:
+    """A Markdown table with an empty line behind it."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        lines.append(f"| {row} | " + " | ".join(cell(row, column) for column in columns) + " |")
+    return [*lines, ""]
+
+
+def _measured(result: Result | None, measure: str) -> str:
+    """The text of one measure of a result, or why there is none."""
+    if result is None:
+        return ""
+    if measure != TIME:
+        return number(result.figures[measure]) if measure in result.figures else ""
+    if not result.seconds:
+        return result.note
+    time = spread(result.seconds)
+    factor, unit = time_unit([time.median])
+    median, low, high = (number(factor * seconds) for seconds in time)
+    return f"{median} {unit} [{low}, {high}]"

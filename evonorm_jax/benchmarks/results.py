@@ -1,0 +1,98 @@
+"""What a suite found: contenders in cases, and which of them are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from evonorm_jax.benchmarks.timing import Spread, same_round_ratios
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One contender in one case.
+
+    Attributes:
+      group: cases that belong in one table, such as "float32".
+      case: what the contenders were given, such as a shape.
+      contender: who was measured.
+      seconds: one sample a round; () where nothing was measured.
+      figures: further numbers by name, the unit in the name.
+      note: why nothing was measured, such as "torch is not installed".
+    """
+
+    group: str
+    case: str
+    contender: str
+    seconds: tuple[float, ...] = ()
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A suite's results.
+
+    Attributes:
+      suite: its name.
+      title: one line.
+      notes: sentences on how to read it.
+      results: all of them; those with the same group and case were sampled in the same rounds.
+      comparisons: pairs (contender, rival) whose same-round ratios are shown.
+    """
+
+    suite: str
+    title: str
+    notes: tuple[str, ...]
+    results: tuple[Result, ...]
+    comparisons: tuple[tuple[str, str], ...]
+
+    def groups(self) -> tuple[str, ...]:
+        """In order of appearance."""
+        return unique(result.group for result in self.results)
+
+    def cases(self, group: str) -> tuple[str, ...]:
+        """Of one group, in order of appearance."""
+        return unique(result.case for result in self.results if result.group == group)
+
+    def find(self, group: str, case: str, contender: str) -> Result | None:
+        """The result of a contender, if it took part."""
+        for result in self.results:
+            if (result.group, result.case, result.contender) == (group, case, contender):
+                return result
+        return None
+
+    def ratio(self, group: str, case: str, contender: str, rival: str) -> Spread | None:
+        """Same-round ratios of two contenders; None unless both were measured."""
+        ours, theirs = (self.find(group, case, name) for name in (contender, rival))
+        if ours is None or theirs is None or not (ours.seconds and theirs.seconds):
+            return None
+        return same_round_ratios(ours.seconds, theirs.seconds)
+
+    def contenders(self, group: str) -> tuple[str, ...]:
+        """Of all cases of one group, in order of appearance."""
+        return unique(result.contender for result in self.results if result.group == group)
+
+    def figures(self, group: str) -> tuple[str, ...]:
+        """Names of the further figures in one group, in order of appearance."""
+        return unique(
+            name for result in self.results if result.group == group for name in result.figures
+        )
+
+
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Without repetitions, in order of appearance."""
+    return tuple(dict.fromkeys(names))
+
+
+def time_unit(seconds: Sequence[float]) -> tuple[float, str]:
+    """The factor from seconds to a unit in which the largest value is easy to read."""
+    largest = max(seconds, default=0.0)
+    if largest >= 1:
+        return 1.0, "s"
+    return (1e3, "ms") if largest >= 1e-3 else (1e6, "us")
+
+
+def number(value: float) -> str:
+    """Three digits, or all before the point: 0.0123, 1.23, 123, 12,345."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,64 @@
+"""The suites by name, what they share, and the way from a name to written files."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from evonorm_jax.benchmarks import machine
+from evonorm_jax.benchmarks.report import write_report
+from evonorm_jax.benchmarks.results import Report
+from evonorm_jax.errors import UserError
+
+#: One module each, with `measure(options) -> Report`.
+SUITES = ("layers", "train_step", "input", "startup", "gpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line chooses.
+
+    Attributes:
+      quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing.
+      data: root of a class folder for the input suite; None makes JPEGs up.
+      log: takes a line as soon as something is measured.
+    """
+
+    quick: bool = False
+    data: str | None = None
+    log: Callable[[str], None] = print
+
+    @property
+    def rounds(self) -> int:
+        """How often every contender is sampled."""
+        return 2 if self.quick else 15
+
+
+def run_suite(name: str, options: Options, output: Path, hardware: str | None = None) -> Report:
+    """Measures a suite and writes `<output>/<hardware>/<name>.json`, `.md` and `.png`.
+
+    A quick run writes `<name>_quick.*`: it must not take the place of a measurement.
+
+    Args:
+      name: one of `SUITES`.
+      options: see there.
+      output: folder of all machines.
+      hardware: name of this machine's folder; None derives it.
+
+    Raises:
+      UserError: for an unknown suite or an impossible name, and what the suite itself refuses.
+    """
+    if name not in SUITES:
+        raise UserError(f"Unknown suite {name!r}: take one of {', '.join(SUITES)}.")
+    hardware = machine.hardware_name() if hardware is None else machine.check_name(hardware)
+    before = machine.environment(hardware, quick=options.quick)
+    module = importlib.import_module(f"evonorm_jax.benchmarks.{name}")
+    report = module.measure(options)
+    environment = before | {"load_average_after": machine.load_average()}
+    stem = f"{name}_quick" if options.quick else name
+    paths = write_report(report, environment, Path(output) / hardware, stem)
+    options.log("\n" + paths[1].read_text())
+    options.log("written: " + ", ".join(str(path) for path in paths))
+    return report

@@ -1,0 +1,161 @@
+"""Every suite runs in its quick form, and its files are complete. No time is asserted."""
+
+import json
+
+import pytest
+
+from evonorm_jax.benchmarks import gpu, layers, startup, suite, train_step
+from evonorm_jax.benchmarks import input as input_suite
+from evonorm_jax.benchmarks.report import as_json
+from evonorm_jax.errors import UserError
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def options(lines):
+    return suite.Options(quick=True, log=lines.append)
+
+
+def measured(report, group=None):
+    return {
+        result.contender
+        for result in report.results
+        if result.seconds and group in (None, result.group)
+    }
+
+
+def check(report, rounds=2):
+    json.dumps(as_json(report, {}))
+    contenders = {result.contender for result in report.results}
+    for result in report.results:
+        assert bool(result.seconds) != bool(result.note), result
+        assert len(result.seconds) in (0, rounds)
+        assert all(second > 0 for second in result.seconds)
+        assert all(value >= 0 for value in result.figures.values())
+    shown = [pair for pair in report.comparisons if set(pair) <= contenders]
+    assert shown, "nothing is compared"
+
+
+def test_layers(options, lines, tmp_path, monkeypatch):
+    monkeypatch.setattr(layers.torch_rivals.importlib.util, "find_spec", lambda name: None)
+    report = suite.run_suite("layers", options, tmp_path, "here")
+    check(report)
+    for dtype in layers.DTYPES:
+        assert measured(report, dtype) == {*layers.OURS, *layers.THEIRS, layers.LIMIT}
+    notes = {result.contender: result.note for result in report.results if result.note}
+    assert notes["BN-ReLU, PyTorch"] == "torch is not installed"
+    assert len(notes) == len(layers.torch_rivals.RIVALS)
+    for name in layers.OURS:
+        figures = report.find("float32", "2x4x4x64", name).figures
+        assert set(figures) == {
+            "residuals, copies of x",
+            "temporaries, copies of x",
+            "compile seconds",
+        }
+        assert figures["residuals, copies of x"] >= 1
+    names = sorted(path.name for path in (tmp_path / "here").iterdir())
+    assert names == ["layers_quick.json", "layers_quick.md", "layers_quick.png"]
+    assert lines[-1].startswith("written: ")
+
+
+def test_every_comparison_of_the_layers_names_contenders():
+    known = {*layers.OURS, *layers.THEIRS, layers.LIMIT, *layers.torch_rivals.RIVALS}
+    assert {name for pair in layers.COMPARISONS for name in pair} <= known
+
+
+@pytest.mark.parity
+def test_layers_against_torch_and_timm(options):
+    pytest.importorskip("torch")
+    report = layers.measure(options)
+    check(report)
+    assert set(layers.torch_rivals.RIVALS) <= measured(report, "float32")
+    assert set(layers.torch_rivals.RIVALS) <= measured(report, "bfloat16")
+
+
+def test_every_comparison_of_the_train_step_names_contenders():
+    assert {name for pair in train_step.COMPARISONS for name in pair} <= set(train_step.LAYERS)
+
+
+@pytest.mark.tensorflow
+def test_input(options):
+    report = input_suite.measure(options)
+    check(report)
+    assert len(report.groups()) == 3
+    everyone = {input_suite.ALONE, input_suite.IN_TURN, input_suite.AHEAD}
+    assert all(measured(report, group) == everyone for group in report.groups())
+
+
+def test_input_without_tensorflow(options, monkeypatch):
+    monkeypatch.setattr(input_suite.importlib.util, "find_spec", lambda name: None)
+    report = input_suite.measure(options)
+    check(report)
+    *others, folder = report.groups()
+    assert all(measured(report, group) for group in others)
+    notes = {result.note for result in report.results if result.group == folder}
+    assert notes == {"TensorFlow is not installed"}
+
+
+@pytest.mark.tensorflow
+def test_input_of_a_folder_that_is_not_there(options, tmp_path):
+    missing = suite.Options(quick=True, data=str(tmp_path / "nowhere"), log=options.log)
+    with pytest.raises(UserError, match="nowhere"):
+        input_suite.measure(missing)
+
+
+def test_startup_in_processes_of_its_own(options, monkeypatch):
+    commands = []
+
+    def run(command, **keywords):
+        commands.append(command)
+        return original(command, **keywords)
+
+    original = startup.subprocess.run
+    monkeypatch.setattr(startup.subprocess, "run", run)
+    report = startup.measure(options)
+    check(report, rounds=1)
+    assert measured(report) == {*startup.IMPORTS, startup.COLD, startup.WARM}
+    trained = [command for command in commands if "experiments.train" in command]
+    assert len(trained) == 2  # the second has the compile cache of the first
+    assert all("--config.num_steps=1" in command for command in trained)
+
+
+def test_startup_passes_the_error_of_the_run_on(tmp_path):
+    with pytest.raises(UserError, match=r"there is no file nowhere\.py"):
+        startup.first_step_seconds("nowhere.py", tmp_path / "run", tmp_path / "cache")
+
+
+def test_startup_outside_of_a_clone(options, monkeypatch, tmp_path):
+    monkeypatch.setattr(startup, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="run it in a clone"):
+        startup.measure(options)
+
+
+def test_gpu_refuses_a_machine_without_one(options):
+    with pytest.raises(UserError, match="needs a GPU"):
+        gpu.measure(options)
+
+
+def test_gpu_on_whatever_there_is(options, monkeypatch):
+    monkeypatch.setattr(gpu, "_layers", lambda: dict(list(gpu.layers.OURS.items())[:1]))
+    report = gpu.measure_device(options)
+    check(report)
+    assert measured(report) == {gpu.LAUNCH, layers.LIMIT, "EvoNorm-S0", "BN-ReLU"}
+
+
+def test_gpu_leaves_out_what_the_time_does_not_suffice_for(options, monkeypatch):
+    monkeypatch.setattr(gpu, "BUDGET", 0.0)
+    monkeypatch.setattr(gpu, "QUICK_CASES", (*gpu.QUICK_CASES, ((2, 2, 2, 64), "float32")))
+    monkeypatch.setattr(gpu, "_layers", lambda: dict(list(gpu.layers.OURS.items())[:1]))
+    monkeypatch.setattr(gpu, "measure_workload", lambda *args, **kwargs: [])
+    report = gpu.measure_device(options)
+    left_out = report.find("float32", "2x2x2x64", "EvoNorm-S0")
+    assert (left_out.seconds, left_out.note) == ((), "not run: 0 s were over")
+
+
+def test_an_unknown_suite_is_refused(options, tmp_path):
+    with pytest.raises(UserError, match="take one of layers, train_step"):
+        suite.run_suite("laiers", options, tmp_path)

@@ -1,0 +1,35 @@
+"""The launcher from end to end; what the suites measure is tested in tests/benchmarks."""
+
+import json
+
+from evonorm_jax.benchmarks import train_step
+from tests.experiments.command_line import run
+
+
+def test_a_suite_from_the_command_line(tmp_path):
+    done = run("benchmark", "--suite=train_step", "--quick", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"train_step_quick.{ending}" for ending in ("json", "md", "png")]
+    assert "EvoNorm-S0 / BN-ReLU, Flax" in done.stdout
+    data = json.loads((folder / "train_step_quick.json").read_text())
+    environment = data["environment"]
+    assert environment["hardware"] == folder.name
+    assert environment["command"][1:4] == ["-m", "experiments.benchmark", "--suite=train_step"]
+    assert environment["variables"]["MALLOC_TOP_PAD_"]
+    assert tuple(result["contender"] for result in data["results"]) == train_step.QUICK_LAYERS
+    for result in data["results"]:
+        assert len(result["seconds"]) == 2
+        assert min(result["seconds"]) > 0
+        figures = result["figures"]
+        assert 0 < figures["temporaries, MB"] < figures["all memory, MB"]
+        assert {"images per second", "compile seconds"} < set(figures)
+
+
+def test_what_cannot_be_measured_here_is_one_message(tmp_path):
+    done = run("benchmark", "--suite=gpu", f"--output={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("benchmark: The gpu suite needs a GPU")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
