@@ -84,7 +84,7 @@ def measure_device(options: Options) -> Report:
 
     results += measure_layers(*cases.pop(0))
     workload = QUICK_RESNET50 if options.quick else RESNET50
-    trained = {name: TRAINED[name] for name in (list(TRAINED)[:2] if options.quick else TRAINED)}
+    trained = {name: TRAINED[name] for name in (list(TRAINED)[:1] if options.quick else TRAINED)}
     results += measure_workload(
         options, workload, trained, sampler=functools.partial(queued, calls=2)
     )

@@ -68,14 +68,14 @@ def _forward_and_backward(module: Any, inputs: Inputs, *, compiled: bool) -> Cal
     x.requires_grad_(True)
     module.train()
     wanted = [x, *module.parameters()]
-    forward = torch.compile(module) if compiled else module
 
     def call() -> None:
         torch.autograd.grad(forward(x), wanted, dy)
 
     with warnings.catch_warnings():
-        # The compiler's own, on its first call: of its imports, and of what it does not support.
+        # The compiler's own: of its imports, and on its first call of what it does not support.
         warnings.simplefilter("ignore")
+        forward = torch.compile(module) if compiled else module
         call()
     return call
 
