@@ -12,6 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
+from experiments.allocator import tune_allocator
+
+if __name__ == "__main__":
+    tune_allocator()  # before JAX is imported, because it starts this process anew
+
 import jax
 
 from experiments import launch

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from evonorm_jax.benchmarks import layers, rivals
+from evonorm_jax.benchmarks import layers
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, interleave, queued
 from evonorm_jax.benchmarks.train_step import Workload, measure_workload
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.norm_act import LayerLike
+from evonorm_jax.layers.norm_act import LayerLike, norm_act
 
 #: At batch 256 the first stage's x alone (103 MB in bfloat16) is beyond any cache.
 SHAPES = (
@@ -45,6 +45,7 @@ TRAINED: Mapping[str, LayerLike] = {
 #: Seconds after which no further part is begun; the longest part takes about a minute.
 BUDGET = 420.0
 LAUNCH = "an empty program"
+PALLAS = "EvoNorm-S0, Pallas"
 LAUNCH_GROUP = "starting a program"
 NOTES = (
     *layers.NOTES[:-1],  # the last is about PyTorch, which takes no part
@@ -105,24 +106,15 @@ def measure_device(options: Options) -> Report:
 
 
 def _layers() -> dict[str, Callable[..., nn.Module]]:
-    """The contenders of the layers suite, and the hand-written kernels if there are any."""
-    pallas = {
-        _pallas_name(name): rivals.kernel_layer(layer, implementation)
-        for implementation in rivals.pallas_implementations()
-        for name, layer in (("EvoNorm-S0", "evonorm_s0"), ("EvoNorm-B0", "evonorm_b0"))
-    }
-    return {**layers.OURS, **pallas, **layers.THEIRS}
-
-
-def _pallas_name(layer: str) -> str:
-    return f"{layer}, Pallas"
+    """The contenders of the layers suite, and the hand-written kernel."""
+    pallas = norm_act("evonorm_s0", implementation="pallas")
+    return {**layers.OURS, PALLAS: pallas, **layers.THEIRS}
 
 
 def _comparisons() -> tuple[tuple[str, str], ...]:
     pallas = tuple(
-        (_pallas_name(name), rival)
-        for name in layers.EVONORMS
-        for rival in (name, "BN-ReLU, Flax", f"{name}, plain", layers.LIMIT)
+        (PALLAS, rival)
+        for rival in ("EvoNorm-S0", "BN-ReLU, Flax", "EvoNorm-S0, plain", layers.LIMIT)
     )
     trained = tuple((name, "BN-ReLU") for name in TRAINED if name != "BN-ReLU")
     return (*layers.COMPARISONS, *pallas, *trained)

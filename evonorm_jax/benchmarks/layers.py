@@ -33,8 +33,8 @@ OURS: Mapping[str, Callable[..., nn.Module]] = {
     "GN-ReLU": norm_act("gn_relu"),
 }
 THEIRS: Mapping[str, Callable[..., nn.Module]] = {
-    "EvoNorm-S0, plain": rivals.kernel_layer("evonorm_s0", "reference"),
-    "EvoNorm-B0, plain": rivals.kernel_layer("evonorm_b0", "reference"),
+    "EvoNorm-S0, plain": norm_act("evonorm_s0", implementation="reference"),
+    "EvoNorm-B0, plain": norm_act("evonorm_b0", implementation="reference"),
     "BN-ReLU, Flax": rivals.FlaxBatchNormReLU,
     "GN-ReLU, Flax": rivals.FlaxGroupNormReLU,
 }

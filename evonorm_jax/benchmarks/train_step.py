@@ -16,10 +16,10 @@ from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave, spread
 from evonorm_jax.data import create_pipeline, dataset_config
-from evonorm_jax.layers.norm_act import LayerLike
+from evonorm_jax.layers.norm_act import LayerLike, norm_act
 from evonorm_jax.models import create_model
 from evonorm_jax.training.parallel import DataParallel
-from evonorm_jax.training.state import create_train_state
+from evonorm_jax.training.state import TrainState, create_train_state, initial_variables
 from evonorm_jax.training.steps import make_train_step
 
 BASELINE = "BN-ReLU, Flax"
@@ -28,8 +28,8 @@ LAYERS: Mapping[str, LayerLike] = {
     "BN-ReLU": "bn_relu",
     "EvoNorm-S0": "evonorm_s0",
     "EvoNorm-B0": "evonorm_b0",
-    "EvoNorm-S0, plain": rivals.kernel_layer("evonorm_s0", "reference"),
-    "EvoNorm-B0, plain": rivals.kernel_layer("evonorm_b0", "reference"),
+    "EvoNorm-S0, plain": norm_act("evonorm_s0", implementation="reference"),
+    "EvoNorm-B0, plain": norm_act("evonorm_b0", implementation="reference"),
 }
 OURS = ("BN-ReLU", "EvoNorm-S0", "EvoNorm-B0")
 COMPARISONS = (
@@ -166,9 +166,11 @@ def compile_step(workload: Workload, layer: LayerLike) -> TrainProgram:
 
     # Drawing the parameters is slow to optimise and quick to run, see Experiment.create_state.
     unoptimised = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    draw = functools.partial(
-        create_train_state, model, optimizer, pipeline.image_shape, seed=0, use_ema=False
-    )
+
+    def draw() -> TrainState:
+        variables = initial_variables(model, pipeline.image_shape, seed=0, use_ema=False)
+        return create_train_state(optimizer, variables)
+
     state = parallel.replicate(jax.jit(draw, compiler_options=unoptimised)())
     resident = parallel.replicate(pipeline.resident())
     batches = pipeline.train_batches(start_step=0, batch_size=batch_size, hosts=parallel.hosts)
