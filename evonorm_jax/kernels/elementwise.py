@@ -50,12 +50,12 @@ class Gate:
 
     def apply(self, platform: Platform, x: jax.Array, coefficients: GateCoefficients) -> jax.Array:
         v, scale, bias = coefficients
-        return platform.gate(x * scale, _gate_input(v, x)) + bias
+        return platform.gate(x * scale, _steepness(v), x) + bias
 
     def terms(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: GateCoefficients
     ) -> Sums:
-        gated = x * platform.sigmoid(_gate_input(coefficients.v, x))
+        gated = x * platform.sigmoid(_steepness(coefficients.v), x)
         product = dy * gated
         if coefficients.v is None:
             return product, dy
@@ -69,7 +69,7 @@ class Gate:
     def input_gradient(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: GateCoefficients
     ) -> jax.Array:
-        derivative, _ = _gate_derivative(platform, _gate_input(coefficients.v, x))
+        derivative, _ = _gate_derivative(platform, coefficients.v, x)
         return coefficients.scale * dy * derivative
 
 
@@ -162,7 +162,7 @@ class Affine:
             case "relu" | "tlu":
                 return jnp.maximum(z, _threshold(coefficients.v))
             case _:
-                return platform.gate(z, _gate_input(coefficients.v, z))
+                return platform.gate(z, _steepness(coefficients.v), z)
 
     def terms(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: AffineCoefficients
@@ -198,24 +198,26 @@ class Affine:
                 above = z > _threshold(coefficients.v)
                 dz = jnp.where(above, dy, 0)
                 return (dz,) if coefficients.v is None else (dz, jnp.where(above, 0, dy))
-        derivative, gate = _gate_derivative(platform, _gate_input(coefficients.v, z))
+        derivative, gate = _gate_derivative(platform, coefficients.v, z)
         if coefficients.v is None:
             return (dy * derivative,)
         return dy * derivative, dy * jnp.square(z) * (gate * (1 - gate))
 
 
-def _gate_input(v: jax.Array | None, x: jax.Array) -> jax.Array:
-    return x if v is None else v * x
+def _steepness(v: jax.Array | None) -> jax.Array | float:
+    return 1.0 if v is None else v
 
 
 def _threshold(v: jax.Array | None) -> jax.Array | int:
     return 0 if v is None else v
 
 
-def _gate_derivative(platform: Platform, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """d(t sigmoid(t))/dt, which is also d(x sigmoid(v x))/dx at t = v x; and sigmoid(t)."""
-    gate = platform.sigmoid(t)
-    return gate + t * gate * (1 - gate), gate
+def _gate_derivative(
+    platform: Platform, v: jax.Array | None, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """d(x sigmoid(v x))/dx, and sigmoid(v x)."""
+    gate = platform.sigmoid(_steepness(v), x)
+    return gate + _steepness(v) * x * gate * (1 - gate), gate
 
 
 def _line(coefficients: RatioCoefficients, x: jax.Array) -> jax.Array:

@@ -42,10 +42,11 @@ def test_float32(name: str, mean: float) -> None:
 def test_bfloat16(name: str) -> None:
     case = by_name[name]
     result = errors(case, case.operands(SHAPE, "bfloat16"))
-    # Half a unit in the last of 8 bits of the result itself; everything before it is float32.
+    # Half a unit in the last of 8 bits of the result itself; everything before it is float32,
+    # with a gate that is off by up to 4e-5 on CPU. Rounded throughout, they were off by 7 to 12 %.
     assert result.pop("y") < 2**-8
     assert result.pop("x") < 2**-8
-    assert max(result.values()) < 1e-5, result
+    assert max(result.values()) < 4e-5, result
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
