@@ -15,9 +15,15 @@ from evonorm_jax.benchmarks import layers
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, interleave, queued
-from evonorm_jax.benchmarks.train_step import Workload, measure_workload
+from evonorm_jax.benchmarks.train_step import (
+    BASELINE,
+    CONTENDERS,
+    Contender,
+    Workload,
+    measure_workload,
+)
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.norm_act import LayerLike, norm_act
+from evonorm_jax.layers.norm_act import norm_act
 
 #: At batch 256 the first stage's x alone (103 MB in bfloat16) is beyond any cache.
 SHAPES = (
@@ -35,17 +41,22 @@ RESNET50 = Workload("resnet50", 224, 1000, 128, "bfloat16")
 QUICK_RESNET50 = Workload(
     "resnet50", 16, 10, 2, "bfloat16", {"num_filters": 8, "stage_sizes": (1,)}
 )
-TRAINED: Mapping[str, LayerLike] = {
-    "BN-ReLU": "bn_relu",
-    "EvoNorm-S0": "evonorm_s0",
-    "EvoNorm-B0": "evonorm_b0",
-    "GN-ReLU": "gn_relu",
+#: The hand-written kernel, which refuses the shapes that it cannot take.
+PALLAS = "EvoNorm-S0, Pallas"
+PALLAS_LAYER = norm_act("evonorm_s0", implementation="pallas")
+
+TRAINED: Mapping[str, Contender] = {
+    BASELINE: CONTENDERS[BASELINE],
+    "BN-ReLU": CONTENDERS["BN-ReLU"],
+    "EvoNorm-S0": CONTENDERS["EvoNorm-S0"],
+    "EvoNorm-B0": CONTENDERS["EvoNorm-B0"],
+    PALLAS: Contender(PALLAS_LAYER),
+    "GN-ReLU": Contender("gn_relu"),
 }
 
 #: Seconds after which no further part is begun; the longest part takes about a minute.
 BUDGET = 420.0
 LAUNCH = "an empty program"
-PALLAS = "EvoNorm-S0, Pallas"
 LAUNCH_GROUP = "starting a program"
 NOTES = (
     *layers.NOTES[:-1],  # the last is about PyTorch, which takes no part
@@ -107,8 +118,7 @@ def measure_device(options: Options) -> Report:
 
 def _layers() -> dict[str, Callable[..., nn.Module]]:
     """The contenders of the layers suite, and the hand-written kernel."""
-    pallas = norm_act("evonorm_s0", implementation="pallas")
-    return {**layers.OURS, PALLAS: pallas, **layers.THEIRS}
+    return {**layers.OURS, PALLAS: PALLAS_LAYER, **layers.THEIRS}
 
 
 def _comparisons() -> tuple[tuple[str, str], ...]:
@@ -116,7 +126,7 @@ def _comparisons() -> tuple[tuple[str, str], ...]:
         (PALLAS, rival)
         for rival in ("EvoNorm-S0", "BN-ReLU, Flax", "EvoNorm-S0, plain", layers.LIMIT)
     )
-    trained = tuple((name, "BN-ReLU") for name in TRAINED if name != "BN-ReLU")
+    trained = tuple((name, BASELINE) for name in TRAINED if name != BASELINE)
     return (*layers.COMPARISONS, *pallas, *trained)
 
 

@@ -104,6 +104,8 @@ def residual_bytes(forward: Callable[..., Any], *arguments: Any) -> int:
 
 def compile_copy(inputs: Inputs) -> Callable[[], jax.Array]:
     """One read and one write of x, by every core: the limit that memory sets."""
-    # Negation, because XLA hands a plain copy to one thread's memcpy.
-    program = jax.jit(jnp.negative).lower(inputs.x).compile()
-    return lambda: program(inputs.x)
+    # Times a number that the compiler does not know: it hands a plain copy, and a negation, to one
+    # thread (0.68 instead of 0.34 ms for 12.8 MB).
+    factor = jnp.asarray(-1, inputs.x.dtype)
+    program = jax.jit(jnp.multiply).lower(inputs.x, factor).compile()
+    return lambda: program(inputs.x, factor)

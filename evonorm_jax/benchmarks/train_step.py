@@ -9,36 +9,63 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from evonorm_jax.benchmarks import rivals
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave, spread
 from evonorm_jax.data import create_pipeline, dataset_config
+from evonorm_jax.errors import UserError
 from evonorm_jax.layers.norm_act import LayerLike, norm_act
 from evonorm_jax.models import create_model
-from evonorm_jax.training.parallel import DataParallel
+from evonorm_jax.training.parallel import AXIS, DataParallel
 from evonorm_jax.training.state import TrainState, create_train_state, initial_variables
-from evonorm_jax.training.steps import make_train_step
+from evonorm_jax.training.steps import Step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What a step is made of.
+
+    Attributes:
+      layer: of the network.
+      network_alone: the network's forward and backward pass on ready images, without the rest.
+      ema_decay: of the moving average of the weights; 0 for none.
+    """
+
+    layer: LayerLike
+    network_alone: bool = False
+    ema_decay: float = 0.0
+
 
 BASELINE = "BN-ReLU, Flax"
-LAYERS: Mapping[str, LayerLike] = {
-    BASELINE: functools.partial(rivals.FlaxBatchNormReLU),
-    "BN-ReLU": "bn_relu",
-    "EvoNorm-S0": "evonorm_s0",
-    "EvoNorm-B0": "evonorm_b0",
-    "EvoNorm-S0, plain": norm_act("evonorm_s0", implementation="reference"),
-    "EvoNorm-B0, plain": norm_act("evonorm_b0", implementation="reference"),
+CONTENDERS: Mapping[str, Contender] = {
+    BASELINE: Contender(functools.partial(rivals.FlaxBatchNormReLU)),
+    "BN-ReLU": Contender("bn_relu"),
+    "EvoNorm-S0": Contender("evonorm_s0"),
+    "EvoNorm-B0": Contender("evonorm_b0"),
+    "EvoNorm-S0, plain": Contender(norm_act("evonorm_s0", implementation="reference")),
+    "EvoNorm-B0, plain": Contender(norm_act("evonorm_b0", implementation="reference")),
+    "EvoNorm-S0, network alone": Contender("evonorm_s0", network_alone=True),
+    "EvoNorm-S0, EMA": Contender("evonorm_s0", ema_decay=0.9999),
 }
 OURS = ("BN-ReLU", "EvoNorm-S0", "EvoNorm-B0")
 COMPARISONS = (
     *((name, BASELINE) for name in OURS),
+    *((name, "BN-ReLU") for name in OURS if name != "BN-ReLU"),
     *((name, f"{name}, plain") for name in OURS if name != "BN-ReLU"),
+    ("EvoNorm-S0, network alone", "EvoNorm-S0"),
+    ("EvoNorm-S0, EMA", "EvoNorm-S0"),
 )
 NOTES = (
     "A whole step of `make_train_step`: augmentation, forward and backward pass, SGD with "
-    "momentum; made-up images in device memory.",
+    "momentum; made-up images in device memory. `network alone` is the forward and backward pass, "
+    "`EMA` adds a moving average of the weights.",
+    "`BN-ReLU, Flax` is `nn.BatchNorm` and `nn.relu`; `BN-ReLU` is this project's, fused as the "
+    "EvoNorms are, `plain` what XLA makes of the formulas without the fused kernels.",
     "Compile seconds include tracing. Temporaries are the scratch memory of the compiled step.",
 )
 
@@ -89,16 +116,21 @@ WORKLOADS = (
 )
 _TINY = {"num_filters": 8, "stem": "cifar", "stage_sizes": (1,)}
 QUICK_WORKLOADS = (Workload("resnet18", 8, 10, 4, "float32", _TINY),)
-QUICK_LAYERS = (BASELINE, "EvoNorm-S0")  # compiling a step takes seconds, however small it is
+QUICK_CONTENDERS = (
+    BASELINE,
+    "EvoNorm-S0, network alone",
+    "EvoNorm-S0, EMA",
+)  # compiling a step takes seconds, however small it is
 
 
 def measure(options: Options) -> Report:
     """Times the steps of all layers in each workload."""
     results: list[Result] = []
-    layers = {name: LAYERS[name] for name in (QUICK_LAYERS if options.quick else LAYERS)}
+    names = QUICK_CONTENDERS if options.quick else CONTENDERS
+    contenders = {name: CONTENDERS[name] for name in names}
     for workload in QUICK_WORKLOADS if options.quick else WORKLOADS:
         results += measure_workload(
-            options, workload, layers, sampler=functools.partial(blocking, calls=2)
+            options, workload, contenders, sampler=functools.partial(blocking, calls=2)
         )
     return Report(
         suite="train_step",
@@ -112,19 +144,24 @@ def measure(options: Options) -> Report:
 def measure_workload(
     options: Options,
     workload: Workload,
-    layers: Mapping[str, LayerLike],
+    contenders: Mapping[str, Contender],
     *,
     sampler: Callable[[Callable[[], Any]], Sampler],
 ) -> list[Result]:
-    """Compiles the step with every layer, then samples them in turn."""
-    programs = {}
-    for name, layer in layers.items():
-        programs[name] = compile_step(workload, layer)
+    """Compiles the step of every contender, then samples them in turn."""
+    programs: dict[str, TrainProgram] = {}
+    refused: list[Result] = []
+    for name, contender in contenders.items():
+        try:
+            programs[name] = compile_step(workload, contender)
+        except UserError as error:  # a kernel that has no such shape or device
+            refused.append(Result(workload.name, workload.name, name, note=str(error)))
+            continue
         seconds = programs[name].figures["compile seconds"]
         options.log(f"{workload.name}: {name} compiled in {seconds:.1f} s")
     samplers = {name: sampler(program.call) for name, program in programs.items()}
     times = interleave(samplers, rounds=options.rounds)
-    return [
+    return refused + [
         Result(
             group=workload.name,
             case=workload.name,
@@ -139,8 +176,8 @@ def measure_workload(
     ]
 
 
-def compile_step(workload: Workload, layer: LayerLike) -> TrainProgram:
-    """Compiles the training step of a workload with a layer, on the first device."""
+def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
+    """Compiles the training step of a workload, on the first device."""
     size, batch_size = workload.image_size, workload.batch_size
     pipeline = create_pipeline(
         dataset_config(
@@ -155,20 +192,29 @@ def compile_step(workload: Workload, layer: LayerLike) -> TrainProgram:
         seed=0,
     )
     model = create_model(
-        workload.model, workload.num_classes, layer, workload.dtype, **workload.fields
+        workload.model, workload.num_classes, contender.layer, workload.dtype, **workload.fields
     )
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
     parallel = DataParallel(jax.devices()[:1])
-    step: Any = parallel.parallelize(
-        make_train_step(model, optimizer, pipeline, seed=0, per_device=batch_size),
-        donate_state=True,
+    step: Any = make_train_step(
+        model,
+        optimizer,
+        pipeline,
+        seed=0,
+        per_device=batch_size,
+        ema_decay=contender.ema_decay,
     )
+    if contender.network_alone:
+        step = _network_step(model, size, batch_size)
+    step = parallel.parallelize(step, donate_state=True)
 
     # Drawing the parameters is slow to optimise and quick to run, see Experiment.create_state.
     unoptimised = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
     def draw() -> TrainState:
-        variables = initial_variables(model, pipeline.image_shape, seed=0, use_ema=False)
+        variables = initial_variables(
+            model, pipeline.image_shape, seed=0, use_ema=contender.ema_decay > 0
+        )
         return create_train_state(optimizer, variables)
 
     state = parallel.replicate(jax.jit(draw, compiler_options=unoptimised)())
@@ -186,6 +232,24 @@ def compile_step(workload: Workload, layer: LayerLike) -> TrainProgram:
         return metrics
 
     return TrainProgram(call, {"compile seconds": seconds, **_memory_figures(program)})
+
+
+def _network_step(model: nn.Module, size: int, batch_size: int) -> Step:
+    """A step that computes the gradients of the network and leaves the state as it is."""
+
+    def step(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, Any]:
+        # The same images every time; as the state is not constant, nothing is computed beforehand.
+        images = jnp.full((batch_size, size, size, 3), 0.5) + state.step
+
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return jnp.mean(jax.nn.logsumexp(logits, axis=-1)), updates
+
+        (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        return state, jax.lax.pmean((value, updates, gradients), AXIS)
+
+    return step
 
 
 def _memory_figures(program: Any) -> dict[str, float]:

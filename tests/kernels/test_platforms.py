@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evonorm_jax.kernels import cpu_math
+from evonorm_jax.kernels import cpu_math, platforms
 from evonorm_jax.kernels.platforms import Cpu, CpuBfloat16, Default, Gpu, Platform
 
 PLATFORMS = pytest.mark.parametrize(
@@ -64,7 +64,11 @@ def test_zero_padding_does_not_cost_the_gpu_its_digits() -> None:
 
 @PLATFORMS
 @pytest.mark.parametrize("num_groups", [1, 3, 12])
-def test_groups(platform: Platform, num_groups: int) -> None:
+@pytest.mark.parametrize("fuses", [True, False])
+def test_groups(
+    platform: Platform, num_groups: int, fuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platforms, "_FUSES_THROUGH_BARRIERS", fuses)  # of either version of JAX
     x = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
     pooled = platform.group_mean(jnp.asarray(x), num_groups)
     expected = x.reshape(2, num_groups, -1).mean(-1)
