@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Initializer
 
 from evonorm_jax.errors import UserError
+
+# The authors' ResNets draw the dense layer so.
+resnet_head_init = nn.initializers.normal(stddev=0.01)
 
 
 def check_positive_int(field: str, value: object) -> None:
     """Raises `UserError` unless `value` is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{field}={value!r}: expected an integer of at least 1.")
+
+
+def check_positive(field: str, value: object) -> None:
+    """Raises `UserError` unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise UserError(f"{field}={value!r}: expected a number above 0.")
+
+
+def check_survival_probability(value: float) -> None:
+    """Raises `UserError` unless `value` is a probability above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value <= 1.0:
+        raise UserError(
+            f"survival_probability={value!r}: expected a number in (0, 1]; 1 leaves no branch out."
+        )
 
 
 def check_dropout_rate(value: float) -> None:
@@ -72,7 +91,12 @@ def check_stage_sizes(stage_sizes: Sequence[int]) -> None:
 
 
 def classifier_head(
-    x: jax.Array, *, num_classes: int, dropout_rate: float, train: bool
+    x: jax.Array,
+    *,
+    num_classes: int,
+    dropout_rate: float,
+    train: bool,
+    kernel_init: Initializer = resnet_head_init,
 ) -> jax.Array:
     """Global average pool, dropout and the dense layer `head`, all in float32.
 
@@ -93,7 +117,7 @@ def classifier_head(
     x = nn.Dropout(dropout_rate, deterministic=not train)(x)
     return nn.Dense(
         num_classes,
-        kernel_init=nn.initializers.normal(stddev=0.01),
+        kernel_init=kernel_init,
         dtype=jnp.float32,
         name="head",
     )(x)

@@ -1,9 +1,12 @@
-"""Convolution and pooling whose padding depends on the kernel alone, never on the image.
+"""Convolution and pooling, padded by the kernel alone or, for weights trained so, by "same".
 
 `padding="SAME"` pads an even input on its far side only, so the sampling grid of a strided
 layer moves with the parity of the image size and with the framework. Here every side gets
 `(kernel_size - 1) // 2`, as in the authors' TensorFlow code (`conv2d_fixed_padding`) and in
 PyTorch: weights carry over, and an output is always `ceil(size / strides)` wide.
+
+TensorFlow's mobile networks were trained with "SAME" all the same, and their weights (timm calls
+them `tf_...`) need it: `padding="same"`, a choice that those networks pass on.
 
 One deliberate difference from the authors: their 3x3/2 max-pool uses "SAME", half a pixel
 apart from this one when its input is even. The output has the same shape.
@@ -13,11 +16,36 @@ from __future__ import annotations
 
 import jax
 from flax import linen as nn
-from flax.typing import Dtype
+from flax.typing import Dtype, Initializer
+
+from evonorm_jax.errors import UserError
 
 # tf.variance_scaling_initializer(), the authors' default: scale 1, fan-in, normal truncated
 # at two standard deviations and rescaled to keep the variance 1 / fan_in.
 conv_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+# The TPU code of MnasNet and EfficientNet, for squeeze-excite too: normal of variance 2 / fan_out.
+mobile_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+PADDINGS = ("symmetric", "same")
+
+
+def check_padding(padding: object) -> None:
+    """Raises `UserError` unless `padding` is one of `PADDINGS`."""
+    if padding not in PADDINGS:
+        raise UserError(f"padding={padding!r}: expected one of {', '.join(PADDINGS)}.")
+
+
+def pad_widths(padding: str, kernel_size: int, strides: int, size: int) -> tuple[int, int]:
+    """Zeros before and after an axis of `size` pixels.
+
+    >>> pad_widths("symmetric", 3, 2, 224), pad_widths("same", 3, 2, 224)
+    ((1, 1), (0, 1))
+    """
+    if padding == "symmetric":
+        return (kernel_size - 1) // 2, (kernel_size - 1) // 2
+    total = max((-(-size // strides) - 1) * strides + kernel_size - size, 0)
+    return total // 2, total - total // 2
 
 
 def conv2d(
@@ -25,6 +53,8 @@ def conv2d(
     kernel_size: int,
     strides: int = 1,
     *,
+    padding: str = "symmetric",
+    kernel_init: Initializer = conv_kernel_init,
     dtype: Dtype | None = None,
     name: str | None = None,
 ) -> nn.Conv:
@@ -34,20 +64,21 @@ def conv2d(
         features: output channels.
         kernel_size: odd side of the kernel.
         strides: step in both directions.
+        padding: "symmetric", or TensorFlow's "same".
+        kernel_init: of the kernel.
         dtype: dtype of the computation; the kernel itself stays float32.
         name: name of the submodule.
 
     Returns:
         The module; its output is `[N, ceil(H / strides), ceil(W / strides), features]`.
     """
-    padding = (kernel_size - 1) // 2
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
         strides=strides,
-        padding=padding,
+        padding="SAME" if padding == "same" else (kernel_size - 1) // 2,
         use_bias=False,  # the affine transform of the layer that follows has one
-        kernel_init=conv_kernel_init,
+        kernel_init=kernel_init,
         dtype=dtype,
         name=name,
     )

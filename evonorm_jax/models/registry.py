@@ -14,7 +14,14 @@ from flax.typing import Dtype
 from evonorm_jax import layers
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers.norm_act import LayerLike
-from evonorm_jax.models import cifar_resnet, resnet, resnet_v1
+from evonorm_jax.models import (
+    cifar_resnet,
+    efficientnet,
+    mnasnet,
+    mobilenet_v2,
+    resnet,
+    resnet_v1,
+)
 
 _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.ResNet18,
@@ -32,12 +39,33 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet32": cifar_resnet.CifarResNet32,
     "cifar_resnet56": cifar_resnet.CifarResNet56,
     "cifar_resnet110": cifar_resnet.CifarResNet110,
+    "mobilenet_v2": mobilenet_v2.MobileNetV2,
+    "mnasnet_b1": mnasnet.MnasNetB1,
+    **{name: efficientnet.scaled(name) for name in efficientnet.SCALINGS},
+    "resnet50_cifar": resnet.ResNet50Cifar,
+    "mobilenet_v2_cifar": mobilenet_v2.MobileNetV2Cifar,
+    "efficientnet_b0_cifar": efficientnet.EfficientNetB0Cifar,
 }
 
 
 def model_names() -> tuple[str, ...]:
     """Names that `create_model` accepts."""
     return tuple(_CONSTRUCTORS)
+
+
+def native_image_size(name: str) -> int:
+    """Height and width in pixels of the images that a network was designed for.
+
+    >>> native_image_size("resnet50"), native_image_size("efficientnet_b5")
+    (224, 456)
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    _find(name, _CONSTRUCTORS, kind="model")
+    if name in efficientnet.SCALINGS:
+        return efficientnet.SCALINGS[name].image_size
+    return 32 if "cifar" in name else 224
 
 
 def create_model(

@@ -187,3 +187,6 @@ ResNet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3))
 ResNet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3))
 ResNet152 = functools.partial(ResNet, stage_sizes=(3, 8, 36, 3))
 ResNet200 = functools.partial(ResNet, stage_sizes=(3, 24, 36, 3))
+
+# For the layer search on CIFAR; the paper does not give its networks, the width is our choice.
+ResNet50Cifar = functools.partial(ResNet50, num_filters=16, stem="cifar")

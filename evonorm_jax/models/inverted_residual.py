@@ -1,0 +1,219 @@
+"""What MobileNetV2, MnasNet and EfficientNet share: the block, and the network around it.
+
+Sandler et al., arXiv:1801.04381: a 1x1 convolution widens, a depthwise one mixes pixels, a 1x1
+one narrows again, and the sum runs between the narrow ends. A layer follows each convolution; the
+narrow end is a linear bottleneck, where it stands without its nonlinearity (for EvoNorm its affine
+map alone). The networks differ in their table of stages and in what surrounds it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.models.classifier import (
+    check_dropout_rate,
+    check_images,
+    check_positive,
+    check_positive_int,
+    check_stage_sizes,
+    check_survival_probability,
+    classifier_head,
+)
+from evonorm_jax.models.convolution import check_padding, conv2d, mobile_kernel_init
+from evonorm_jax.models.depthwise import DepthwiseConv
+from evonorm_jax.models.resnet import STEM_CONVS, ConvFactory, NormActFactory
+from evonorm_jax.models.squeeze_excite import SqueezeExcite, gate_activation
+from evonorm_jax.models.stochastic_depth import linear_survival, stochastic_depth
+
+# As in the TPU code: uniform within 1 / sqrt(num_classes).
+_HEAD_INIT = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+
+
+class Stage(NamedTuple):
+    """Blocks of one shape; the first of them has the stride."""
+
+    expand_ratio: int
+    channels: int  # before the width multiplier
+    kernel_size: int
+    strides: int
+
+
+class InvertedResidualBlock(nn.Module):
+    """1x1, layer, depthwise, layer, squeeze-excite, 1x1, norm; plus the input where that fits.
+
+    Attributes:
+        features: channels that come out.
+        conv: makes a full convolution, bound to padding and compute dtype.
+        depthwise: makes a depthwise convolution, bound alike.
+        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+        kernel_size: of the depthwise convolution.
+        strides: of the depthwise convolution; with 1 and equal channels the input is added.
+        expand_ratio: width between the 1x1 convolutions over that of the input; 1 leaves the
+            first of them out.
+        squeeze_ratio: width inside squeeze-excite over that of the block's input; 0 = none.
+        survival_probability: of the branch in training, see `stochastic_depth`.
+    """
+
+    features: int
+    conv: ConvFactory
+    depthwise: Callable[..., nn.Module]
+    norm_act: NormActFactory
+    kernel_size: int = 3
+    strides: int = 1
+    expand_ratio: int = 6
+    squeeze_ratio: float = 0.0
+    survival_probability: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        channels = x.shape[-1]
+        y = x
+        if self.expand_ratio != 1:
+            y = self.conv(self.expand_ratio * channels, 1, name="expand_conv")(y)
+            y = self.norm_act(name="expand_norm")(y)
+        y = self.depthwise(self.kernel_size, self.strides, name="depthwise_conv")(y)
+        y = self.norm_act(name="depthwise_norm")(y)
+        if self.squeeze_ratio:
+            y = SqueezeExcite(
+                max(1, int(self.squeeze_ratio * channels)),
+                activation=gate_activation(self.norm_act),
+                dtype=y.dtype,
+                name="squeeze_excite",
+            )(y)
+        y = self.conv(self.features, 1, name="project_conv")(y)
+        y = self.norm_act(nonlinearity=False, name="project_norm")(y)
+        if self.strides == 1 and self.features == channels:
+            y = x + stochastic_depth(y, self.survival_probability, train)
+        return y
+
+
+class InvertedResidualNetwork(nn.Module):
+    """The network of all three families, `[N, H, W, C]` to float32 logits `[N, num_classes]`.
+
+    Parameters are float32 in the collection `params`, under `stem_conv`, `stem_norm`,
+    `stage<i>_block<j>/{expand_conv,expand_norm,depthwise_conv,depthwise_norm,
+    squeeze_excite/{reduce,expand},project_conv,project_norm}`, `head_conv`, `head_norm` and
+    `head`; batch-dependent layers keep their statistics in `batch_stats` under the same names.
+
+    Attributes:
+        num_classes: width of the logits.
+        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        width_multiplier: of all channels, rounded by `round_channels`.
+        stage_sizes: number of blocks of each stage; fewer numbers end the network earlier.
+        stem: "imagenet", or "cifar" for small images: the stem and stage 2 then keep the
+            resolution, which is 4 times finer everywhere after, as in a ResNet's "cifar" stem.
+            Where to leave out strides is our choice.
+        padding: of the convolutions: "symmetric", or "same" for weights of TensorFlow.
+        dropout_rate: dropout before the dense layer; where above 0, training needs the rng
+            "dropout".
+        survival_probability: of residual branches in training, from 1 at the first block linearly
+            to about this at the last; below 1, training needs the rng "dropout".
+        dtype: dtype of convolutions and layers.
+
+    Raises:
+        UserError: when constructed with a field out of range, or called on something else
+            than float images `[N, H, W, C]` of the number of channels it was initialised with.
+    """
+
+    num_classes: int
+    norm_act: NormActFactory
+    width_multiplier: float = 1.0
+    stage_sizes: Sequence[int] = ()
+    stem: str = "imagenet"
+    padding: str = "symmetric"
+    dropout_rate: float = 0.0
+    survival_probability: float = 1.0
+    dtype: Dtype = jnp.float32
+
+    #: The family's table.
+    stages: ClassVar[tuple[Stage, ...]]
+    #: `squeeze_ratio` of every block.
+    squeeze_ratio: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        self.stage_sizes = tuple(self.stage_sizes)  # a list would make the network unhashable
+        check_positive_int("num_classes", self.num_classes)
+        check_positive("width_multiplier", self.width_multiplier)
+        check_stage_sizes(self.stage_sizes)
+        if len(self.stage_sizes) > len(self.stages):
+            raise UserError(
+                f"stage_sizes={self.stage_sizes}: this network has {len(self.stages)} stages."
+            )
+        if self.stem not in STEM_CONVS:
+            raise UserError(f"stem={self.stem!r}: expected one of {', '.join(STEM_CONVS)}.")
+        check_padding(self.padding)
+        check_dropout_rate(self.dropout_rate)
+        check_survival_probability(self.survival_probability)
+        super().__post_init__()
+
+    @property
+    def num_blocks(self) -> tuple[int, ...]:
+        """Number of blocks of each stage, after any scaling."""
+        return tuple(self.stage_sizes)
+
+    @property
+    def head_channels(self) -> int:
+        """Channels of the last convolution: not narrowed below the family's 1280."""
+        return max(1280, round_channels(1280 * self.width_multiplier))
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        check_images(images, self.get_variable("params", "stem_conv"))
+        shared = {"padding": self.padding, "dtype": self.dtype}
+        conv = functools.partial(conv2d, kernel_init=mobile_kernel_init, **shared)
+        depthwise = functools.partial(DepthwiseConv, **shared)
+        norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
+
+        stem_channels = round_channels(32 * self.width_multiplier)
+        x = conv(stem_channels, 3, 1 if self.stem == "cifar" else 2, name="stem_conv")(images)
+        x = norm_act(name="stem_norm")(x)
+
+        depth = 0
+        for number, (stage, num_blocks) in enumerate(
+            zip(self.stages, self.num_blocks, strict=False), start=1
+        ):
+            first_strides = 1 if self.stem == "cifar" and number == 2 else stage.strides
+            for index in range(num_blocks):
+                x = InvertedResidualBlock(
+                    round_channels(stage.channels * self.width_multiplier),
+                    conv=conv,
+                    depthwise=depthwise,
+                    norm_act=norm_act,
+                    kernel_size=stage.kernel_size,
+                    strides=first_strides if index == 0 else 1,
+                    expand_ratio=stage.expand_ratio,
+                    squeeze_ratio=self.squeeze_ratio,
+                    survival_probability=linear_survival(
+                        self.survival_probability, depth, sum(self.num_blocks)
+                    ),
+                    name=f"stage{number}_block{index + 1}",
+                )(x, train)
+                depth += 1
+
+        x = conv(self.head_channels, 1, name="head_conv")(x)
+        x = norm_act(name="head_norm")(x)
+        return classifier_head(
+            x,
+            num_classes=self.num_classes,
+            dropout_rate=self.dropout_rate,
+            train=train,
+            kernel_init=_HEAD_INIT,
+        )
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor` that is not more than 10% below `channels`.
+
+    >>> [round_channels(channels) for channels in (3, 12, 19.2, 22.4, 35.2)]
+    [8, 16, 24, 24, 32]
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -1,0 +1,55 @@
+"""Squeeze-excite: every channel is scaled by a gate that sees the mean of all channels.
+
+Hu et al., arXiv:1709.01507.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers import activation_of
+from evonorm_jax.layers.norm_act import LayerLike
+from evonorm_jax.models.convolution import mobile_kernel_init
+
+
+class SqueezeExcite(nn.Module):
+    """`x * sigmoid(expand(activation(reduce(mean(x)))))`, `[N, H, W, C]` to the same shape.
+
+    Attributes:
+        reduced_channels: width between the dense layers `reduce` and `expand`.
+        activation: between the two.
+        dtype: of the dense layers and the gate; the mean is taken in float32.
+    """
+
+    reduced_channels: int
+    activation: Callable[[jax.Array], jax.Array] = nn.silu
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
+        gate = self._dense(self.reduced_channels, "reduce")(gate)
+        gate = self._dense(x.shape[-1], "expand")(self.activation(gate))
+        return x * nn.sigmoid(gate)[:, None, None, :]
+
+    def _dense(self, features: int, name: str) -> nn.Dense:
+        return nn.Dense(features, kernel_init=mobile_kernel_init, dtype=self.dtype, name=name)
+
+
+def gate_activation(norm_act: LayerLike) -> Callable[[jax.Array], jax.Array]:
+    """The activation inside the squeeze-excite of a network of these layers.
+
+    It is that of the layer where that has one: ReLU with `bn_relu`, SiLU with `bn_silu`. A layer
+    with none that stands alone (EvoNorm, FRN, the learned Swish) leaves EfficientNet's own, SiLU;
+    the paper does not say what it did there.
+    """
+    try:
+        return activation_of(norm_act)
+    except UserError:
+        return nn.silu
