@@ -167,9 +167,10 @@ class InvertedResidualNetwork(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         check_images(images, self.get_variable("params", "stem_conv"))
-        shared = {"padding": self.padding, "dtype": self.dtype}
-        conv = functools.partial(conv2d, kernel_init=mobile_kernel_init, **shared)
-        depthwise = functools.partial(DepthwiseConv, **shared)
+        conv = functools.partial(
+            conv2d, padding=self.padding, kernel_init=mobile_kernel_init, dtype=self.dtype
+        )
+        depthwise = functools.partial(DepthwiseConv, padding=self.padding, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
 
         stem_channels = round_channels(32 * self.width_multiplier)
