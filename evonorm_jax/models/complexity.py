@@ -13,11 +13,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+
+class Complexity(NamedTuple):
+    """See `count_parameters` and `count_multiply_adds`."""
+
+    parameters: int
+    multiply_adds: int
 
 
 def count_parameters(model: nn.Module, *, channels: int = 3) -> int:
@@ -28,8 +35,7 @@ def count_parameters(model: nn.Module, *, channels: int = 3) -> int:
         channels: channels of its images.
     """
     # No parameter depends on the size of the image.
-    variables = _trace_init(model, image_size=32, channels=channels)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    return measure_complexity(model, 32, channels=channels).parameters
 
 
 def count_multiply_adds(model: nn.Module, image_size: int, *, channels: int = 3) -> int:
@@ -43,6 +49,11 @@ def count_multiply_adds(model: nn.Module, image_size: int, *, channels: int = 3)
         image_size: height and width in pixels.
         channels: channels of its images.
     """
+    return measure_complexity(model, image_size, channels=channels).multiply_adds
+
+
+def measure_complexity(model: nn.Module, image_size: int, *, channels: int = 3) -> Complexity:
+    """Both counts from one trace; arguments as in `count_multiply_adds`."""
     multiply_adds = 0
 
     def add_kernel_use(
@@ -60,11 +71,10 @@ def count_multiply_adds(model: nn.Module, image_size: int, *, channels: int = 3)
             multiply_adds += math.prod(y.shape[:-1]) * math.prod(kernel.shape)
         return y
 
-    with nn.intercept_methods(add_kernel_use):
-        _trace_init(model, image_size=image_size, channels=channels)
-    return multiply_adds
-
-
-def _trace_init(model: nn.Module, *, image_size: int, channels: int) -> Any:
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    with nn.intercept_methods(add_kernel_use):
+        variables = jax.eval_shape(
+            functools.partial(model.init, train=False), jax.random.key(0), images
+        )
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    return Complexity(parameters, multiply_adds)

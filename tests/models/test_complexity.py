@@ -44,6 +44,9 @@ def multiply_adds_of_program(jaxpr):
             (contracted, _), _ = equation.params["dimension_numbers"]
             lhs_shape = equation.invars[0].aval.shape
             total += out.size * math.prod(lhs_shape[axis] for axis in contracted)
+        elif equation.primitive.name == "cond":  # one operation in a form for each platform
+            branches = equation.params["branches"]
+            total += max(multiply_adds_of_program(branch.jaxpr) for branch in branches)
         else:
             for value in equation.params.values():
                 inner = getattr(value, "jaxpr", value)
@@ -58,6 +61,8 @@ def multiply_adds_of_program(jaxpr):
         ("resnet50_v1", "bn_relu", 97),
         ("cifar_resnet20", "bn_relu", 31),
         ("resnet18", "bn_relu", 64),
+        ("mobilenet_v2", "bn_relu", 97),
+        ("efficientnet_b0", "bn_silu", 64),
     ],
 )
 def test_same_as_the_traced_program(name, norm_act, image_size):
@@ -76,6 +81,8 @@ def test_same_as_the_traced_program(name, norm_act, image_size):
         ("resnet18_v1", 224, 1.81),
         ("resnet152_v1", 224, 11.51),
         ("cifar_resnet20", 32, 0.041),
+        ("mobilenet_v2", 224, 0.301),
+        ("mnasnet_b1", 224, 0.314),
     ],
 )
 def test_published_figures(name, image_size, billions):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from evonorm_jax.models.convolution import conv2d, conv_kernel_init, max_pool
 
@@ -14,6 +15,45 @@ def test_strided_convolution_pads_both_sides_alike():
     y = conv2d(1, 3, strides=2).apply(variables, images)
     # Windows centred on rows and columns 0 and 2; "SAME" would centre them on 1 and 3.
     np.testing.assert_array_equal(y[0, :, :, 0], [[4, 6], [6, 9]])
+
+
+def test_same_pads_an_even_image_on_its_far_side():
+    images = jnp.ones((1, 4, 4, 1))
+    variables = {"params": {"kernel": jnp.ones((3, 3, 1, 1))}}
+    y = conv2d(1, 3, strides=2, padding="same").apply(variables, images)
+    np.testing.assert_array_equal(y[0, :, :, 0], [[9, 6], [6, 4]])
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_pointwise_convolution_and_its_gradients(strides):
+    """The matrix product of a CPU against XLA's convolution."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
+    kernel = jax.random.normal(jax.random.key(1), (1, 1, 6, 3))
+    module = conv2d(3, 1, strides)
+
+    def xla(x, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, (strides,) * 2, "VALID", dimension_numbers=numbers
+        )
+
+    ours, pull = jax.vjp(
+        lambda x, kernel: module.apply({"params": {"kernel": kernel}}, x), x, kernel
+    )
+    theirs, their_pull = jax.vjp(xla, x, kernel)
+    for our, their in zip((ours, *pull(ours)), (theirs, *their_pull(theirs)), strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-5)
+
+
+def test_pointwise_convolution_is_a_matrix_product_on_cpu_alone():
+    x = jnp.ones((2, 5, 4, 6))
+    variables = {"params": {"kernel": jnp.ones((1, 1, 6, 3))}}
+    traced = jax.jit(conv2d(3, 1).apply).trace(variables, x)
+    found = {
+        platform: "stablehlo.convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert found == {"cpu": False, "cuda": True, "tpu": True}
 
 
 def test_max_pool_pads_both_sides_alike():
@@ -27,11 +67,12 @@ def test_max_pool_never_returns_its_padding():
     np.testing.assert_array_equal(y, jnp.full((1, 3, 2, 2), -7.0))
 
 
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 224, 225])
 @pytest.mark.parametrize(("kernel_size", "strides"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_output_is_as_wide_as_the_input_over_the_stride(size, kernel_size, strides):
+def test_output_is_as_wide_as_the_input_over_the_stride(size, kernel_size, strides, padding):
     images = jax.ShapeDtypeStruct((1, size, size + 1, 3), jnp.float32)
-    conv = conv2d(5, kernel_size, strides)
+    conv = conv2d(5, kernel_size, strides, padding=padding)
     y, _ = jax.eval_shape(conv.init_with_output, jax.random.key(0), images)
     assert y.shape == (1, -(-size // strides), -(-(size + 1) // strides), 5)
 

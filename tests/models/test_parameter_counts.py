@@ -1,6 +1,7 @@
-"""A closed table of the size of every registered network, and what an EvoNorm network holds."""
+"""The size of every registered network, and what an EvoNorm network holds."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,32 +9,22 @@ import pytest
 from flax import traverse_util
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.models import count_parameters, create_model, model_names
+from evonorm_jax.models import count_parameters, create_model, model_names, native_image_size
+from evonorm_jax.models.complexity import Complexity, measure_complexity
+from evonorm_jax.models.table import num_classes, render
+from tests.models.sizes import SIZES
 
-# Parameters with 1000 classes (10 for CIFAR). EvoNorm has one more vector per layer, `v`.
-# resnet*_v1 with BatchNorm are torchvision's figures and resnet50 is timm's resnetv2_50.
-PARAMETER_COUNTS = {
-    "resnet18": {"bn_relu": 11_691_816, "evonorm_s0": 11_695_720, "evonorm_b0": 11_695_720},
-    "resnet34": {"bn_relu": 21_799_976, "evonorm_s0": 21_807_592, "evonorm_b0": 21_807_592},
-    "resnet50": {"bn_relu": 25_549_352, "evonorm_s0": 25_572_072, "evonorm_b0": 25_572_072},
-    "resnet101": {"bn_relu": 44_541_480, "evonorm_s0": 44_590_312, "evonorm_b0": 44_590_312},
-    "resnet152": {"bn_relu": 60_185_128, "evonorm_s0": 60_257_000, "evonorm_b0": 60_257_000},
-    "resnet200": {"bn_relu": 64_666_152, "evonorm_s0": 64_750_312, "evonorm_b0": 64_750_312},
-    "resnet18_v1": {"bn_relu": 11_689_512, "evonorm_s0": None, "evonorm_b0": None},
-    "resnet34_v1": {"bn_relu": 21_797_672, "evonorm_s0": None, "evonorm_b0": None},
-    "resnet50_v1": {"bn_relu": 25_557_032, "evonorm_s0": None, "evonorm_b0": None},
-    "resnet101_v1": {"bn_relu": 44_549_160, "evonorm_s0": None, "evonorm_b0": None},
-    "resnet152_v1": {"bn_relu": 60_192_808, "evonorm_s0": None, "evonorm_b0": None},
-    "cifar_resnet20": {"bn_relu": 272_282, "evonorm_s0": 272_970, "evonorm_b0": 272_970},
-    "cifar_resnet32": {"bn_relu": 466_714, "evonorm_s0": 467_850, "evonorm_b0": 467_850},
-    "cifar_resnet56": {"bn_relu": 855_578, "evonorm_s0": 857_610, "evonorm_b0": 857_610},
-    "cifar_resnet110": {"bn_relu": 1_730_522, "evonorm_s0": 1_734_570, "evonorm_b0": 1_734_570},
-}
-EVONORM_NETWORKS = [name for name in PARAMETER_COUNTS if not name.endswith("_v1")]
+EVONORM_NETWORKS = [name for name, row in SIZES.items() if row.evonorm_parameters is not None]
+# B1 to B7 are B0 with other numbers, and tracing all of them takes 10 seconds.
+DISTINCT_NETWORKS = [
+    name
+    for name in EVONORM_NETWORKS
+    if not name.startswith("efficientnet_b") or name.startswith("efficientnet_b0")
+]
 
 
-def build(name, norm_act):
-    return create_model(name, 10 if name.startswith("cifar") else 1000, norm_act=norm_act)
+def build(name, norm_act, **fields):
+    return create_model(name, num_classes(name), norm_act=norm_act, **fields)
 
 
 @functools.cache
@@ -46,21 +37,49 @@ def abstract_variables(name, norm_act):
     }
 
 
+def layers_of(params):
+    return {path.rsplit("/", 1)[0] for path in params if "norm" in path}
+
+
 def test_table_is_complete():
-    assert set(PARAMETER_COUNTS) == set(model_names())
+    assert tuple(SIZES) == model_names()
 
 
-@pytest.mark.parametrize("norm_act", ["bn_relu", "evonorm_s0", "evonorm_b0"])
-@pytest.mark.parametrize("name", PARAMETER_COUNTS)
-def test_parameter_count(name, norm_act):
-    expected = PARAMETER_COUNTS[name][norm_act]
-    if expected is None:
+@pytest.mark.parametrize("name", SIZES)
+def test_size_with_batch_norm(name):
+    size = measure_complexity(build(name, "bn_relu"), native_image_size(name))
+    assert size == Complexity(SIZES[name].batch_norm_parameters, SIZES[name].multiply_adds)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_with_evonorm_s0(name):
+    if name not in EVONORM_NETWORKS:
         with pytest.raises(UserError, match="pre-activation network"):
-            build(name, norm_act)
+            build(name, "evonorm_s0")
         return
-    params = abstract_variables(name, norm_act)["params"]
-    assert sum(leaf.size for leaf in params.values()) == expected
+    params = abstract_variables(name, "evonorm_s0")["params"]
+    assert sum(leaf.size for leaf in params.values()) == SIZES[name].evonorm_parameters
     assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "parameters"),
+    # torchvision's mobilenet_v2 and mnasnet0_5, timm's mobilenetv2_140.
+    [
+        ("mobilenet_v2", 0.5, 1_968_680),
+        ("mobilenet_v2", 1.4, 6_108_776),
+        ("mnasnet_b1", 0.5, 2_218_512),
+    ],
+)
+def test_published_widths(name, width, parameters):
+    assert count_parameters(build(name, "bn_relu", width_multiplier=width)) == parameters
+
+
+def test_the_document_is_up_to_date():
+    document = Path(__file__).parents[2] / "docs" / "models.md"
+    assert document.read_text() == render(SIZES), (
+        "python -m evonorm_jax.models.table > docs/models.md"
+    )
 
 
 def test_resnet50_by_hand():
@@ -76,16 +95,37 @@ def test_resnet50_by_hand():
     dense = 2048 * 1000 + 1000
     assert convolutions == 23_454_912
     assert channels_of_layers == 22_720
-    assert PARAMETER_COUNTS["resnet50"] == {
-        "bn_relu": convolutions + 2 * channels_of_layers + dense,
-        "evonorm_s0": convolutions + 3 * channels_of_layers + dense,
-        "evonorm_b0": convolutions + 3 * channels_of_layers + dense,
-    }
+    assert SIZES["resnet50"][:2] == (
+        convolutions + 2 * channels_of_layers + dense,
+        convolutions + 3 * channels_of_layers + dense,
+    )
+
+
+def test_efficientnet_b0_by_hand():
+    # Blocks of each stage, in, expansion, out, kernel: table 1 of the paper.
+    stages = [
+        *[(1, 32, 1, 16, 3), (2, 16, 6, 24, 3), (2, 24, 6, 40, 5), (3, 40, 6, 80, 3)],
+        *[(3, 80, 6, 112, 5), (4, 112, 6, 192, 5), (1, 192, 6, 320, 3)],
+    ]
+    weights, layers, linear = 27 * 32 + 320 * 1280, 32 + 1280, 0
+    for blocks, channels, expansion, out, kernel in stages:
+        for _ in range(blocks):
+            wide, narrow = expansion * channels, channels // 4
+            weights += wide * channels * (expansion > 1) + kernel**2 * wide + wide * out
+            weights += 2 * wide * narrow + wide + narrow  # squeeze-excite and its biases
+            layers += wide * (2 if expansion > 1 else 1)
+            linear += out
+            channels = out
+    dense = 1280 * 1000 + 1000
+    assert SIZES["efficientnet_b0"][:2] == (
+        weights + 2 * (layers + linear) + dense,
+        weights + 3 * layers + 2 * linear + dense,
+    )
 
 
 def test_count_parameters_leaves_statistics_out():
     model = build("cifar_resnet20", "bn_relu")
-    assert count_parameters(model) == PARAMETER_COUNTS["cifar_resnet20"]["bn_relu"]
+    assert count_parameters(model) == SIZES["cifar_resnet20"].batch_norm_parameters
     # The only kernel that sees the image is the stem's: 3x3x(1 - 3)x16.
     assert count_parameters(model, channels=1) == count_parameters(model) - 2 * 9 * 16
 
@@ -94,26 +134,32 @@ def test_count_parameters_leaves_statistics_out():
 def test_evonorm_s0_network_has_no_state_and_no_other_layer(name):
     variables = abstract_variables(name, "evonorm_s0")
     assert set(variables) == {"params"}
-    layers = {path.rsplit("/", 1)[0] for path in variables["params"] if "norm" in path}
+    layers = layers_of(variables["params"])
     assert layers
     for layer in layers:
         fields = {path.rsplit("/", 1)[1] for path in variables["params"] if layer + "/" in path}
-        # `v` present everywhere: no layer stands without its nonlinearity.
-        assert fields == {"scale", "bias", "v"}
+        # No `v`: the layer stands without its nonlinearity, at the linear bottlenecks alone.
+        linear = layer.endswith("/project_norm")
+        assert fields == ({"scale", "bias"} if linear else {"scale", "bias", "v"})
 
 
-@pytest.mark.parametrize("name", EVONORM_NETWORKS)
+@pytest.mark.parametrize("name", DISTINCT_NETWORKS)
 def test_evonorm_b0_network_tracks_a_variance_and_never_a_mean(name):
     variables = abstract_variables(name, "evonorm_b0")
-    layers = {path.rsplit("/", 1)[0] for path in variables["params"] if "norm" in path}
-    assert set(variables["batch_stats"]) == {f"{layer}/var" for layer in layers}
+    layers = layers_of(variables["params"])
+    nonlinear = {layer for layer in layers if not layer.endswith("/project_norm")}
+    assert set(variables["batch_stats"]) == {f"{layer}/var" for layer in nonlinear}
+    assert sum(leaf.size for leaf in variables["params"].values()) == SIZES[name].evonorm_parameters
 
 
 @pytest.mark.parametrize("name", EVONORM_NETWORKS)
-def test_every_vector_but_the_last_bias_belongs_to_a_layer(name):
+def test_every_other_vector_is_a_bias_of_the_head_or_of_squeeze_excite(name):
     params = abstract_variables(name, "evonorm_s0")["params"]
     vectors = {path for path, leaf in params.items() if leaf.ndim == 1 and "norm" not in path}
-    assert vectors == {"head/bias"}
+    gates = {path.rsplit("/", 2)[0] for path in params if "squeeze_excite" in path}
+    expected = {f"{gate}/{dense}/bias" for gate in gates for dense in ("reduce", "expand")}
+    assert vectors == expected | {"head/bias"}
+    assert bool(gates) == name.startswith("efficientnet")
 
 
 def test_names_of_a_bottleneck_block():
@@ -121,3 +167,17 @@ def test_names_of_a_bottleneck_block():
     block = {path.split("/")[1] for path in params if path.startswith("stage1_block1/")}
     assert block == {"norm1", "conv1", "norm2", "conv2", "norm3", "conv3", "shortcut_conv"}
     assert not any(path.startswith("stage1_block2/shortcut") for path in params)
+
+
+def test_names_of_an_inverted_residual_block():
+    params = abstract_variables("efficientnet_b0", "evonorm_s0")["params"]
+    names = {path.rsplit("/", 1)[0] for path in params}
+    first = {name.split("/", 1)[1] for name in names if name.startswith("stage1_block1/")}
+    second = {name.split("/", 1)[1] for name in names if name.startswith("stage2_block1/")}
+    assert second - first == {"expand_conv", "expand_norm"}
+    assert first == {
+        *("depthwise_conv", "depthwise_norm", "squeeze_excite/reduce", "squeeze_excite/expand"),
+        *("project_conv", "project_norm"),
+    }
+    outside = {name for name in names if not name.startswith("stage")}
+    assert outside == {"stem_conv", "stem_norm", "head_conv", "head_norm", "head"}

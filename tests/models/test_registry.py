@@ -6,7 +6,17 @@ import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import EvoNormB0, EvoNormS0, norm_act
-from evonorm_jax.models import CifarResNet, ResNet, ResNetV1, create_model, model_names
+from evonorm_jax.models import (
+    CifarResNet,
+    EfficientNet,
+    MnasNetB1,
+    MobileNetV2,
+    ResNet,
+    ResNetV1,
+    create_model,
+    model_names,
+    native_image_size,
+)
 
 
 def test_names():
@@ -14,7 +24,22 @@ def test_names():
         *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200"),
         *("resnet18_v1", "resnet34_v1", "resnet50_v1", "resnet101_v1", "resnet152_v1"),
         *("cifar_resnet20", "cifar_resnet32", "cifar_resnet56", "cifar_resnet110"),
+        *("mobilenet_v2", "mnasnet_b1"),
+        *(f"efficientnet_b{number}" for number in range(8)),
+        *("resnet50_cifar", "mobilenet_v2_cifar", "efficientnet_b0_cifar"),
     )
+
+
+def test_native_image_sizes():
+    sizes = {name: native_image_size(name) for name in model_names()}
+    scaled = [224, 240, 260, 300, 380, 456, 528, 600]
+    assert [sizes.pop(f"efficientnet_b{number}") for number in range(8)] == scaled
+    assert {name for name, size in sizes.items() if size == 32} == {
+        name for name in model_names() if "cifar" in name
+    }
+    assert set(sizes.values()) == {32, 224}
+    with pytest.raises(UserError, match="unknown model: 'resnet5'"):
+        native_image_size("resnet5")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +49,12 @@ def test_names():
         ("resnet200", ResNet, {"stage_sizes": (3, 24, 36, 3), "bottleneck": True}),
         ("resnet152_v1", ResNetV1, {"stage_sizes": (3, 8, 36, 3), "bottleneck": True}),
         ("cifar_resnet56", CifarResNet, {"depth": 56}),
+        ("mobilenet_v2", MobileNetV2, {"width_multiplier": 1.0, "stem": "imagenet"}),
+        ("mnasnet_b1", MnasNetB1, {"stage_sizes": (1, 3, 3, 3, 2, 4, 1)}),
+        ("efficientnet_b5", EfficientNet, {"width_multiplier": 1.6, "depth_multiplier": 2.2}),
+        ("resnet50_cifar", ResNet, {"num_filters": 16, "stem": "cifar", "bottleneck": True}),
+        ("mobilenet_v2_cifar", MobileNetV2, {"width_multiplier": 0.5, "stem": "cifar"}),
+        ("efficientnet_b0_cifar", EfficientNet, {"width_multiplier": 0.5, "stem": "cifar"}),
     ],
 )
 def test_constructor(name, network, fields):
@@ -87,6 +118,16 @@ def test_model_is_a_static_argument_of_jit():
         ({"dtype": "half precision"}, "dtype='half precision': expected a floating-point dtype"),
         ({"name": "cifar_resnet20", "depth": 21}, r"depth=21: expected 6n \+ 2"),
         ({"name": "cifar_resnet20", "depth": 2}, r"depth=2: expected 6n \+ 2"),
+        ({"name": "mobilenet_v2", "width_multiplier": 0}, "width_multiplier=0: expected a number"),
+        ({"name": "mobilenet_v2", "stage_sizes": (1,) * 8}, "this network has 7 stages"),
+        ({"name": "mobilenet_v2", "stem": "mnist"}, "stem='mnist': expected one of imagenet, cif"),
+        ({"name": "mnasnet_b1", "padding": "valid"}, "padding='valid': expected one of symmetric"),
+        ({"name": "mnasnet_b1", "depth_multiplier": 2}, "field of mnasnet_b1: 'depth_multiplier'"),
+        ({"name": "efficientnet_b0", "depth_multiplier": "2"}, "depth_multiplier='2': expected a"),
+        (
+            {"name": "efficientnet_b0", "survival_probability": 0.0},
+            r"expected a number in \(0, 1\]",
+        ),
         ({"norm_act": "evonorm_s9"}, "evonorm_s9"),
         ({"norm_act_fields": {"virtual_batch_size": 4}}, "virtual_batch_size"),
     ],
