@@ -7,8 +7,8 @@ in_memory.py      arrays on the devices, augmented in the compiled step (augment
 arrays.py         the embedded digits, .npz files, fake arrays
 folder.py         class folders: listing, reading into memory (pillow_images.py)
 streaming.py      what all streams share; fake streams
-folder_stream.py  class folders by tf.data      } tf_stream.py, tf_images.py, randaugment.py
-tfds_stream.py    TFDS records by tf.data       } and tf_import.py serve both
+folder_stream.py  class folders by tf.data      } tf_stream.py, tf_images.py, randaugment.py,
+tfds_stream.py    TFDS records by tf.data       } autoaugment.py and tf_import.py serve both
 tfds_source.py    TFDS: checks before reading, small sets into memory
 device_batches.py background transfer to the devices
 """

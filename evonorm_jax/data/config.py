@@ -28,6 +28,7 @@ _FIELDS: dict[str, Any] = {
     "min_crop_area": 0.08,  # streaming: smallest share of the image in a random resized crop
     "randaugment_layers": 0,  # streaming: operations per image; 0 = off
     "randaugment_magnitude": 0,  # 0 ... 30, see randaugment.py
+    "autoaugment": False,  # streaming: the ImageNet policy of AutoAugment, see autoaugment.py
     # Sizes of fake data; for a real set 0 = read them, anything else must agree with them.
     "num_train_examples": 0,
     "num_eval_examples": 0,
@@ -112,6 +113,10 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
         "min_crop_area": (0 < config.min_crop_area <= 1, "a share of the image in (0, 1]"),
         "randaugment_layers": (config.randaugment_layers >= 0, "0 (off) or more"),
         "randaugment_magnitude": (0 <= config.randaugment_magnitude <= 30, "0 to 30"),
+        "autoaugment": (
+            not (config.autoaugment and config.randaugment_layers),
+            "False where randaugment_layers is above 0",
+        ),
         "shuffle_buffer": (config.shuffle_buffer > 0, "1 or more"),
         "num_parallel_calls": (
             config.num_parallel_calls == -1 or config.num_parallel_calls > 0,

@@ -43,11 +43,12 @@ def create_pipeline(
 
 
 def _in_memory(config: ml_collections.ConfigDict, seed: int, evaluation_only: bool) -> Pipeline:
-    if config.randaugment_layers and config.source != "fake":
-        raise UserError(
-            f"config.dataset.randaugment_layers is {config.randaugment_layers}, but RandAugment"
-            " works on streamed images only: set in_memory=False, or randaugment_layers=0."
-        )
+    for field, name in (("randaugment_layers", "RandAugment"), ("autoaugment", "AutoAugment")):
+        if config[field] and config.source != "fake":
+            raise UserError(
+                f"config.dataset.{field} is {config[field]}, but {name} works on streamed images"
+                f" only: set in_memory=False, or {field}={type(config[field])()}."
+            )
     if config.source == "embedded":
         arrays = load_digits(config, evaluation_only=evaluation_only)
     elif config.source == "npz":

@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import UnidentifiedImageError
 
 from evonorm_jax.data import pillow_images, randaugment
+from evonorm_jax.data.autoaugment import auto_augment
 
 MIN_RATIO, MAX_RATIO = 3 / 4, 4 / 3  # width / height of a random crop
 
@@ -28,8 +29,9 @@ def decode_train(
     flip: bool,
     randaugment_layers: int,
     randaugment_magnitude: float,
+    autoaugment: bool,
 ) -> tf.Tensor:
-    """Random resized crop, flip, RandAugment.
+    """Random resized crop, flip, RandAugment or AutoAugment.
 
     Args:
       contents: the encoded image, a scalar string: JPEG, PNG, GIF, BMP or WebP, any colours.
@@ -40,6 +42,7 @@ def decode_train(
       flip: whether to mirror half of the images left to right.
       randaugment_layers: operations per image, 0 = off.
       randaugment_magnitude: see `randaugment.py`.
+      autoaugment: whether to apply the policy of `autoaugment.py`.
 
     Returns:
       uint8 `[size, size, channels]`.
@@ -53,6 +56,8 @@ def decode_train(
     if flip:
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     image = _resize(image, size)
+    if autoaugment:
+        return auto_augment(image, augment_seed)
     return randaugment.rand_augment(
         image, augment_seed, layers=randaugment_layers, magnitude=randaugment_magnitude
     )

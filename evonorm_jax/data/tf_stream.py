@@ -23,10 +23,11 @@ class Decoder:
 
     def __init__(self, config: ml_collections.ConfigDict, *, seed: int) -> None:
         channels = len(config.mean)
-        if config.randaugment_layers and channels != 3:
+        if (config.randaugment_layers or config.autoaugment) and channels != 3:
             raise UserError(
-                "RandAugment needs RGB images, but config.dataset.mean has one value: set"
-                " randaugment_layers=0, or give mean and std three values."
+                "RandAugment and AutoAugment need RGB images, but config.dataset.mean has one"
+                " value: set randaugment_layers=0 and autoaugment=False, or give mean and std"
+                " three values."
             )
         self._config = config
         self._seed = seed
@@ -38,6 +39,7 @@ class Decoder:
             flip=config.flip,
             randaugment_layers=config.randaugment_layers,
             randaugment_magnitude=config.randaugment_magnitude,
+            autoaugment=config.autoaugment,
         )
         self.decode_eval = functools.partial(
             tf_images.decode_eval,

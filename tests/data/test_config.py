@@ -67,6 +67,11 @@ def test_bad_values_are_named(field, value):
 def test_bad_combinations():
     with pytest.raises(UserError, match=r"RandAugment .* streamed"):
         create_pipeline(dataset_config("digits", "embedded", randaugment_layers=2), seed=0)
+    with pytest.raises(UserError, match=r"AutoAugment .* streamed .* autoaugment=False"):
+        create_pipeline(dataset_config("digits", "embedded", autoaugment=True), seed=0)
+    both = {"autoaugment": True, "randaugment_layers": 2}
+    with pytest.raises(UserError, match=r"config.dataset.autoaugment is True, but must be False"):
+        create_pipeline(dataset_config("imagenet2012", "folder", **both), seed=0)
     with pytest.raises(UserError, match=r"'embedded' is always held in memory"):
         create_pipeline(dataset_config("digits", "embedded", in_memory=False), seed=0)
     with pytest.raises(UserError, match=r"No data set 'cifar10' is embedded"):

@@ -136,7 +136,7 @@ def test_train_crop_size(image_folder):
 def test_grey_images(image_folder):
     pipeline = pipeline_of(image_folder, mean=(0.0,), std=(1.0,))
     assert take(pipeline, number=1)[0]["image"].shape == (1, 4, 16, 16, 1)
-    with pytest.raises(UserError, match="RandAugment needs RGB"):
+    with pytest.raises(UserError, match="RandAugment and AutoAugment need RGB"):
         pipeline_of(image_folder, mean=(0.0,), std=(1.0,), randaugment_layers=1)
 
 

@@ -37,6 +37,7 @@ def decode_train(tf_images, contents, seed=(0, 0), **changes):
         "flip": True,
         "randaugment_layers": 0,
         "randaugment_magnitude": 0,
+        "autoaugment": False,
     }
     return tf_images.decode_train(contents, np.array(seed, np.int64), **options | changes).numpy()
 
@@ -163,9 +164,11 @@ def test_a_very_long_image_gives_its_centre(tf_images):
     assert begin.numpy().tolist() == [0, 1480]
 
 
-def test_training_is_a_function_of_the_seed(tf_images):
+@pytest.mark.parametrize(
+    "options", [{"randaugment_layers": 2, "randaugment_magnitude": 9}, {"autoaugment": True}]
+)
+def test_training_is_a_function_of_the_seed(tf_images, options):
     contents = encode(photo())
-    options = {"randaugment_layers": 2, "randaugment_magnitude": 9}
     first = decode_train(tf_images, contents, (1, 2), **options)
     np.testing.assert_array_equal(decode_train(tf_images, contents, (1, 2), **options), first)
     assert (decode_train(tf_images, contents, (1, 3), **options) != first).any()
