@@ -12,126 +12,17 @@ from evonorm_jax.models import create_model
 from evonorm_jax.models.convolution import conv2d
 from evonorm_jax.models.resnet import BasicBlock, BottleneckBlock
 from evonorm_jax.models.resnet_v1 import BasicBlockV1, BottleneckBlockV1
-
-EPSILON = 1e-5
-
-# The plain functions run on JAX arrays for their gradients and on NumPy's float64 for the rest.
-
-
-def plain_conv(x, params, strides=1):
-    """Zero-padded convolution as a sum over shifted copies of the image."""
-    xp = x.__array_namespace__()
-    kernel = params["kernel"]
-    size = kernel.shape[0]
-    margin = (size - 1) // 2
-    height, width = x.shape[1:3]
-    padded = xp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    shifted = [
-        padded[:, row : row + height : strides, column : column + width : strides]
-        for row in range(size)
-        for column in range(size)
-    ]
-    return xp.einsum("knhwc,kcf->nhwf", xp.stack(shifted), kernel.reshape(-1, *kernel.shape[2:]))
-
-
-def plain_evonorm_s0(x, params):
-    xp = x.__array_namespace__()
-    n, h, w, c = x.shape
-    groups = max(g for g in range(1, 33) if c % g == 0)
-    grouped = x.reshape(n, h * w, groups, c // groups)
-    centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
-    std = xp.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + EPSILON)
-    y = x / (1 + xp.exp(-params["v"] * x))
-    y = (y.reshape(grouped.shape) / std).reshape(x.shape)
-    return y * params["scale"] + params["bias"]
-
-
-def plain_batch_norm(x, params):
-    xp = x.__array_namespace__()
-    centred = x - x.mean(axis=(0, 1, 2))
-    y = centred / xp.sqrt((centred**2).mean(axis=(0, 1, 2)) + EPSILON)
-    return y * params["scale"] + params["bias"]
-
-
-def plain_bn_relu(x, params):
-    xp = x.__array_namespace__()
-    return xp.maximum(plain_batch_norm(x, params), 0)
-
-
-def plain_basic(x, p, layer, strides):
-    y = layer(x, p["norm1"])
-    shortcut = plain_conv(y, p["shortcut_conv"], strides) if "shortcut_conv" in p else x
-    y = plain_conv(y, p["conv1"], strides)
-    return plain_conv(layer(y, p["norm2"]), p["conv2"]) + shortcut
-
-
-def plain_bottleneck(x, p, layer, strides):
-    y = layer(x, p["norm1"])
-    shortcut = plain_conv(y, p["shortcut_conv"], strides) if "shortcut_conv" in p else x
-    y = plain_conv(y, p["conv1"])
-    y = plain_conv(layer(y, p["norm2"]), p["conv2"], strides)
-    return plain_conv(layer(y, p["norm3"]), p["conv3"]) + shortcut
-
-
-def plain_basic_v1(x, p, layer, strides):
-    xp = x.__array_namespace__()
-    y = layer(plain_conv(x, p["conv1"], strides), p["norm1"])
-    y = plain_batch_norm(plain_conv(y, p["conv2"]), p["norm2"])
-    return xp.maximum(y + plain_shortcut_v1(x, p, strides), 0)
-
-
-def plain_bottleneck_v1(x, p, layer, strides):
-    xp = x.__array_namespace__()
-    y = layer(plain_conv(x, p["conv1"]), p["norm1"])
-    y = layer(plain_conv(y, p["conv2"], strides), p["norm2"])
-    y = plain_batch_norm(plain_conv(y, p["conv3"]), p["norm3"])
-    return xp.maximum(y + plain_shortcut_v1(x, p, strides), 0)
-
-
-def plain_shortcut_v1(x, p, strides):
-    if "shortcut_conv" not in p:
-        return x
-    return plain_batch_norm(plain_conv(x, p["shortcut_conv"], strides), p["shortcut_norm"])
-
-
-def plain_stem(images, params, layer=None):
-    """7x7/2 convolution, the layer if there is one, and 3x3/2 max-pool."""
-    xp = images.__array_namespace__()
-    x = plain_conv(images, params["stem_conv"], 2)
-    x = x if layer is None else layer(x, params["stem_norm"])
-    height, width = x.shape[1:3]
-    padded = xp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-xp.inf)
-    windows = [
-        padded[:, row : row + height : 2, column : column + width : 2]
-        for row in range(3)
-        for column in range(3)
-    ]
-    return functools.reduce(xp.maximum, windows)
-
-
-def plain_head(x, params):
-    return x.mean(axis=(1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
-
-
-def plain_resnet(images, p):
-    x = plain_stem(images, p)
-    x = plain_bottleneck(x, p["stage1_block1"], plain_evonorm_s0, 1)
-    x = plain_bottleneck(x, p["stage2_block1"], plain_evonorm_s0, 2)
-    return plain_head(plain_evonorm_s0(x, p["head_norm"]), p)
-
-
-def plain_resnet_v1(images, p):
-    x = plain_stem(images, p, plain_bn_relu)
-    x = plain_bottleneck_v1(x, p["stage1_block1"], plain_bn_relu, 1)
-    x = plain_bottleneck_v1(x, p["stage2_block1"], plain_bn_relu, 2)
-    return plain_head(x, p)
-
-
-def plain_cifar_resnet(images, p):
-    x = plain_conv(images, p["stem_conv"])
-    for stage, strides in ((1, 1), (2, 2), (3, 2)):
-        x = plain_basic(x, p[f"stage{stage}_block1"], plain_evonorm_s0, strides)
-    return plain_head(plain_evonorm_s0(x, p["head_norm"]), p)
+from tests.models.plain_networks import (
+    plain_basic,
+    plain_basic_v1,
+    plain_bn_relu,
+    plain_bottleneck,
+    plain_bottleneck_v1,
+    plain_cifar_resnet,
+    plain_evonorm_s0,
+    plain_resnet,
+    plain_resnet_v1,
+)
 
 
 def make_block(block_class, layer_name, **fields):
