@@ -11,7 +11,7 @@ from configs import recipes
 from evonorm_jax.data import create_pipeline
 from evonorm_jax.data.config import check_fields
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act_names
+from evonorm_jax.layers import norm_act, norm_act_names
 from evonorm_jax.models import create_model, model_names
 from evonorm_jax.training.durations import resolve_durations
 from evonorm_jax.training.optimizer import learning_rate_schedule
@@ -38,11 +38,12 @@ def field_names(config):
 
 
 def test_the_rows_of_the_paper_are_there():
-    layers = ("b0", "b1", "b2", "s0", "s1", "s2")
-    expected = {f"imagenet_r50_evonorm_{layer}" for layer in layers}
-    baselines = ("bn_relu", "bn_silu", "gn_relu", "gn_swish", "frn")
-    expected |= {f"imagenet_r50_{name}" for name in baselines}
-    expected |= {f"imagenet_r101_{name}" for name in ("bn_relu", "evonorm_b0", "evonorm_s0")}
+    batch_dependent = ("bn_relu", "bn_silu", "bn_swish", "rs_rej")
+    batch_dependent += ("evonorm_b0", "evonorm_b1", "evonorm_b2")  # table 2
+    swept = ("gn_relu", "gn_swish", "frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")  # table 3
+    networks = ("r50", "r101", "mobilenet_v2", "mnasnet_b1", "efficientnet_b0", "efficientnet_b5")
+    expected = {f"imagenet_{network}_{name}" for network in networks for name in batch_dependent}
+    expected |= {f"imagenet_{network}_{name}" for network in networks[:3:2] for name in swept}
     cifar = ("bn_relu", "gn_relu", "gn_swish", "frn", "evonorm_b0", "evonorm_s0")
     expected |= {f"cifar10_resnet{depth}_{name}" for depth in (20, 56) for name in cifar}
     assert expected <= set(NAMES)
@@ -69,6 +70,10 @@ def test_config_is_complete_and_its_parts_exist(name, arg):
     durations = resolve_durations(config, num_examples // batch_size)
     schedule = learning_rate_schedule(config, durations, batch_size)
     peak = config.optimizer.learning_rate_per_256 * batch_size / 256
+    if config.schedule.name == "exponential":  # it has begun to fall before the warm-up ends
+        peak *= config.schedule.decay_factor ** int(
+            config.schedule.warmup_epochs / config.schedule.decay_epochs
+        )
     assert float(schedule(durations.warmup_steps)) == pytest.approx(peak)
     assert float(schedule(durations.num_steps - 1)) < 0.02 * peak or arg == "smoke"
 
@@ -84,19 +89,18 @@ def test_the_docstring_has_the_command_the_hardware_and_the_paper(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_name_says_what_is_trained(name):
     config = module_of(name).get_config()
-    dataset, model, norm_act = name.split("_", 2)
+    dataset, rest = name.split("_", 1)
     assert config.dataset.name == dataset.replace("imagenet", "imagenet2012")
-    assert (
-        config.model.name
-        == {
-            "resnet": "cifar_resnet20",
-            "resnet20": "cifar_resnet20",
-            "resnet56": "cifar_resnet56",
-            "r50": "resnet50",
-            "r101": "resnet101",
-        }[model]
-    )
-    assert config.model.norm_act == norm_act
+    model = rest.removesuffix(f"_{config.model.norm_act}")
+    abbreviations = {
+        "resnet": "cifar_resnet20",
+        "resnet20": "cifar_resnet20",
+        "resnet56": "cifar_resnet56",
+        "r50": "resnet50",
+        "r101": "resnet101",
+    }
+    assert config.model.name == abbreviations.get(model, model)
+    assert rest != model
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +126,7 @@ def test_the_digits_have_no_other_source():
 
 
 @pytest.mark.parametrize(
-    "name", ["digits_resnet_evonorm_s0", "cifar10_resnet20_frn", "imagenet_r50_bn_relu"]
+    "name", ["digits_resnet_evonorm_s0", "cifar10_resnet20_frn", "imagenet_mnasnet_b1_bn_relu"]
 )
 def test_smoke_data_is_small_and_made_up(name):
     config = module_of(name).get_config("smoke")
@@ -132,6 +136,44 @@ def test_smoke_data_is_small_and_made_up(name):
     assert pipeline.num_eval_examples % config.eval_batch_size  # so that padding is tried
     steps = config.num_epochs * pipeline.num_train_examples
     assert steps / (config.num_workers * config.images_per_worker) <= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "image_size", "dropout_rate", "survival_probability"),
+    [
+        ("imagenet_mobilenet_v2_bn_relu", 4096, 224, 0.2, 1.0),
+        ("imagenet_mnasnet_b1_bn_relu", 1024, 224, 0.2, 1.0),
+        ("imagenet_efficientnet_b0_bn_silu", 2048, 224, 0.2, 0.8),
+        ("imagenet_efficientnet_b5_bn_silu", 2048, 456, 0.4, 0.8),
+    ],
+)
+@pytest.mark.parametrize("arg", ["", "folder"])
+def test_mobile_recipe(name, batch_size, image_size, dropout_rate, survival_probability, arg):
+    config = module_of(name).get_config(arg)
+    assert config.num_workers * config.images_per_worker == batch_size
+    assert (config.dataset.image_size, config.dataset.resize_size) == (image_size, image_size + 32)
+    assert config.model.fields.dropout_rate == dropout_rate
+    assert config.model.fields.get("survival_probability", 1.0) == survival_probability
+    augmented = config.dataset.randaugment_layers, config.dataset.randaugment_magnitude
+    assert augmented == ((2, 17) if "b5" in name else (0, 0))
+    assert config.dataset.autoaugment == ("b0" in name)
+    layer = norm_act("bn_relu", **config.model.norm_act_fields.to_dict())()
+    assert (layer.momentum, layer.epsilon) == (0.99, 1e-3)
+
+
+def test_mobile_learning_rate_falls_by_3_percent_every_2_4_epochs():
+    config = module_of("imagenet_efficientnet_b0_evonorm_b0").get_config()
+    durations = resolve_durations(config, 625)  # 1500 steps are 2.4 epochs
+    schedule = learning_rate_schedule(config, durations, 2048)
+    # The count starts with the run: 5 epochs of warm-up are two falls and 125 steps.
+    steps = [0, 1562, 3125, 4499, 4500, 6000]
+    expected = [0, 0.128 * 1562 / 3125, *(0.128 * 0.97**falls for falls in (2, 2, 3, 4))]
+    assert [float(schedule(step)) for step in steps] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evonorm_keeps_its_own_momentum_and_epsilon_in_the_mobile_recipe():
+    config = module_of("imagenet_efficientnet_b0_evonorm_b0").get_config()
+    assert not config.model.norm_act_fields
 
 
 def test_configs_are_independent_objects():

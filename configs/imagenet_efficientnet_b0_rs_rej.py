@@ -1,0 +1,15 @@
+"""RS + rejection in EfficientNet-B0 on ImageNet: 16 x 128 images, 350 epochs.
+
+    python -m experiments.train --config configs/imagenet_efficientnet_b0_rs_rej.py
+
+Hardware: 16 accelerators (a TPU v3-16, two hosts with eight GPUs); fewer hold several workers each.
+Paper: 76.4 % top-1 (arXiv v1, Table 2, RS + rej).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import recipes
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return recipes.parse_arg(recipes.imagenet_mobile("efficientnet_b0", "rs_rej"), arg)

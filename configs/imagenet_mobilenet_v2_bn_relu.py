@@ -1,0 +1,15 @@
+"""BN-ReLU in MobileNetV2 on ImageNet: 32 x 128 images, 350 epochs.
+
+    python -m experiments.train --config configs/imagenet_mobilenet_v2_bn_relu.py
+
+Hardware: 32 accelerators (a TPU v3-32, four hosts of eight GPUs); fewer hold several workers each.
+Paper: 73.1 % top-1 (arXiv v1, Table 2).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import recipes
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return recipes.parse_arg(recipes.imagenet_mobile("mobilenet_v2", "bn_relu"), arg)
