@@ -24,7 +24,7 @@ def linear_survival(survival_probability: float, index: int, num_blocks: int) ->
 
     It would reach `survival_probability` one block after the last, as in the TensorFlow code.
 
-    >>> [linear_survival(0.8, index, 4) for index in range(4)]
-    [1.0, 0.95, 0.9, 0.85]
+    >>> [linear_survival(0.5, index, 4) for index in range(4)]
+    [1.0, 0.875, 0.75, 0.625]
     """
     return 1 - (1 - survival_probability) * index / num_blocks
