@@ -4,7 +4,7 @@
 
 suites:
   layers      forward and backward pass of a layer at ResNet-50's shapes, on this machine
-  train_step  training step of a ResNet-18: time, compile time, memory
+  train_step  training step of small networks: time, compile time, memory
   input       images per second of the data pipelines, with and without prefetch
   startup     seconds from the start of the process to the first training step
   gpu         layers and ResNet-50 training on one GPU; less than nine minutes

@@ -1,4 +1,4 @@
-"""One training step of a small ResNet: how much of a layer's gain is left in a network."""
+"""One training step of small networks: how much of a layer's gain is left in a network."""
 
 from __future__ import annotations
 
@@ -113,6 +113,10 @@ _RESNET18 = {"num_filters": 32, "stem": "cifar"}
 WORKLOADS = (
     Workload("resnet18", 32, 10, 64, "float32", _RESNET18),
     Workload("resnet18", 32, 10, 16, "bfloat16", _RESNET18),
+    *(
+        Workload(name, 32, 10, 64, "float32", {"stem": "cifar"})
+        for name in ("mobilenet_v2", "mnasnet_b1", "efficientnet_b0")
+    ),
 )
 _TINY = {"num_filters": 8, "stem": "cifar", "stage_sizes": (1,)}
 QUICK_WORKLOADS = (Workload("resnet18", 8, 10, 4, "float32", _TINY),)
@@ -134,7 +138,7 @@ def measure(options: Options) -> Report:
         )
     return Report(
         suite="train_step",
-        title="Training step of a ResNet",
+        title="Training step of a network",
         notes=NOTES,
         results=tuple(results),
         comparisons=COMPARISONS,
