@@ -11,6 +11,7 @@ With z = normalize(x) * scale + bias, s2 the centred variance, mu the mean, the 
     Batch-Instance-ReLU  g BatchNorm + (1 - g) InstanceNorm      Nam and Kim 2018
     Switchable-ReLU      softmax mixture of the moments over wh, whc and bwh   Luo et al. 2019
     *-ReLU, *-SiLU, *-Swish   max(z, 0), z sigma(z), z sigma(v z) with learnable v
+    BatchNorm-ReLU6      min(max(z, 0), 6)                       Sandler et al. 2018
 
 and the layers of the paper's random searches, whose activation cannot be taken apart:
 
@@ -51,6 +52,10 @@ from evonorm_jax.layers.base import (
 
 class _ReLU(NormActLayer):
     activation: ClassVar[str] = "relu"
+
+
+class _ReLU6(NormActLayer):
+    activation = staticmethod(nn.relu6)
 
 
 class _SiLU(NormActLayer):
@@ -119,6 +124,10 @@ class _GroupNorm(GroupLayer, _GroupedNorm):
 
 class BatchNormReLU(_ReLU, _BatchNorm):
     """Batch normalisation, then `max(z, 0)`."""
+
+
+class BatchNormReLU6(_ReLU6, _BatchNorm):
+    """Batch normalisation, then `min(max(z, 0), 6)`: what MobileNetV2 was published with."""
 
 
 class BatchNormSiLU(_SiLU, _BatchNorm):

@@ -48,6 +48,7 @@ NORM_ACTS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "evonorm_s1": evonorm.EvoNormS1,
         "evonorm_s2": evonorm.EvoNormS2,
         "bn_relu": baselines.BatchNormReLU,
+        "bn_relu6": baselines.BatchNormReLU6,
         "bn_silu": baselines.BatchNormSiLU,
         "bn_swish": baselines.BatchNormSwish,
         "gn_relu": baselines.GroupNormReLU,

@@ -158,6 +158,10 @@ def with_relu(z, p):
     return relu(z)
 
 
+def with_relu6(z, p):
+    return np.minimum(relu(z), 6)
+
+
 def with_silu(z, p):
     return z * sigmoid(z)
 
@@ -178,6 +182,7 @@ LAYERS: dict[str, Callable[..., np.ndarray]] = {
     "evonorm_s1": evonorm_s1,
     "evonorm_s2": evonorm_s2,
     "bn_relu": then(batch_norm, with_relu),
+    "bn_relu6": then(batch_norm, with_relu6),
     "bn_silu": then(batch_norm, with_silu),
     "bn_swish": then(batch_norm, with_swish),
     "gn_relu": then(group_norm, with_relu),
@@ -196,7 +201,7 @@ LAYERS: dict[str, Callable[..., np.ndarray]] = {
 
 #: The normalisations that stand alone when the activation is off; the other layers are affine.
 WITHOUT_ACTIVATION: dict[str, Callable[..., np.ndarray]] = {
-    **{f"bn_{activation}": batch_norm for activation in ("relu", "silu", "swish")},
+    **{f"bn_{activation}": batch_norm for activation in ("relu", "relu6", "silu", "swish")},
     **{f"gn_{activation}": group_norm for activation in ("relu", "silu", "swish")},
     "ln_relu": layer_norm,
     "in_relu": instance_norm,
@@ -221,6 +226,7 @@ TRACKED: dict[str, dict[str, Callable[..., np.ndarray]]] = {
         name: {"mean": mean, "var": variance}
         for name in (
             "bn_relu",
+            "bn_relu6",
             "bn_silu",
             "bn_swish",
             "batch_instance_norm_relu",

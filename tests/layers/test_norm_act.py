@@ -31,6 +31,7 @@ NAMES = [
     "evonorm_s1",
     "evonorm_s2",
     "bn_relu",
+    "bn_relu6",
     "bn_silu",
     "bn_swish",
     "gn_relu",
