@@ -123,3 +123,22 @@ def max_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
         strides=(strides, strides),
         padding=((padding, padding), (padding, padding)),
     )
+
+
+def avg_pool(x: jax.Array, strides: int) -> jax.Array:
+    """Mean over square windows of side `strides` that do not overlap, of `[N, H, W, C]`.
+
+    A window cut short by an odd edge averages what it holds (in PyTorch: `ceil_mode=True,
+    count_include_pad=False`), so the output has the size of a convolution with these strides.
+
+    >>> avg_pool(jax.numpy.array([1.0, 3.0, 8.0]).reshape(1, 1, 3, 1), 2).ravel().tolist()
+    [2.0, 8.0]
+    """
+    _, height, width, _ = x.shape
+    return nn.avg_pool(
+        x,
+        (strides, strides),
+        strides=(strides, strides),
+        padding=((0, -height % strides), (0, -width % strides)),
+        count_include_pad=False,
+    )

@@ -12,6 +12,9 @@ of the EvoNorm authors' TensorFlow code (tensorflow/tpu, models/official/resnet)
 
 "Layer" is whatever `norm_act` makes: the blocks name neither a normalisation nor an
 activation. Difference from the authors: see `convolution.py` on the max-pool.
+
+Two fields lead to the "D" networks of He et al., "Bag of Tricks" (arXiv:1812.01187, figure 2),
+in which timm has its EvoNorm ResNet: `stem="imagenet_deep"` and `avg_down=True`.
 """
 
 from __future__ import annotations
@@ -32,13 +35,14 @@ from evonorm_jax.models.classifier import (
     check_stage_sizes,
     classifier_head,
 )
-from evonorm_jax.models.convolution import conv2d, max_pool
+from evonorm_jax.models.convolution import avg_pool, conv2d, max_pool
 
 ConvFactory = Callable[..., nn.Module]
 NormActFactory = type[nn.Module] | functools.partial  # what `norm_act` returns, or a bare class
 
-# Stem name -> (kernel size, strides) of its convolution; only "imagenet" has the max-pool.
+# Stem name -> (kernel size, strides) of its one convolution; "imagenet_deep" has three.
 STEM_CONVS = {"imagenet": (7, 2), "cifar": (3, 1)}
+STEMS = ("imagenet", "imagenet_deep", "cifar")
 
 
 class BasicBlock(nn.Module):
@@ -50,6 +54,7 @@ class BasicBlock(nn.Module):
         norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
         strides: of the first 3x3 convolution and of the projection.
         use_projection: 1x1 convolution on the shortcut; needed where the shape changes.
+        avg_down: whether an average pool strides on the shortcut, before the projection.
     """
 
     num_filters: int
@@ -57,13 +62,14 @@ class BasicBlock(nn.Module):
     norm_act: NormActFactory
     strides: int = 1
     use_projection: bool = False
+    avg_down: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x
         y = self.norm_act(name="norm1")(x)
         if self.use_projection:
-            shortcut = self.conv(self.num_filters, 1, self.strides, name="shortcut_conv")(y)
+            shortcut = project_shortcut(self, y, self.num_filters)
         y = self.conv(self.num_filters, 3, self.strides, name="conv1")(y)
         y = self.norm_act(name="norm2")(y)
         y = self.conv(self.num_filters, 3, name="conv2")(y)
@@ -81,13 +87,14 @@ class BottleneckBlock(nn.Module):
     norm_act: NormActFactory
     strides: int = 1
     use_projection: bool = False
+    avg_down: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x
         y = self.norm_act(name="norm1")(x)
         if self.use_projection:
-            shortcut = self.conv(4 * self.num_filters, 1, self.strides, name="shortcut_conv")(y)
+            shortcut = project_shortcut(self, y, 4 * self.num_filters)
         y = self.conv(self.num_filters, 1, name="conv1")(y)
         y = self.norm_act(name="norm2")(y)
         y = self.conv(self.num_filters, 3, self.strides, name="conv2")(y)
@@ -109,7 +116,10 @@ class ResNet(nn.Module):
         norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
         bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
         num_filters: channels of the stem; doubled by every stage after the first.
-        stem: "imagenet" (7x7/2 and max-pool) or "cifar" (3x3/1, no pool).
+        stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers
+            between them, under `stem_conv<k>` and `stem_norm<k>`, and max-pool) or "cifar"
+            (3x3/1, no pool).
+        avg_down: whether an average pool, not the 1x1 convolution, strides on the shortcuts.
         dropout_rate: dropout before the dense layer; where above 0, training needs the rng
             "dropout".
         dtype: dtype of convolutions and layers.
@@ -135,6 +145,7 @@ class ResNet(nn.Module):
     bottleneck: bool = True
     num_filters: int = 64
     stem: str = "imagenet"
+    avg_down: bool = False
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
 
@@ -145,13 +156,13 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        check_images(images, self.get_variable("params", "stem_conv"))
+        check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
         block = BottleneckBlock if self.bottleneck else BasicBlock
 
-        x = conv(self.num_filters, *STEM_CONVS[self.stem], name="stem_conv")(images)
-        if self.stem == "imagenet":
+        x = stem_convs(images, self.stem, self.num_filters, conv=conv, norm_act=norm_act)
+        if self.stem != "cifar":
             x = max_pool(x, window=3, strides=2)
 
         for stage, num_blocks in enumerate(self.stage_sizes):
@@ -162,6 +173,7 @@ class ResNet(nn.Module):
                     norm_act=norm_act,
                     strides=2 if stage > 0 and index == 0 else 1,
                     use_projection=index == 0,
+                    avg_down=self.avg_down,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
 
@@ -171,14 +183,51 @@ class ResNet(nn.Module):
         )
 
 
+def stem_convs(
+    images: jax.Array,
+    stem: str,
+    num_filters: int,
+    *,
+    conv: ConvFactory,
+    norm_act: NormActFactory,
+) -> jax.Array:
+    """The convolutions of a stem, with the layers between them; call it in a compact method."""
+    if stem != "imagenet_deep":
+        return conv(num_filters, *STEM_CONVS[stem], name="stem_conv")(images)
+    x = conv(num_filters // 2, 3, 2, name="stem_conv1")(images)
+    x = norm_act(name="stem_norm1")(x)
+    x = conv(num_filters // 2, 3, name="stem_conv2")(x)
+    x = norm_act(name="stem_norm2")(x)
+    return conv(num_filters, 3, name="stem_conv3")(x)
+
+
+def first_conv_name(stem: str) -> str:
+    """The convolution that sees the image."""
+    return "stem_conv1" if stem == "imagenet_deep" else "stem_conv"
+
+
+def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array:
+    """The 1x1 convolution of a block's shortcut, `x` at the stride of the block."""
+    strides = block.strides
+    if block.avg_down and strides > 1:
+        x, strides = avg_pool(x, strides), 1
+    return block.conv(features, 1, strides, name="shortcut_conv")(x)
+
+
 def check_resnet_fields(model: nn.Module) -> None:
     """Raises `UserError` for a field out of range of a ResNet, v2 or v1.5."""
     check_positive_int("num_classes", model.num_classes)
     check_positive_int("num_filters", model.num_filters)
     check_stage_sizes(model.stage_sizes)
     check_dropout_rate(model.dropout_rate)
-    if model.stem not in STEM_CONVS:
-        raise UserError(f"stem={model.stem!r}: expected one of {', '.join(STEM_CONVS)}.")
+    if model.stem not in STEMS:
+        raise UserError(f"stem={model.stem!r}: expected one of {', '.join(STEMS)}.")
+    if model.stem == "imagenet_deep" and model.num_filters % 2:
+        raise UserError(
+            f"num_filters={model.num_filters}: stem='imagenet_deep' halves it; take an even number."
+        )
+    if not isinstance(model.avg_down, bool):
+        raise UserError(f"avg_down={model.avg_down!r}: expected True or False.")
 
 
 ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), bottleneck=False)

@@ -29,10 +29,12 @@ from evonorm_jax.layers import activation_of, fuses_activation
 from evonorm_jax.models.classifier import check_images, classifier_head
 from evonorm_jax.models.convolution import conv2d, max_pool
 from evonorm_jax.models.resnet import (
-    STEM_CONVS,
     ConvFactory,
     NormActFactory,
     check_resnet_fields,
+    first_conv_name,
+    project_shortcut,
+    stem_convs,
 )
 
 
@@ -45,6 +47,7 @@ class BasicBlockV1(nn.Module):
         norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
         strides: of the first 3x3 convolution and of the projection.
         use_projection: 1x1 convolution and norm on the shortcut, where the shape changes.
+        avg_down: whether an average pool strides on the shortcut, before the projection.
     """
 
     num_filters: int
@@ -52,13 +55,14 @@ class BasicBlockV1(nn.Module):
     norm_act: NormActFactory
     strides: int = 1
     use_projection: bool = False
+    avg_down: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = functools.partial(self.norm_act, nonlinearity=False)
         shortcut = x
         if self.use_projection:
-            shortcut = self.conv(self.num_filters, 1, self.strides, name="shortcut_conv")(x)
+            shortcut = project_shortcut(self, x, self.num_filters)
             shortcut = norm(name="shortcut_norm")(shortcut)
         y = self.conv(self.num_filters, 3, self.strides, name="conv1")(x)
         y = self.norm_act(name="norm1")(y)
@@ -79,13 +83,14 @@ class BottleneckBlockV1(nn.Module):
     norm_act: NormActFactory
     strides: int = 1
     use_projection: bool = False
+    avg_down: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = functools.partial(self.norm_act, nonlinearity=False)
         shortcut = x
         if self.use_projection:
-            shortcut = self.conv(4 * self.num_filters, 1, self.strides, name="shortcut_conv")(x)
+            shortcut = project_shortcut(self, x, 4 * self.num_filters)
             shortcut = norm(name="shortcut_norm")(shortcut)
         y = self.conv(self.num_filters, 1, name="conv1")(x)
         y = self.norm_act(name="norm1")(y)
@@ -121,6 +126,7 @@ class ResNetV1(nn.Module):
     bottleneck: bool = True
     num_filters: int = 64
     stem: str = "imagenet"
+    avg_down: bool = False
     dropout_rate: float = 0.0
     dtype: Dtype = jnp.float32
 
@@ -132,14 +138,14 @@ class ResNetV1(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        check_images(images, self.get_variable("params", "stem_conv"))
+        check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
         block, expansion = (BottleneckBlockV1, 4) if self.bottleneck else (BasicBlockV1, 1)
 
-        x = conv(self.num_filters, *STEM_CONVS[self.stem], name="stem_conv")(images)
+        x = stem_convs(images, self.stem, self.num_filters, conv=conv, norm_act=norm_act)
         x = norm_act(name="stem_norm")(x)
-        if self.stem == "imagenet":
+        if self.stem != "cifar":
             x = max_pool(x, window=3, strides=2)
 
         for stage, num_blocks in enumerate(self.stage_sizes):
@@ -152,6 +158,7 @@ class ResNetV1(nn.Module):
                     norm_act=norm_act,
                     strides=strides,
                     use_projection=strides != 1 or x.shape[-1] != expansion * num_filters,
+                    avg_down=self.avg_down,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
 

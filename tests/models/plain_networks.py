@@ -75,9 +75,12 @@ def plain_basic(x, p, layer, strides):
     return plain_conv(layer(y, p["norm2"]), p["conv2"]) + shortcut
 
 
-def plain_bottleneck(x, p, layer, strides):
+def plain_bottleneck(x, p, layer, strides, avg_down=False):
     y = layer(x, p["norm1"])
-    shortcut = plain_conv(y, p["shortcut_conv"], strides) if "shortcut_conv" in p else x
+    shortcut = x
+    if "shortcut_conv" in p:
+        pooled, step = (plain_avg_pool(y, strides), 1) if avg_down else (y, strides)
+        shortcut = plain_conv(pooled, p["shortcut_conv"], step)
     y = plain_conv(y, p["conv1"])
     y = plain_conv(layer(y, p["norm2"]), p["conv2"], strides)
     return plain_conv(layer(y, p["norm3"]), p["conv3"]) + shortcut
@@ -90,25 +93,48 @@ def plain_basic_v1(x, p, layer, strides):
     return xp.maximum(y + plain_shortcut_v1(x, p, strides), 0)
 
 
-def plain_bottleneck_v1(x, p, layer, strides):
+def plain_bottleneck_v1(x, p, layer, strides, avg_down=False):
     xp = x.__array_namespace__()
     y = layer(plain_conv(x, p["conv1"]), p["norm1"])
     y = layer(plain_conv(y, p["conv2"], strides), p["norm2"])
     y = plain_batch_norm(plain_conv(y, p["conv3"]), p["norm3"])
-    return xp.maximum(y + plain_shortcut_v1(x, p, strides), 0)
+    return xp.maximum(y + plain_shortcut_v1(x, p, strides, avg_down), 0)
 
 
-def plain_shortcut_v1(x, p, strides):
+def plain_shortcut_v1(x, p, strides, avg_down=False):
     if "shortcut_conv" not in p:
         return x
+    if avg_down:
+        x, strides = plain_avg_pool(x, strides), 1
     return plain_batch_norm(plain_conv(x, p["shortcut_conv"], strides), p["shortcut_norm"])
+
+
+def plain_avg_pool(x, side):
+    """The mean of each square of that side, of what there is of it at the far edges."""
+    xp = x.__array_namespace__()
+    rows = [
+        [x[:, i : i + side, j : j + side].mean(axis=(1, 2)) for j in range(0, x.shape[2], side)]
+        for i in range(0, x.shape[1], side)
+    ]
+    return xp.stack([xp.stack(row, 1) for row in rows], 1)
 
 
 def plain_stem(images, params, layer=None):
     """7x7/2 convolution, the layer if there is one, and 3x3/2 max-pool."""
-    xp = images.__array_namespace__()
     x = plain_conv(images, params["stem_conv"], 2)
-    x = x if layer is None else layer(x, params["stem_norm"])
+    return plain_max_pool(x if layer is None else layer(x, params["stem_norm"]))
+
+
+def plain_deep_stem(images, params, layer):
+    """Three 3x3 convolutions, the first of stride 2, with layers between them, and max-pool."""
+    x = layer(plain_conv(images, params["stem_conv1"], 2), params["stem_norm1"])
+    x = layer(plain_conv(x, params["stem_conv2"]), params["stem_norm2"])
+    x = plain_conv(x, params["stem_conv3"])
+    return plain_max_pool(layer(x, params["stem_norm"]) if "stem_norm" in params else x)
+
+
+def plain_max_pool(x):
+    xp = x.__array_namespace__()
     height, width = x.shape[1:3]
     padded = xp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-xp.inf)
     windows = [
@@ -134,6 +160,20 @@ def plain_resnet_v1(images, p):
     x = plain_stem(images, p, plain_bn_relu)
     x = plain_bottleneck_v1(x, p["stage1_block1"], plain_bn_relu, 1)
     x = plain_bottleneck_v1(x, p["stage2_block1"], plain_bn_relu, 2)
+    return plain_head(x, p)
+
+
+def plain_resnet_d(images, p):
+    x = plain_deep_stem(images, p, plain_evonorm_s0)
+    x = plain_bottleneck(x, p["stage1_block1"], plain_evonorm_s0, 1, avg_down=True)
+    x = plain_bottleneck(x, p["stage2_block1"], plain_evonorm_s0, 2, avg_down=True)
+    return plain_head(plain_evonorm_s0(x, p["head_norm"]), p)
+
+
+def plain_resnet_v1_d(images, p):
+    x = plain_deep_stem(images, p, plain_bn_relu)
+    x = plain_bottleneck_v1(x, p["stage1_block1"], plain_bn_relu, 1, avg_down=True)
+    x = plain_bottleneck_v1(x, p["stage2_block1"], plain_bn_relu, 2, avg_down=True)
     return plain_head(x, p)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from evonorm_jax.models.convolution import conv2d, conv_kernel_init, max_pool
+from evonorm_jax.models.convolution import avg_pool, conv2d, conv_kernel_init, max_pool
 
 
 def test_strided_convolution_pads_both_sides_alike():
@@ -65,6 +65,15 @@ def test_max_pool_pads_both_sides_alike():
 def test_max_pool_never_returns_its_padding():
     y = max_pool(jnp.full((1, 5, 4, 2), -7.0), window=3, strides=2)
     np.testing.assert_array_equal(y, jnp.full((1, 3, 2, 2), -7.0))
+
+
+def test_avg_pool_divides_by_what_a_window_holds():
+    images = jnp.arange(15.0).reshape(1, 3, 5, 1)
+    # Windows of 2x2, the last column 2x1, the last row 1x2 and the corner alone.
+    expected = [[3, 5, 6.5], [10.5, 12.5, 14]]
+    np.testing.assert_array_equal(avg_pool(images, 2)[0, :, :, 0], expected)
+    np.testing.assert_array_equal(avg_pool(images[:, :2, :4], 2)[0, :, :, 0], [[3, 5]])
+    np.testing.assert_array_equal(avg_pool(images[:, :1, :1], 2), images[:, :1, :1])
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])

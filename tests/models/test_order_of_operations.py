@@ -21,8 +21,12 @@ from tests.models.plain_networks import (
     plain_cifar_resnet,
     plain_evonorm_s0,
     plain_resnet,
+    plain_resnet_d,
     plain_resnet_v1,
+    plain_resnet_v1_d,
 )
+
+D_FIELDS = {"stage_sizes": (1, 1), "stem": "imagenet_deep", "avg_down": True}
 
 
 def make_block(block_class, layer_name, **fields):
@@ -109,6 +113,8 @@ def test_v1_block_ends_with_the_activation_of_its_layer():
     [
         ("resnet50", "evonorm_s0", plain_resnet, {"stage_sizes": (1, 1)}),
         ("resnet50_v1", "bn_relu", plain_resnet_v1, {"stage_sizes": (1, 1)}),
+        ("resnet50", "evonorm_s0", plain_resnet_d, D_FIELDS),
+        ("resnet50_v1", "bn_relu", plain_resnet_v1_d, D_FIELDS),
         ("cifar_resnet20", "evonorm_s0", plain_cifar_resnet, {"depth": 8}),
     ],
 )
