@@ -1,0 +1,22 @@
+"""Weights from and to timm and PyTorch, in safetensors files; the twins of timm's networks."""
+
+from evonorm_jax.interop.safetensors_file import load_timm_weights, save_timm_weights
+from evonorm_jax.interop.state_dict import from_timm_state_dict, timm_tensors, to_timm_state_dict
+from evonorm_jax.interop.timm_models import (
+    TIMM_MODELS,
+    TimmModel,
+    create_timm_model,
+    timm_model_names,
+)
+
+__all__ = [
+    "TIMM_MODELS",
+    "TimmModel",
+    "create_timm_model",
+    "from_timm_state_dict",
+    "load_timm_weights",
+    "save_timm_weights",
+    "timm_model_names",
+    "timm_tensors",
+    "to_timm_state_dict",
+]

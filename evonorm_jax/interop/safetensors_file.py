@@ -1,0 +1,111 @@
+"""Weights in safetensors files, the format of timm's published weights; never pickle.
+
+A safetensors file is a JSON header and plain arrays: reading one runs no code, whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.interop.state_dict import from_timm_state_dict, to_timm_state_dict
+
+_PICKLES = (".bin", ".pt", ".pth", ".pyth", ".tar")
+
+
+def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[str, Any]:
+    """Reads timm's or PyTorch's weights as Flax variables.
+
+        variables = load_timm_weights("resnet50.safetensors", "resnet50")
+        logits = create_timm_model("resnet50").apply(variables, images, train=False)
+
+    Args:
+      path: a safetensors file with the state dict of the network.
+      timm_name: one of `timm_model_names()`, with or without a tag (`resnet50.a1_in1k`).
+      **fields: of the network, where they differ from those of that name.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}` as float32 NumPy arrays; the number of classes is that
+      of the file.
+
+    Raises:
+      UserError: for a file that is not there, is no safetensors file or holds another network's
+        tensors, which are named; for an unknown network; where `safetensors` is not installed.
+    """
+    state_dict = read_safetensors(path)
+    try:
+        return from_timm_state_dict(state_dict, timm_name, **fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def save_timm_weights(
+    variables: Mapping[str, Any], path: str | Path, timm_name: str, **fields: Any
+) -> None:
+    """Writes Flax variables as timm's and PyTorch's weights, readable by `timm.create_model`:
+
+        timm.create_model("resnet50", checkpoint_path="resnet50.safetensors")
+
+    Args:
+      variables: `params` and, where the layer has it, `batch_stats`.
+      path: the file to write.
+      timm_name: the network of timm that they are for.
+      **fields: of the network, where they differ from those of that name.
+
+    Raises:
+      UserError: for variables of another network, a file that cannot be written, an unknown
+        network; where `safetensors` is not installed.
+    """
+    write_safetensors(to_timm_state_dict(variables, timm_name, **fields), path)
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Tensor names -> arrays of a safetensors file.
+
+    Raises:
+      UserError: as `load_timm_weights`.
+    """
+    path = Path(path)
+    safetensors = _import_safetensors()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise UserError(f"{path} {what}; name a .safetensors file.")
+    if path.suffix in _PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which can run anything when it is read. Where you trust it, "
+            "convert it with PyTorch: safetensors.torch.save_file(torch.load(path, "
+            "weights_only=True), 'weights.safetensors')."
+        )
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file, or a damaged one ({error}).") from error
+
+
+def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Writes named arrays as a safetensors file.
+
+    Raises:
+      UserError: where the file cannot be written, or `safetensors` is not installed.
+    """
+    safetensors = _import_safetensors()
+    try:
+        # PyTorch's readers ask for the format.
+        safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be written ({error}).") from error
+
+
+def _import_safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "Reading and writing safetensors files needs the package safetensors: "
+            "pip install 'evonorm-jax[interop]'."
+        ) from error
+    return safetensors

@@ -1,0 +1,119 @@
+"""Which of timm's networks have a twin here, and exactly which fields make it one.
+
+Padding, epsilon and groups follow timm: its BatchNorm has epsilon 1e-5 and its convolutions pad by
+the kernel size, except in `tf_efficientnet_*`, whose weights come from TensorFlow (1e-3, "same");
+its EvoNorm-S0 has 32 groups and epsilon 1e-5. MobileNetV2 has ReLU6.
+
+>>> sorted(TIMM_MODELS["resnetv2_50d_evos"].fields.items())
+[('avg_down', True), ('stem', 'imagenet_deep')]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.interop import names
+from evonorm_jax.interop.names import ModuleNames
+from evonorm_jax.models import create_model
+
+
+@dataclasses.dataclass(frozen=True)
+class TimmModel:
+    """The twin of one of timm's networks.
+
+    Attributes:
+      model: our name of the network, for `create_model`.
+      norm_act: its layer.
+      norm_act_fields: of the layer.
+      names: of its modules in timm.
+      fields: of the network.
+    """
+
+    model: str
+    norm_act: str
+    norm_act_fields: Mapping[str, Any]
+    names: ModuleNames
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_TORCH_BN = MappingProxyType({"epsilon": 1e-5, "momentum": 0.9})
+_TENSORFLOW_BN = MappingProxyType({"epsilon": 1e-3, "momentum": 0.9})
+_GROUPS = MappingProxyType({"epsilon": 1e-5, "num_groups": 32})
+_D = MappingProxyType({"stem": "imagenet_deep", "avg_down": True})
+_SAME = MappingProxyType({"padding": "same"})
+
+#: timm's name -> its twin here.
+TIMM_MODELS: Mapping[str, TimmModel] = MappingProxyType(
+    {
+        "resnet18": TimmModel("resnet18_v1", "bn_relu", _TORCH_BN, names.RESNET_V1),
+        "resnet34": TimmModel("resnet34_v1", "bn_relu", _TORCH_BN, names.RESNET_V1),
+        "resnet50": TimmModel("resnet50_v1", "bn_relu", _TORCH_BN, names.RESNET_V1),
+        "resnet50d": TimmModel("resnet50_v1", "bn_relu", _TORCH_BN, names.RESNET_V1_D, _D),
+        "resnet101": TimmModel("resnet101_v1", "bn_relu", _TORCH_BN, names.RESNET_V1),
+        "resnet152": TimmModel("resnet152_v1", "bn_relu", _TORCH_BN, names.RESNET_V1),
+        "resnetv2_50": TimmModel("resnet50", "bn_relu", _TORCH_BN, names.RESNET_V2),
+        "resnetv2_50d": TimmModel("resnet50", "bn_relu", _TORCH_BN, names.RESNET_V2, _D),
+        "resnetv2_50d_gn": TimmModel("resnet50", "gn_relu", _GROUPS, names.RESNET_V2, _D),
+        "resnetv2_50d_evos": TimmModel("resnet50", "evonorm_s0", _GROUPS, names.RESNET_V2, _D),
+        "resnetv2_101": TimmModel("resnet101", "bn_relu", _TORCH_BN, names.RESNET_V2),
+    }
+)
+
+
+def timm_model_names() -> tuple[str, ...]:
+    """The names of timm's networks that have a twin here."""
+    return tuple(TIMM_MODELS)
+
+
+def find_timm_model(name: str) -> TimmModel:
+    """The row of `TIMM_MODELS`; a tag of pretrained weights, as in `resnet50.a1_in1k`, is ignored.
+
+    Raises:
+      UserError: for a network that has no twin here; the message lists those that have.
+    """
+    architecture = name.partition(".")[0]
+    if architecture in TIMM_MODELS:
+        return TIMM_MODELS[architecture]
+    close = difflib.get_close_matches(architecture, TIMM_MODELS, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(
+        f"timm's {name!r} has no counterpart here.{hint} Known: {', '.join(TIMM_MODELS)}."
+    )
+
+
+def create_timm_model(
+    name: str, num_classes: int = 1000, dtype: Dtype = jnp.float32, **fields: Any
+) -> nn.Module:
+    """Builds the network that computes what timm's network of that name computes.
+
+    Args:
+      name: one of `timm_model_names()`; a tag of pretrained weights after a dot is ignored.
+      num_classes: width of the logits.
+      dtype: of convolutions and layers.
+      **fields: further fields of the network, such as `dropout_rate=0.2`; they override the row's.
+
+    Raises:
+      UserError: for an unknown name, and as `evonorm_jax.create_model`.
+
+    >>> model = create_timm_model("resnetv2_50d_evos", num_classes=10)
+    >>> model.stem, model.avg_down, model.norm_act().num_groups
+    ('imagenet_deep', True, 32)
+    """
+    row = find_timm_model(name)
+    return create_model(
+        row.model,
+        num_classes,
+        norm_act=row.norm_act,
+        dtype=dtype,
+        norm_act_fields=row.norm_act_fields,
+        **{**row.fields, **fields},
+    )

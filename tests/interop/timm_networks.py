@@ -1,0 +1,82 @@
+"""timm's networks as functions of NumPy arrays; timm is imported without torchvision.
+
+`import timm` needs torchvision for its data loading and for one class that no network here uses.
+Where torchvision is not installed, timm's folders are imported without their `__init__.py`, the
+constants stand for `timm.data`, and a placeholder for that class.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pathlib
+import sys
+import types
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Outputs(NamedTuple):
+    """What one network computes: logits `[N, K]`, and the norm of the gradient by each tensor."""
+
+    eval_logits: np.ndarray
+    train_logits: np.ndarray
+    gradient_norms: dict[str, np.ndarray]
+
+
+def import_timm(module: str) -> types.ModuleType:
+    """The module `timm.models.<module>`."""
+    if "timm" not in sys.modules and importlib.util.find_spec("torchvision") is None:
+        _put_placeholders()
+    return importlib.import_module(f"timm.models.{module}")
+
+
+def create(name: str, module: str, **fields: Any) -> Any:
+    """timm's network of that name, float32, without dropout."""
+    return getattr(import_timm(module), name)(**fields)
+
+
+def module_of(name: str) -> str:
+    """The module of `timm.models` that defines a network."""
+    if name.startswith("resnetv2"):
+        return "resnetv2"
+    return "resnet" if name.startswith("resnet") else "efficientnet"
+
+
+def run(network: Any, state_dict: dict, images: np.ndarray, cotangent: np.ndarray) -> Outputs:
+    """Logits in both modes, and the gradients of `sum(cotangent * logits)` in training mode.
+
+    Args:
+      network: of timm.
+      state_dict: every tensor of it, as NumPy arrays.
+      images: `[N, H, W, C]`.
+      cotangent: `[N, K]`.
+    """
+    import torch
+
+    network.load_state_dict({name: torch.tensor(array) for name, array in state_dict.items()})
+    pixels = torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    with torch.no_grad():
+        eval_logits = network.eval()(pixels).numpy()
+    train_logits = network.train()(pixels)
+    train_logits.backward(torch.tensor(cotangent))
+    norms = {name: p.grad.norm().numpy() for name, p in network.named_parameters()}
+    return Outputs(eval_logits, train_logits.detach().numpy(), norms)
+
+
+def _put_placeholders() -> None:
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("timm is not installed: pip install 'evonorm-jax[parity]'")
+    root = pathlib.Path(spec.origin).parent
+    for name, folder in {"timm": root, "timm.models": root / "models"}.items():
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+    sys.modules["timm"].__version__ = importlib.metadata.version("timm")
+    constants = importlib.util.spec_from_file_location("timm.data", root / "data" / "constants.py")
+    sys.modules["timm.data"] = importlib.util.module_from_spec(constants)
+    constants.loader.exec_module(sys.modules["timm.data"])
+    for name in ("torchvision", "torchvision.ops", "torchvision.ops.misc"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["torchvision.ops.misc"].FrozenBatchNorm2d = type("FrozenBatchNorm2d", (), {})
