@@ -55,6 +55,11 @@ def base_config() -> ConfigDict:
     )
     config.dataset = ConfigDict()  # evonorm_jax/data/config.py explains its fields
 
+    # What the weights start from, all but a head for other classes; "" = from the seed. A run
+    # directory, or a safetensors file with the weights of this network of timm.
+    config.init_from = ""
+    config.init_from_model = ""
+
     # Length of the run: exactly one of the two, the other stays 0.
     config.num_epochs = 0.0
     config.num_steps = 0
@@ -253,6 +258,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         num_train_examples=32,
         num_eval_examples=20,  # no multiple of the evaluation batch: the padding is tried too
     )
+    config.init_from = config.init_from_model = ""  # of the full-sized network
     config.num_workers = 2
     config.images_per_worker = 4
     config.eval_batch_size = 16

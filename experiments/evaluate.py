@@ -1,11 +1,14 @@
-"""Evaluates a checkpoint of a run: every example of the evaluation set exactly once.
+"""Evaluates a checkpoint of a run, or timm's weights: every example of the evaluation set once.
 
 examples:
   python -m experiments.evaluate --workdir runs/digits_resnet_evonorm_s0
   python -m experiments.evaluate --workdir runs/r50 --step 112590 --config.eval_batch_size=256
+  python -m experiments.evaluate --weights resnet50.safetensors --model resnet50 \\
+      --config configs/imagenet_r50_bn_relu.py --config.dtype=float32
 
-The configuration is the run's own (its config.json); fields can be overridden, for instance to
-read the same data from another place. Prints one JSON object.
+The configuration of a checkpoint is the run's own (its config.json); weights in a safetensors file
+are evaluated on the data set of --config, scaled and cropped as that says. Fields can be
+overridden, for instance to read the same data from another place. Prints one JSON object.
 """
 
 import argparse
@@ -19,6 +22,7 @@ if __name__ == "__main__":
 
 import jax
 
+from evonorm_jax.errors import UserError
 from experiments import launch
 
 
@@ -30,19 +34,49 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="run directory of experiments.train")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", help="run directory of experiments.train")
+    source.add_argument(
+        "--weights", metavar="FILE.safetensors", help="weights of one of timm's networks"
+    )
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    parser.add_argument("--model", metavar="TIMM_NAME", help="whose --weights they are: resnet50")
+    parser.add_argument(
+        "--config", metavar="FILE.py[:ARGUMENT]", help="the data set to evaluate --weights on"
+    )
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
+    check_arguments(arguments)
     launch.start_jax(arguments)
 
     from evonorm_jax.training import evaluation, run_directory
 
-    workdir = Path(arguments.workdir)
-    config = launch.override(run_directory.read_config(workdir), overrides)
-    metrics = evaluation.evaluate_checkpoint(config, workdir, arguments.step)
+    if arguments.weights:
+        config = launch.parse_config(arguments.config, overrides)
+        metrics = evaluation.evaluate_weights(config, arguments.weights, arguments.model)
+    else:
+        workdir = Path(arguments.workdir)
+        config = launch.override(run_directory.read_config(workdir), overrides)
+        metrics = evaluation.evaluate_checkpoint(config, workdir, arguments.step)
     if jax.process_index() == 0:
         print(json.dumps(metrics, indent=2))
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuses flags that do not go together.
+
+    Raises:
+      UserError: naming them.
+    """
+    needed, others = ["model", "config"], ["step"]
+    if arguments.workdir:
+        needed, others = [], ["model", "config"]
+    given = vars(arguments)
+    if missing := [f"--{name}" for name in needed if given[name] is None]:
+        raise UserError(f"--weights needs {' and '.join(missing)} as well; see --help.")
+    if superfluous := [f"--{name}" for name in others if given[name] is not None]:
+        flag = "--workdir" if arguments.workdir else "--weights"
+        raise UserError(f"{' and '.join(superfluous)} cannot go with {flag}; see --help.")
 
 
 if __name__ == "__main__":

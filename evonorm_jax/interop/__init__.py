@@ -5,6 +5,7 @@ from evonorm_jax.interop.state_dict import from_timm_state_dict, timm_tensors, t
 from evonorm_jax.interop.timm_models import (
     TIMM_MODELS,
     TimmModel,
+    check_twin,
     create_timm_model,
     timm_model_names,
 )
@@ -12,6 +13,7 @@ from evonorm_jax.interop.timm_models import (
 __all__ = [
     "TIMM_MODELS",
     "TimmModel",
+    "check_twin",
     "create_timm_model",
     "from_timm_state_dict",
     "load_timm_weights",

@@ -23,6 +23,7 @@ from flax.typing import Dtype
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import names
 from evonorm_jax.interop.names import ModuleNames
+from evonorm_jax.layers import accepts_field
 from evonorm_jax.models import create_model
 
 
@@ -65,6 +66,26 @@ TIMM_MODELS: Mapping[str, TimmModel] = MappingProxyType(
         "resnetv2_50d_gn": TimmModel("resnet50", "gn_relu", _GROUPS, names.RESNET_V2, _D),
         "resnetv2_50d_evos": TimmModel("resnet50", "evonorm_s0", _GROUPS, names.RESNET_V2, _D),
         "resnetv2_101": TimmModel("resnet101", "bn_relu", _TORCH_BN, names.RESNET_V2),
+        "mobilenetv2_050": TimmModel(
+            "mobilenet_v2", "bn_relu6", _TORCH_BN, names.MOBILE, {"width_multiplier": 0.5}
+        ),
+        "mobilenetv2_100": TimmModel("mobilenet_v2", "bn_relu6", _TORCH_BN, names.MOBILE),
+        "mobilenetv2_140": TimmModel(
+            "mobilenet_v2", "bn_relu6", _TORCH_BN, names.MOBILE, {"width_multiplier": 1.4}
+        ),
+        "mnasnet_100": TimmModel("mnasnet_b1", "bn_relu", _TORCH_BN, names.MOBILE),
+        **{
+            f"efficientnet_b{i}": TimmModel(
+                f"efficientnet_b{i}", "bn_silu", _TORCH_BN, names.MOBILE
+            )
+            for i in range(8)
+        },
+        **{
+            f"tf_efficientnet_b{i}": TimmModel(
+                f"efficientnet_b{i}", "bn_silu", _TENSORFLOW_BN, names.MOBILE, _SAME
+            )
+            for i in range(8)
+        },
     }
 )
 
@@ -88,6 +109,53 @@ def find_timm_model(name: str) -> TimmModel:
     raise UserError(
         f"timm's {name!r} has no counterpart here.{hint} Known: {', '.join(TIMM_MODELS)}."
     )
+
+
+def check_twin(model: nn.Module, name: str, **fields: Any) -> None:
+    """Refuses a network that computes something else than timm's network of that name.
+
+    Most such differences (epsilon, padding, the pool of a shortcut) change no tensor: the weights
+    would fit, and the accuracy be lost. Dropout, dtype and classes may differ.
+
+    Args:
+      model: a network from `create_model`.
+      name: one of `timm_model_names()`.
+      **fields: of the network, where they may differ from those of that name.
+
+    Raises:
+      UserError: naming the fields that differ, and how the network is made.
+    """
+    row = find_timm_model(name)
+    ours = _what_it_computes(model)
+    theirs = _what_it_computes(create_timm_model(name, **fields))
+    if ours != theirs:
+        differing = ", ".join(
+            f"{key} is {ours.get(key)!r}, not {theirs.get(key)!r}"
+            for key in theirs | ours
+            if ours.get(key) != theirs.get(key)
+        )
+        raise UserError(
+            f"the network is not timm's {name}: {differing}. That one has the model name "
+            f"{row.model!r}, the norm_act {row.norm_act!r}, the norm_act_fields "
+            f"{dict(row.norm_act_fields)} and the fields {dict(row.fields)}."
+        )
+
+
+def _what_it_computes(model: nn.Module) -> dict[str, Any]:
+    """The fields of a network and of its layer that the logits of given weights depend on."""
+    rest = {"num_classes", "norm_act", "dtype", "dropout_rate", "survival_probability"}
+    network = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.name not in rest | {"parent", "name"}
+    }
+    layer = model.norm_act()
+    formula = {"network": type(model).__name__, "norm_act": type(layer).__name__}
+    formula["epsilon"] = getattr(layer, "epsilon", None)
+    if accepts_field(model.norm_act, "group_size"):
+        formula["group_size"] = layer.group_size
+        formula["num_groups"] = layer.num_groups or (None if layer.group_size else 32)
+    return formula | network
 
 
 def create_timm_model(

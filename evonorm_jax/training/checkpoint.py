@@ -132,10 +132,22 @@ class Checkpoints:
         step = self._existing_step(step)
         saved = self._manager.item_metadata(step).state
         self._check_same_arrays(like, {name: saved[name] for name in like}, step)
+        return self.read_variables(step)
+
+    def read_variables(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
+        """Reads the variables of whatever network was saved.
+
+        Returns:
+          the step of the checkpoint, and its `params`, `batch_stats` and `ema` as NumPy arrays.
+
+        Raises:
+          UserError: where there is no such checkpoint.
+        """
+        step = self._existing_step(step)
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
         ).state
-        return step, {name: state[name] or {} for name in like}
+        return step, {name: state[name] or {} for name in ("params", "batch_stats", "ema")}
 
     def _existing_step(self, step: int | None) -> int:
         steps = self._manager.all_steps()
@@ -164,6 +176,12 @@ class Checkpoints:
                 "Use the configuration it was trained with (config.json in its run directory), or "
                 "another --workdir."
             )
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run directory holds a finished checkpoint; creates nothing."""
+    # orbax gives a step's folder its name, the number alone, once all of it is written.
+    return any(path.name.isdigit() for path in (Path(workdir) / "checkpoints").glob("*"))
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

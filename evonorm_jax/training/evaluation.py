@@ -1,4 +1,4 @@
-"""Evaluation: of the state of a run, and of a checkpoint apart from training."""
+"""Evaluation: of the state of a run, of a checkpoint apart from training, of timm's weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import ml_collections
 from flax import linen as nn
 
 from evonorm_jax.data import Pipeline, create_pipeline, prefetch_to_devices
+from evonorm_jax.errors import UserError
+from evonorm_jax.interop import create_timm_model, load_timm_weights
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.metrics import mean_metrics
-from evonorm_jax.training.model import build_model
+from evonorm_jax.training.model import build_model, find_dtype
 from evonorm_jax.training.parallel import DataParallel
 from evonorm_jax.training.state import TrainState, initial_variables
 from evonorm_jax.training.steps import Step, make_eval_step
@@ -64,6 +66,45 @@ def create_evaluator(
         for prefix, ema in prefixes.items()
     }
     return Evaluator(pipeline, parallel, config.eval_batch_size, steps)
+
+
+def evaluate_weights(
+    config: ml_collections.ConfigDict, path: str | Path, timm_name: str
+) -> dict[str, Any]:
+    """Metrics of timm's or PyTorch's weights over the evaluation set of a config.
+
+    Args:
+      config: its `dataset`, `dtype` and `eval_batch_size` are read; its model is not.
+      path: a safetensors file.
+      timm_name: the network that the file is of, one of `interop.timm_model_names()`.
+
+    Returns:
+      `weights` and `model` as given, `eval/top1`, `eval/loss`, `eval/examples`, ...
+
+    Raises:
+      UserError: where there is no such file or network, or it has other classes than the data set.
+    """
+    parallel = DataParallel()
+    variables = load_timm_weights(path, timm_name)
+    pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
+    num_classes = variables["params"]["head"]["bias"].size
+    if num_classes != pipeline.num_classes:
+        raise UserError(
+            f"{path} has {num_classes} classes, {config.dataset.name} {pipeline.num_classes}: "
+            "evaluate it on the data set it was trained on, or fine-tune it with config.init_from."
+        )
+    model = create_timm_model(timm_name, num_classes, dtype=find_dtype(config))
+    state = TrainState(
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=(),
+        ema={},
+    )
+    steps = {"eval": parallel.parallelize(make_eval_step(model, pipeline))}
+    evaluator = Evaluator(pipeline, parallel, config.eval_batch_size, steps)
+    metrics = evaluator(parallel.replicate(state), parallel.replicate(pipeline.resident()))
+    return {"weights": str(path), "model": timm_name, **metrics}
 
 
 def evaluate_checkpoint(

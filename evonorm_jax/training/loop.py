@@ -15,9 +15,10 @@ from jax.experimental import multihost_utils
 from evonorm_jax.analysis import curves
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.training import run_directory, writers
-from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.guard import NonFiniteGuard
+from evonorm_jax.training.init_from import read_initial_weights
 from evonorm_jax.training.preemption import Preemption
 from evonorm_jax.training.profiler import ProfileWindow
 from evonorm_jax.training.progress import Progress, format_metrics
@@ -51,6 +52,8 @@ def train_and_evaluate(
     # ------------------------------------------------------------- config, data, model
     run_directory.check_owner(workdir, config)
     run = create_experiment(config, devices)
+    # Read before anything is written; a run that resumes has left them behind.
+    weights = None if has_checkpoint(workdir) else read_initial_weights(run)
     run_directory.open_run_directory(workdir, run, first_process=first_process)
 
     with contextlib.ExitStack() as cleanup:
@@ -65,10 +68,13 @@ def train_and_evaluate(
         )
 
         # --------------------------------------------------------- restore
-        # The newest checkpoint comes first; without one the run starts from its seed.
+        # The newest checkpoint comes first; without one the run starts from config.init_from or
+        # from its seed.
         start_step, earlier_seconds = 0, 0.0
         if checkpoints.latest_step is None:
-            state = run.create_state()
+            state = run.create_state(weights.variables if weights else None)
+            if weights:
+                progress.report(weights.description)
         else:
             state, earlier_seconds = checkpoints.restore(run.state_shapes())
             start_step = int(state.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -42,15 +43,24 @@ def build_model(
             layer = functools.partial(layer, **{name: value})
     if layout is not None and accepts_field(layer, "virtual_batch_size"):
         _check_accumulation(config, layout)
-    if config.dtype not in DTYPES:
-        raise UserError(f"config.dtype={config.dtype!r}; choose one of {', '.join(DTYPES)}.")
     return create_model(
         config.model.name,
         num_classes=num_classes,
         norm_act=layer,
-        dtype=DTYPES[config.dtype],
+        dtype=find_dtype(config),
         **config.model.fields.to_dict(),
     )
+
+
+def find_dtype(config: ml_collections.ConfigDict) -> Any:
+    """`config.dtype` as a dtype of JAX.
+
+    Raises:
+      UserError: for an unknown one.
+    """
+    if config.dtype not in DTYPES:
+        raise UserError(f"config.dtype={config.dtype!r}; choose one of {', '.join(DTYPES)}.")
+    return DTYPES[config.dtype]
 
 
 def _check_accumulation(config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -35,7 +36,12 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def initial_variables(
-    model: nn.Module, image_shape: tuple[int, int, int], *, seed: int, use_ema: bool
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    use_ema: bool,
+    weights: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`params`, `batch_stats` and `ema` before the first step, from the seed.
 
@@ -44,10 +50,14 @@ def initial_variables(
       image_shape: `(height, width, channels)`.
       seed: of the run; the same values on every process.
       use_ema: whether moving averages are kept.
+      weights: modules of `params` and `batch_stats` that take the place of drawn ones.
     """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(jax.random.key(seed), images, train=False)
-    averaged = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    averaged = {
+        name: {**variables.get(name, {}), **(weights or {}).get(name, {})}
+        for name in ("params", "batch_stats")
+    }
     return {**averaged, "ema": averaged if use_ema else {}}
 
 

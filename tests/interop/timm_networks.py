@@ -11,17 +11,11 @@ import importlib.util
 import pathlib
 import sys
 import types
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-
-class Outputs(NamedTuple):
-    """What one network computes: logits `[N, K]`, and the norm of the gradient by each tensor."""
-
-    eval_logits: np.ndarray
-    train_logits: np.ndarray
-    gradient_norms: dict[str, np.ndarray]
+from tests.interop.cases import Case, Outputs
 
 
 def import_timm(module: str) -> types.ModuleType:
@@ -31,36 +25,24 @@ def import_timm(module: str) -> types.ModuleType:
     return importlib.import_module(f"timm.models.{module}")
 
 
-def create(name: str, module: str, **fields: Any) -> Any:
+def create(name: str, **fields: Any) -> Any:
     """timm's network of that name, float32, without dropout."""
+    families = {"resnetv2": "resnetv2", "resnet": "resnet"}
+    module = next((m for start, m in families.items() if name.startswith(start)), "efficientnet")
     return getattr(import_timm(module), name)(**fields)
 
 
-def module_of(name: str) -> str:
-    """The module of `timm.models` that defines a network."""
-    if name.startswith("resnetv2"):
-        return "resnetv2"
-    return "resnet" if name.startswith("resnet") else "efficientnet"
+def run(network: Any, case: Case) -> Outputs:
+    """Logits in both modes, and the gradients of `sum(cotangent * logits)` in training mode."""
+    import torch  # here, so that collecting doctests does without it
 
-
-def run(network: Any, state_dict: dict, images: np.ndarray, cotangent: np.ndarray) -> Outputs:
-    """Logits in both modes, and the gradients of `sum(cotangent * logits)` in training mode.
-
-    Args:
-      network: of timm.
-      state_dict: every tensor of it, as NumPy arrays.
-      images: `[N, H, W, C]`.
-      cotangent: `[N, K]`.
-    """
-    import torch
-
-    network.load_state_dict({name: torch.tensor(array) for name, array in state_dict.items()})
-    pixels = torch.tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    network.load_state_dict({name: torch.tensor(array) for name, array in case.state_dict.items()})
+    pixels = torch.tensor(np.ascontiguousarray(case.images.transpose(0, 3, 1, 2)))
     with torch.no_grad():
         eval_logits = network.eval()(pixels).numpy()
     train_logits = network.train()(pixels)
-    train_logits.backward(torch.tensor(cotangent))
-    norms = {name: p.grad.norm().numpy() for name, p in network.named_parameters()}
+    train_logits.backward(torch.tensor(case.cotangent))
+    norms = {name: float(p.grad.norm()) for name, p in network.named_parameters()}
     return Outputs(eval_logits, train_logits.detach().numpy(), norms)
 
 
