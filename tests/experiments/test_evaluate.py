@@ -2,11 +2,16 @@ import json
 import sys
 
 import jax
+import optax
 import pytest
 
 from configs import recipes
+from evonorm_jax.data import Hosts, create_pipeline
+from evonorm_jax.interop import create_timm_model, from_timm_state_dict, timm_tensors
+from evonorm_jax.interop.safetensors_file import write_safetensors
 from evonorm_jax.training import train_and_evaluate
 from experiments import evaluate, launch
+from tests.interop.cases import make_case
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +34,71 @@ def test_a_checkpoint_gives_the_metrics_of_its_run(trained, monkeypatch, capsys)
     assert metrics["eval/examples"] == 20
     assert metrics["eval/top1"] == summary["eval/top1"]
     assert metrics["eval/loss"] == pytest.approx(summary["eval/loss"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    """Weights of timm's smallest network here, for ten classes and grey images."""
+    tensors = timm_tensors("mobilenetv2_050", num_classes=10, channels=1)
+    shapes = {name: tensor.timm_shape for name, tensor in tensors.items()}
+    state_dict = make_case(shapes, batch=1, image_size=8, num_classes=10).state_dict
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.safetensors"
+    write_safetensors(state_dict, path)
+    return path, from_timm_state_dict(state_dict, "mobilenetv2_050")
+
+
+WEIGHTS = ["--weights={}", "--model=mobilenetv2_050.lamb_in1k"]
+SMOKE = f"--config={launch.ROOT}/configs/digits_resnet_bn_relu.py:smoke"
+
+
+def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, monkeypatch, capsys):
+    path, variables = weights_file
+    arguments = [argument.format(path) for argument in (*WEIGHTS, SMOKE)]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    launch.run_main(evaluate.main)
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["weights"] == str(path)
+    assert metrics["model"] == "mobilenetv2_050.lamb_in1k"
+    assert metrics["eval/examples"] == 20
+
+    # The same from the network itself, image by image.
+    config = launch.parse_config(SMOKE.removeprefix("--config="), [])
+    pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
+    (batch,) = pipeline.eval_batches(batch_size=20, hosts=Hosts())
+    images, labels, _ = pipeline.eval_examples(
+        pipeline.resident(), jax.tree.map(lambda array: array[0], batch)
+    )
+    logits = create_timm_model("mobilenetv2_050", 10).apply(variables, images, train=False)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert metrics["eval/loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert metrics["eval/top1"] == pytest.approx(float((logits.argmax(-1) == labels).mean()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights={}"], "--weights needs --model and --config as well"),
+        (["--weights={}", SMOKE], "--weights needs --model as well"),
+        ([*WEIGHTS, SMOKE, "--step=3"], "--step cannot go with --weights"),
+        (["--workdir=runs/x", "--model=resnet50"], "--model cannot go with --workdir"),
+        (["--workdir=runs/x", "--weights={}"], "not allowed with argument"),
+        ([], "one of the arguments --workdir --weights is required"),
+        (["--weights=no.safetensors", "--model=resnet50", SMOKE], "no.safetensors is not there"),
+        (["--weights={}", "--model=resnet99", SMOKE], "timm's 'resnet99' has no counterpart"),
+        (["--weights={}", "--model=resnet18", SMOKE], "not those of timm's resnet18"),
+        ([*WEIGHTS, "--config=nothing.py"], "there is no file nothing.py"),
+        ([*WEIGHTS, SMOKE, "--config.dataset.num_classes=7"], "has 10 classes, digits 7"),
+        ([*WEIGHTS, SMOKE, "--config.dtype=int8"], "config.dtype='int8'"),
+    ],
+)
+def test_mistakes_with_weights_end_with_exit_code_2(
+    weights_file, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.setattr(sys, "argv", ["evaluate", *(a.format(weights_file[0]) for a in arguments)])
+    with pytest.raises(SystemExit) as error:
+        launch.run_main(evaluate.main)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"seed": 0}'])

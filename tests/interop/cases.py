@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from evonorm_jax.interop import create_timm_model, from_timm_state_dict
+from evonorm_jax.interop import create_timm_model, from_timm_state_dict, timm_tensors
 
 
 class Case(NamedTuple):
@@ -55,39 +56,62 @@ def _tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class Outputs(NamedTuple):
-    """Logits in both modes, and the norm of the gradient by each tensor under timm's names."""
+    """Logits in both modes, and the norm of the gradient by each tensor, under timm's names."""
 
     eval_logits: np.ndarray
     train_logits: np.ndarray
-    gradient_norms: dict[str, np.ndarray]
+    gradient_norms: dict[str, float]
 
 
-def run_twin(timm_name: str, case: Case, **fields: Any) -> Outputs:
-    """What our network computes of a case, with its weights carried over."""
+def run_twin(timm_name: str, case: Case, *, dtype: Any = np.float32, **fields: Any) -> Outputs:
+    """What our network computes of a case in that dtype, with its weights carried over."""
+    num_classes = case.cotangent.shape[1]
+    model = create_timm_model(timm_name, num_classes, dtype=dtype, **fields)
     variables = from_timm_state_dict(case.state_dict, timm_name, **fields)
-    model = create_timm_model(timm_name, case.cotangent.shape[1], **fields)
+    variables, images, cotangent = jax.tree.map(
+        lambda array: array.astype(dtype), (variables, case.images, case.cotangent)
+    )
 
     @jax.jit
-    def evaluate(variables, images):
-        return model.apply(variables, images, train=False)
-
-    @jax.jit
-    def train(params, state, images, cotangent):
+    def run(variables, images, cotangent):
         def loss(params):
             logits, _ = model.apply(
-                {"params": params, **state}, images, train=True, mutable=["batch_stats"]
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
             )
             return jnp.sum(logits * cotangent), logits
 
-        gradient, logits = jax.grad(loss, has_aux=True)(params)
-        return logits, jax.tree.map(jnp.linalg.norm, jax.tree.map(jnp.ravel, gradient))
+        gradient, train_logits = jax.grad(loss, has_aux=True)(variables["params"])
+        norms = jax.tree.map(lambda array: jnp.sqrt(jnp.sum(array**2)), gradient)
+        return model.apply(variables, images, train=False), train_logits, norms
 
-    params = variables.pop("params")
-    logits = evaluate({"params": params, **variables}, case.images)
-    train_logits, norms = train(params, variables, case.images, case.cotangent)
-    return Outputs(np.asarray(logits), np.asarray(train_logits), norms)
+    eval_logits, train_logits, norms = run(variables, images, cotangent)
+    flat = traverse_util.flatten_dict({"params": norms})
+    places = timm_tensors(timm_name, num_classes, **fields).items()
+    by_name = {name: float(flat[place.path]) for name, place in places if place.path in flat}
+    return Outputs(np.asarray(eval_logits), np.asarray(train_logits), by_name)
 
 
-def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference, relative to the largest value."""
+def deviations(ours: Outputs, theirs: Outputs) -> dict[str, float]:
+    """The largest differences, relative to the largest logit, the whole norm, each tensor's norm.
+
+    A tensor whose gradient is below a millionth of the whole counts as if it were that.
+    """
+    assert ours.gradient_norms.keys() == theirs.gradient_norms.keys()
+    total = _total(theirs)
+    return {
+        "eval": _deviation(ours.eval_logits, theirs.eval_logits),
+        "train": _deviation(ours.train_logits, theirs.train_logits),
+        "gradient": abs(_total(ours) / total - 1),
+        "gradient by tensor": max(
+            abs(ours.gradient_norms[name] - norm) / max(norm, 1e-6 * total)
+            for name, norm in theirs.gradient_norms.items()
+        ),
+    }
+
+
+def _total(outputs: Outputs) -> float:
+    return float(np.linalg.norm(list(outputs.gradient_norms.values())))
+
+
+def _deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

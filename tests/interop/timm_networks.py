@@ -32,16 +32,23 @@ def create(name: str, **fields: Any) -> Any:
     return getattr(import_timm(module), name)(**fields)
 
 
-def run(network: Any, case: Case) -> Outputs:
-    """Logits in both modes, and the gradients of `sum(cotangent * logits)` in training mode."""
+def shapes_of(network: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a network, step counters included."""
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def run(network: Any, case: Case, *, dtype: Any = np.float32) -> Outputs:
+    """What timm's network computes of a case; it keeps the weights, converted to that dtype."""
     import torch  # here, so that collecting doctests does without it
 
+    network = network.to(torch.tensor(np.zeros((), dtype)).dtype)
     network.load_state_dict({name: torch.tensor(array) for name, array in case.state_dict.items()})
-    pixels = torch.tensor(np.ascontiguousarray(case.images.transpose(0, 3, 1, 2)))
+    network.zero_grad()
+    images = torch.tensor(np.ascontiguousarray(case.images.transpose(0, 3, 1, 2), dtype))
     with torch.no_grad():
-        eval_logits = network.eval()(pixels).numpy()
-    train_logits = network.train()(pixels)
-    train_logits.backward(torch.tensor(case.cotangent))
+        eval_logits = network.eval()(images).numpy()
+    train_logits = network.train()(images)
+    train_logits.backward(torch.tensor(case.cotangent.astype(dtype)))
     norms = {name: float(p.grad.norm()) for name, p in network.named_parameters()}
     return Outputs(eval_logits, train_logits.detach().numpy(), norms)
 
