@@ -39,7 +39,7 @@ def fine_tuning(weights_file):
     config = recipes.smoke(recipes.digits("bn_relu"))
     config.model.update(name="resnet50_v1", norm_act="bn_relu")
     config.model.fields = ConfigDict(SMALL)
-    config.num_epochs, config.num_steps = 0.0, 2
+    config.num_epochs, config.num_steps, config.schedule.warmup_epochs = 0.0, 2, 0.0
     config.init_from, config.init_from_model = weights_file[0], "resnet50"
     return config
 
@@ -47,7 +47,7 @@ def fine_tuning(weights_file):
 @pytest.fixture(scope="module")
 def earlier_run(tmp_path_factory):
     config = recipes.smoke(recipes.digits("evonorm_b0"))
-    config.num_epochs, config.num_steps = 0.0, 1
+    config.num_epochs, config.num_steps, config.schedule.warmup_epochs = 0.0, 1, 0.0
     workdir = tmp_path_factory.mktemp("runs") / "earlier"
     train_and_evaluate(config, workdir, devices=ONE_DEVICE)
     return config, workdir
