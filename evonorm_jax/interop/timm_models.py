@@ -150,7 +150,7 @@ def _what_it_computes(model: nn.Module) -> dict[str, Any]:
         if field.name not in rest | {"parent", "name"}
     }
     layer = model.norm_act()
-    formula = {"network": type(model).__name__, "norm_act": type(layer).__name__}
+    formula: dict[str, Any] = {"network": type(model).__name__, "norm_act": type(layer).__name__}
     formula["epsilon"] = getattr(layer, "epsilon", None)
     if accepts_field(model.norm_act, "group_size"):
         formula["group_size"] = layer.group_size
