@@ -1,7 +1,8 @@
 """Normalisation followed by an activation: the layers EvoNorm is compared with.
 
 Shapes, dtypes and `implementation` as in `evonorm_jax.kernels.evonorm`. `activation` is "identity",
-"relu", "silu" (z sigmoid(z)) or "swish" (z sigmoid(v z), with the parameter v `[C]`).
+"relu", "relu6" (min(max(z, 0), 6)), "silu" (z sigmoid(z)) or "swish" (z sigmoid(v z), with the
+parameter v `[C]`).
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from evonorm_jax.kernels.layers import BatchNorm, FilterResponseNorm, GroupNorm
 from evonorm_jax.kernels.validation import batch_pool, check_groups, check_operands
 
 #: What `activation=` accepts; "swish" needs v, the others do not take it.
-ACTIVATIONS = ("identity", "relu", "silu", "swish")
+ACTIVATIONS = ("identity", "relu", "relu6", "silu", "swish")
 
 
 def group_norm(

@@ -147,7 +147,8 @@ class AffineCoefficients(NamedTuple):
 class Affine:
     """activation((x - mean) * scale + bias): normalisation followed by an activation.
 
-    `activation` is "identity", "relu", "silu", "swish" (z * sigmoid(v z)) or "tlu" (max(z, v)).
+    `activation` is "identity", "relu", "relu6", "silu", "swish" (z * sigmoid(v z)) or "tlu"
+    (max(z, v)).
     """
 
     activation: str
@@ -161,6 +162,8 @@ class Affine:
                 return z
             case "relu" | "tlu":
                 return jnp.maximum(z, _threshold(coefficients.v))
+            case "relu6":
+                return jnp.clip(z, 0, 6)
             case _:
                 return platform.gate(z, _steepness(coefficients.v), z)
 
@@ -198,6 +201,8 @@ class Affine:
                 above = z > _threshold(coefficients.v)
                 dz = jnp.where(above, dy, 0)
                 return (dz,) if coefficients.v is None else (dz, jnp.where(above, 0, dy))
+            case "relu6":
+                return (jnp.where((z > 0) & (z < 6), dy, 0),)
         derivative, gate = _gate_derivative(platform, coefficients.v, z)
         if coefficients.v is None:
             return (dy * derivative,)

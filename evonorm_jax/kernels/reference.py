@@ -166,6 +166,8 @@ def _activate(z: jax.Array, v: jax.Array | None, activation: str) -> jax.Array:
             return z
         case "relu":
             return jax.nn.relu(z)
+        case "relu6":
+            return jax.nn.relu6(z)
         case "tlu":
             return jnp.maximum(z, parameter)
         case _:

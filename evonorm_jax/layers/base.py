@@ -25,7 +25,7 @@ from evonorm_jax.layers import moments
 
 #: The activations that have no parameters, by the names that the layers and kernels give them.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
-    {"relu": nn.relu, "silu": nn.silu}
+    {"relu": nn.relu, "relu6": nn.relu6, "silu": nn.silu}
 )
 
 #: A fresh running statistic is that of standard normal values. A variance that starts at 0 gives

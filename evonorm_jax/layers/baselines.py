@@ -55,7 +55,7 @@ class _ReLU(NormActLayer):
 
 
 class _ReLU6(NormActLayer):
-    activation = staticmethod(nn.relu6)
+    activation: ClassVar[str] = "relu6"
 
 
 class _SiLU(NormActLayer):

@@ -1,5 +1,7 @@
 """Layers in the limits where they equal another, by hand, and where numbers run out."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -67,6 +69,25 @@ def test_frn_threshold_by_hand():
     layer = FilterResponseNorm(epsilon=0.0, threshold_init=nn.initializers.constant(-0.5))
     y, _ = layer.init_with_output(jax.random.key(0), x)
     assert y.ravel().tolist() == [-0.5, 1.0]
+
+
+@pytest.mark.parametrize("implementation", ["xla", "reference"])
+def test_bn_relu6_stops_at_six_and_its_gradient_with_it(implementation):
+    case = make_case("bn_relu6", shape=SHAPE)
+    params = case.params | {"scale": 10 * case.params["scale"]}
+    case = dataclasses.replace(case, params=params)
+    linear = norm_act("bn_relu6", nonlinearity=False)()
+
+    def clipped(params, x):
+        variables = {"params": params, "batch_stats": case.running}
+        z, _ = linear.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+        return jnp.clip(z, 0, 6)
+
+    y, vjp = jax.vjp(clipped, case.params, case.x)
+    by_params, by_x = vjp(case.cotangent)
+    assert 20 < np.sum(y == 6) < y.size / 2
+    ours = outputs("bn_relu6", case, implementation=implementation)
+    assert_same(ours, (y, by_x, by_params), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("nonlinearity", [True, False])
