@@ -81,6 +81,7 @@ class Workload:
       batch_size: images a step.
       dtype: "float32" or "bfloat16".
       fields: of the network.
+      contenders: names in `CONTENDERS`.
     """
 
     model: str
@@ -89,6 +90,7 @@ class Workload:
     batch_size: int
     dtype: str
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    contenders: tuple[str, ...] = tuple(CONTENDERS)
 
     @property
     def name(self) -> str:
@@ -114,25 +116,21 @@ WORKLOADS = (
     Workload("resnet18", 32, 10, 64, "float32", _RESNET18),
     Workload("resnet18", 32, 10, 16, "bfloat16", _RESNET18),
     *(
-        Workload(name, 32, 10, 64, "float32", {"stem": "cifar"})
+        Workload(name, 32, 10, 64, "float32", {"stem": "cifar"}, (BASELINE, *OURS))
         for name in ("mobilenet_v2", "mnasnet_b1", "efficientnet_b0")
     ),
 )
 _TINY = {"num_filters": 8, "stem": "cifar", "stage_sizes": (1,)}
-QUICK_WORKLOADS = (Workload("resnet18", 8, 10, 4, "float32", _TINY),)
-QUICK_CONTENDERS = (
-    BASELINE,
-    "EvoNorm-S0, network alone",
-    "EvoNorm-S0, EMA",
-)  # compiling a step takes seconds, however small it is
+# Compiling a step takes seconds, however small it is.
+_QUICK = (BASELINE, "EvoNorm-S0, network alone", "EvoNorm-S0, EMA")
+QUICK_WORKLOADS = (Workload("resnet18", 8, 10, 4, "float32", _TINY, _QUICK),)
 
 
 def measure(options: Options) -> Report:
     """Times the steps of all layers in each workload."""
     results: list[Result] = []
-    names = QUICK_CONTENDERS if options.quick else CONTENDERS
-    contenders = {name: CONTENDERS[name] for name in names}
     for workload in QUICK_WORKLOADS if options.quick else WORKLOADS:
+        contenders = {name: CONTENDERS[name] for name in workload.contenders}
         results += measure_workload(
             options, workload, contenders, sampler=functools.partial(blocking, calls=2)
         )
