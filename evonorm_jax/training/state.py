@@ -39,7 +39,7 @@ def initial_variables(
     model: nn.Module,
     image_shape: tuple[int, int, int],
     *,
-    seed: int,
+    seed: int | jax.Array,
     use_ema: bool,
     weights: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
