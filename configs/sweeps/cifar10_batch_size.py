@@ -1,6 +1,7 @@
 """Accuracy against images per worker on CIFAR-10: ResNet-20, 8 workers, 30 epochs.
 
-    python -m experiments.sweep --config configs/sweeps/cifar10_batch_size.py --workdir runs/cifar10
+    python -m experiments.sweep --config configs/sweeps/cifar10_batch_size.py \
+        --workdir runs/cifar10_batch_size
 
 Hardware: one GPU, or several with one run on each.
 Paper: gives no numbers for this network on CIFAR-10.

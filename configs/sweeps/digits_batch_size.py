@@ -1,13 +1,15 @@
 """Accuracy against images per worker on the built-in digits: ResNet-8, one worker, 10 epochs.
 
-    python -m experiments.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/digits
+    python -m experiments.sweep --config configs/sweeps/digits_batch_size.py \
+        --workdir runs/digits_batch_size
 
 Hardware: two CPU cores, no TensorFlow, no download.
 Paper: gives no numbers for this data set.
 
-The recipe is that of the digits configs, but half as long and at the learning rate per 256 images
-that the paper's ResNets have. Fully trained, digits are so easy that BN-ReLU reaches 98 % from two
-images as well; this much training is the least that brings every layer above 95 % at 64 images.
+The recipe is that of the digits configs at half their learning rate (0.1 per 256 images, as in the
+authors' ResNet code) and half their epochs. It was chosen because it shows the effect: digits are
+so easy that with those configs unchanged BN-ReLU reaches 98.6 % from two images per worker as well,
+and falls, to 28.1 %, from a single image only (one seed each).
 """
 
 from collections.abc import Iterator

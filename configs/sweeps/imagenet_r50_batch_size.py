@@ -1,7 +1,7 @@
 """Accuracy against images per worker on ImageNet: ResNet-50, 8 workers, 90 epochs.
 
     python -m experiments.sweep --config configs/sweeps/imagenet_r50_batch_size.py \
-        --workdir runs/imagenet_r50 --print
+        --workdir runs/imagenet_r50_batch_size --print
 
 Hardware: eight accelerators for each run (a TPU v3-8, a host with eight GPUs); fewer hold several
 workers each. `--print` lists one command per run, for a queue.

@@ -49,8 +49,8 @@ def plot_runs(
     return save_figure(figure, output)
 
 
-def save_figure(figure: Figure, output: str | os.PathLike[str]) -> Path:
-    """Writes a figure in the format that the ending of `output` names.
+def save_figure(figure: Figure, output: str | os.PathLike[str], *, dpi: int = 150) -> Path:
+    """Writes a figure in the format that the ending of `output` names, at `dpi` dots per inch.
 
     Raises:
       UserError: it names none.
@@ -60,7 +60,7 @@ def save_figure(figure: Figure, output: str | os.PathLike[str]) -> Path:
     if output.suffix.lstrip(".") not in formats:
         raise UserError(f"--output '{output}' must end in one of .{', .'.join(sorted(formats))}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
+    figure.savefig(output, dpi=dpi)
     return output
 
 

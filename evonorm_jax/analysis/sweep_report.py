@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -55,7 +56,7 @@ def report(sweep: Sweep, history: list[dict]) -> str:
     parts = [
         f"# Accuracy against images per worker: {sweep.setting.dataset}",
         f"{setting_line(sweep)}. Top-1 accuracy in percent after the last epoch, mean ± sample "
-        f"standard deviation over {len(sweep.seeds)} seed(s).{_resolution(sweep)}",
+        f"standard deviation over {_count(len(sweep.seeds), 'seed')}.{_resolution(sweep)}",
         accuracy_table(sweep),
         f"![accuracy]({ACCURACY_FILE})",
     ]
@@ -64,8 +65,10 @@ def report(sweep: Sweep, history: list[dict]) -> str:
     parts += [
         "## What agrees with the paper",
         verdict_table(sweep),
-        "A difference counts where it is more than twice its standard error over the seeds, ± in "
-        "the table. The paper makes its claims for ImageNet (arXiv v1, Table 3, one run each).",
+        "A layer loses, or is above, where the difference is more than twice its standard error "
+        "over the seeds (± in the table). Epochs are equal, so small sizes have more updates. The "
+        "paper makes its claims for ImageNet (arXiv v1, Table 3).",
+        *_remarks(history),
         "## How it was made",
         provenance(sweep, history),
         f"![learning curves]({CURVES_FILE})",
@@ -117,11 +120,11 @@ def verdict_table(sweep: Sweep) -> str:
             change = sweep.difference((layer, small), (layer, large))
             claim = f"{sweep.layer_label(layer)} loses nothing from {large} to {small}"
             add(claim, change, lambda d: not _is_fall(d))
-    s0 = sweep.find("evonorm_s0")
-    if s0 and bn:
-        for size in (small, large):
-            claim = f"EvoNorm-S0 is above BN-ReLU at {size}"
-            add(claim, sweep.difference((s0, size), (bn, size)), _is_gain)
+    if s0 := sweep.find("evonorm_s0"):
+        for other in filter(None, map(sweep.find, ("bn_relu", "gn_relu"))):
+            for size in (small, large):
+                claim = f"EvoNorm-S0 is above {sweep.layer_label(other)} at {size}"
+                add(claim, sweep.difference((s0, size), (other, size)), _is_gain)
     if not rows:
         return "The paper says nothing of these layers."
     return markdown_table(["the paper's claim", "here, points", "verdict"], rows)
@@ -161,12 +164,30 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _remarks(history: list[dict]) -> list[str]:
+    """What the config file says of itself behind its line about the paper, if it is at hand."""
+    configs = [Path(e["config"].partition(":")[0]) for e in history if e["event"] == "start"]
+    if not configs or not configs[-1].is_file():
+        return []
+    text = ast.get_docstring(ast.parse(configs[-1].read_text(encoding="utf-8"))) or ""
+    paragraphs = text.split("\n\n")
+    heads = [i for i, paragraph in enumerate(paragraphs) if "Paper: " in paragraph]
+    remarks = (
+        [" ".join(paragraph.split()) for paragraph in paragraphs[heads[-1] + 1 :]] if heads else []
+    )
+    return ["## The recipe", *remarks] if remarks else []
+
+
 def _distinct(values: Iterable[str]) -> str:
     return ", ".join(sorted({value for value in values if value})) or "unknown"
 
 
 def _command_line(command: list[str]) -> str:
     return " ".join(["python", *command[1:]])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _resolution(sweep: Sweep) -> str:

@@ -39,8 +39,8 @@ def small_config(layer="evonorm_b0", workers=8, images=4, **fields):
 
 
 @functools.cache
-def trained(num_devices, **fields):
-    """The run, its states and its losses after one and two steps on `num_devices` devices."""
+def trained(num_devices, num_steps=2, **fields):
+    """The run, its states and its losses after each of its steps on `num_devices` devices."""
     run = create_experiment(small_config(**fields), jax.devices()[:num_devices])
     model = run.model  # its layer is told about the workers; the network around it is not needed
     tiny = TinyNet(model.num_classes, model.norm_act, model.dtype)
@@ -52,7 +52,7 @@ def trained(num_devices, **fields):
         start_step=0, batch_size=run.layout.batch_size, hosts=run.parallel.hosts
     )
     states, losses = [], []
-    for _ in range(2):
+    for _ in range(num_steps):
         state, metrics = step(state, resident, run.parallel.shard(next(batches)))
         assert replica_divergence(state) == 0
         states.append(to_host(state))
@@ -76,6 +76,14 @@ def assert_same_training(a, b, rtol=2e-4):
 @pytest.mark.parametrize("layer", ["evonorm_b0", "bn_relu"])
 def test_eight_workers_on_one_device_are_eight_devices(layer):
     assert_same_training(trained(8, layer=layer), trained(1, layer=layer))
+
+
+@pytest.mark.parametrize("layer", ["bn_relu", "evonorm_b0", "evonorm_s0"])
+def test_the_loss_curve_is_the_same_on_one_two_four_and_eight_devices(layer):
+    curves = [trained(n, num_steps=8, layer=layer)[2] for n in (1, 2, 4, 8)]
+    assert np.ptp(curves[0]) > 0.01  # it learns, so a difference could grow
+    for curve in curves[1:]:
+        np.testing.assert_allclose(curve, curves[0], rtol=2e-5)
 
 
 def test_eight_workers_on_two_devices_are_eight_devices():

@@ -1,0 +1,206 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evonorm_jax.analysis import sweep_figures
+from evonorm_jax.analysis.sweep_figures import paper_points, plot_accuracy, plot_learning_curves
+from evonorm_jax.analysis.sweep_report import (
+    accuracy_table,
+    difference_table,
+    report,
+    verdict_table,
+    write_report,
+)
+from evonorm_jax.analysis.sweeps import load_sweep, read_history
+from evonorm_jax.errors import UserError
+from tests.analysis.sweep_folders import write_run, write_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+R50 = {"dataset": "imagenet2012", "source": "tfds", "model": "resnet50", "num_workers": 8}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_sweep(tmp_path / "sweep")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that have been drawn."""
+    drawn = []
+
+    class RecordedFigure(sweep_figures.Figure):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            drawn.append(self)
+
+    monkeypatch.setattr(sweep_figures, "Figure", RecordedFigure)
+    return drawn
+
+
+def means(axis, colour):
+    """The line through the means of a layer."""
+    (line,) = [
+        line
+        for line in axis.get_lines()
+        if line.get_color() == colour and len(line.get_xdata()) > 1
+    ]
+    return line.get_ydata()
+
+
+def test_the_table_has_mean_and_spread(root):
+    assert accuracy_table(load_sweep(root)).splitlines() == [
+        "| layer | 8 | 2 |",
+        "| --- | --- | --- |",
+        "| BN-ReLU | 96.0 ± 1.0 | 80.0 ± 1.0 |",
+        "| GN-ReLU | 95.0 ± 1.0 | 95.0 ± 1.0 |",
+        "| EvoNorm-S0 | 95.0 ± 1.0 | 95.0 ± 1.0 |",
+    ]
+
+
+def test_incomplete_cells_say_so(root):
+    (root / "bn_relu" / "images_per_worker=2" / "seed=1" / "summary.json").unlink()
+    write_run(root, "frn", 8, 0, None)
+    lines = accuracy_table(load_sweep(root)).splitlines()
+    assert lines[2] == "| BN-ReLU | 96.0 ± 1.0 | 80.0 ± 1.4 (2 of 3 seeds) |"
+    assert lines[4] == "| FRN | 0 of 3 seeds | 0 of 3 seeds |"
+
+
+def test_differences_are_to_bn_relu_at_the_same_size(root):
+    assert difference_table(load_sweep(root)).splitlines()[2:] == [
+        "| GN-ReLU | -1.0 ± 0.8 | +15.0 ± 0.8 |",
+        "| EvoNorm-S0 | -1.0 ± 0.8 | +15.0 ± 0.8 |",
+    ]
+
+
+def test_the_verdict_follows_from_the_numbers(root):
+    assert verdict_table(load_sweep(root)).splitlines()[2:] == [
+        "| BN-ReLU loses from 8 to 2 images per worker | -16.0 ± 0.8 | agrees |",
+        "| GN-ReLU loses nothing from 8 to 2 | +0.0 ± 0.8 | agrees |",
+        "| EvoNorm-S0 loses nothing from 8 to 2 | +0.0 ± 0.8 | agrees |",
+        "| EvoNorm-S0 is above BN-ReLU at 2 | +15.0 ± 0.8 | agrees |",
+        "| EvoNorm-S0 is above BN-ReLU at 8 | -1.0 ± 0.8 | within the spread |",
+        "| EvoNorm-S0 is above GN-ReLU at 2 | +0.0 ± 0.8 | within the spread |",
+        "| EvoNorm-S0 is above GN-ReLU at 8 | +0.0 ± 0.8 | within the spread |",
+    ]
+
+
+def test_the_verdict_can_be_against_the_paper(tmp_path):
+    for seed, shift in enumerate((-0.001, 0.001)):
+        for layer, large, small in (("bn_relu", 0.8, 0.9), ("evonorm_s0", 0.9, 0.8)):
+            write_run(tmp_path, layer, 8, seed, large + shift)
+            write_run(tmp_path, layer, 2, seed, small + shift)
+    verdicts = [line.split(" | ")[2] for line in verdict_table(load_sweep(tmp_path)).splitlines()]
+    assert verdicts[2:] == ["disagrees |", "disagrees |", "disagrees |", "agrees |"]
+
+
+def test_one_seed_has_no_spread_and_the_verdict_says_so(tmp_path):
+    write_run(tmp_path, "bn_relu", 8, 0, 0.9)
+    write_run(tmp_path, "bn_relu", 2, 0, 0.8)
+    write_run(tmp_path, "evonorm_s0", 8, 0, None)
+    lines = verdict_table(load_sweep(tmp_path)).splitlines()
+    assert lines[2].endswith("| -10.0 | agrees, one seed |")
+    assert lines[3].endswith("| not run | open |")
+
+
+def test_the_report_has_the_circumstances(root):
+    text = report(load_sweep(root), read_history(root))
+    for part in (
+        "python -m experiments.sweep --config=c.py\n",
+        "- config: `c.py`\n",
+        "- date: 2026-01-02\n",
+        "- commit: `0123456`\n",
+        "- hardware: 2 x ACME 3000\n",
+        "- time: 9.0 min of training in 18 runs; 10.0 min in all, 2 at a time\n",
+        "over 3 seeds. One of the 360 test images is 0.28 points.",
+    ):
+        assert part in text
+    assert "unknown" not in text
+
+
+def test_accuracy_is_drawn_against_size_descending(root, tmp_path, figures):
+    output = plot_accuracy(load_sweep(root), tmp_path / "accuracy.png")
+    (axis,) = figures[0].axes
+    left, right = axis.get_xlim()
+    assert left > right  # as the paper draws it
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["8", "2"]
+    np.testing.assert_allclose(means(axis, "#0072B2"), [96, 80])
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == ["BN-ReLU", "GN-ReLU", "EvoNorm-S0"]
+    with Image.open(output) as image:
+        assert min(image.size) > 500
+
+
+def test_missing_seeds_are_marked(root, tmp_path, figures):
+    (root / "bn_relu" / "images_per_worker=2" / "seed=1" / "summary.json").unlink()
+    plot_accuracy(load_sweep(root), tmp_path / "accuracy.png")
+    (axis,) = figures[0].axes
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels[-1] == "some seeds missing"
+    hollow = [line for line in axis.get_lines() if line.get_markerfacecolor() == "white"]
+    assert [line.get_ydata() for line in hollow] == [[80.0]]
+
+
+def test_the_papers_points_are_drawn_where_its_setting_is_the_same(tmp_path, figures):
+    same = load_sweep(write_sweep(tmp_path / "same", **R50))
+    plot_accuracy(same, tmp_path / "accuracy.png")
+    (axis,) = figures[0].axes
+    pale = [line for line in axis.get_lines() if line.get_alpha() == 0.3]
+    assert [list(line.get_ydata())[-1] for line in pale] == [70.7, 75.7, 77.5]
+    assert "| EvoNorm-S0, the paper | 77.3 |  |" in accuracy_table(same)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"source": "fake"}, {"num_workers": 4}, {"model": "resnet101"}, {"dataset": "cifar10"}],
+)
+def test_the_papers_points_stay_away_elsewhere(tmp_path, other):
+    assert paper_points(load_sweep(write_sweep(tmp_path / "sweep", **{**R50, **other}))) == {}
+
+
+def test_learning_curves_have_a_panel_for_each_size(root, tmp_path, figures):
+    plot_learning_curves(load_sweep(root), tmp_path / "curves.png")
+    shown = [axis for axis in figures[0].axes if axis.get_visible()]
+    assert [axis.get_title() for axis in shown] == ["8 images per worker", "2 images per worker"]
+    np.testing.assert_allclose(means(shown[1], "#0072B2"), [40, 80])
+
+
+def test_nothing_to_draw_is_refused(tmp_path):
+    write_run(tmp_path, "bn_relu", 8, 0, None, measured=False)
+    with pytest.raises(UserError, match="no run of this sweep has ended yet"):
+        plot_accuracy(load_sweep(tmp_path), tmp_path / "accuracy.png")
+    with pytest.raises(UserError, match="has been evaluated yet"):
+        plot_learning_curves(load_sweep(tmp_path), tmp_path / "curves.png")
+
+
+def launch(*arguments):
+    command = [sys.executable, "-m", "experiments.plot", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_launcher_recognises_a_sweep_and_its_table(root, tmp_path):
+    done = launch(root, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"README.md", "accuracy.png", "learning_curves.png", "results.csv"}
+    redrawn = launch(tmp_path / "out" / "results.csv", "--output", tmp_path / "again.png")
+    assert redrawn.returncode == 0, redrawn.stderr
+    first, second = (tmp_path / "out" / "accuracy.png", tmp_path / "again.png")
+    with Image.open(first) as a, Image.open(second) as b:
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_the_report_lies_in_the_sweep_by_default_and_can_be_made_again(root):
+    assert [path.name for path in write_report(root, root)] == [
+        "accuracy.png",
+        "learning_curves.png",
+        "results.csv",
+        "README.md",
+    ]
+    text = (root / "README.md").read_text()
+    write_report(root, root)
+    assert (root / "README.md").read_text() == text

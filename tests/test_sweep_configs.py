@@ -1,0 +1,103 @@
+"""Every file in configs/sweeps/ is a config, and what it sweeps over fits it."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from configs import recipes
+from evonorm_jax.analysis import paper
+from evonorm_jax.errors import UserError
+from evonorm_jax.layers import norm_act
+from evonorm_jax.models import model_names
+from evonorm_jax.sweeps import create_cells
+from evonorm_jax.training.durations import resolve_durations
+from evonorm_jax.training.optimizer import learning_rate_schedule
+from experiments import launch
+
+SWEEP_DIR = Path(recipes.__file__).parent / "sweeps"
+NAMES = sorted(path.stem for path in SWEEP_DIR.glob("*.py") if path.stem != "__init__")
+TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}
+
+
+def module_of(name):
+    return importlib.import_module(f"configs.sweeps.{name}")
+
+
+def configs_of(name, arg=""):
+    module = module_of(name)
+    for cell in create_cells(module.sweep(arg), Path("runs")):
+        yield launch.override(module.get_config(arg), cell.arguments)
+
+
+def test_the_sweeps_are_there():
+    assert {"digits_batch_size", "cifar10_batch_size", "imagenet_r50_batch_size"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_sizes_have_all_layers_and_all_seeds(name):
+    layers, sizes, seeds = set(), set(), set()
+    configs = list(configs_of(name))
+    for config in configs:
+        layers.add(config.model.norm_act)
+        sizes.add(config.images_per_worker)
+        seeds.add(config.seed)
+    assert len(configs) == len(layers) * len(sizes) * len(seeds)
+    assert {"bn_relu", "gn_relu", "frn", "evonorm_s0"} <= layers
+    assert len(sizes) == 6
+    assert min(seeds) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learning_rate_follows_the_batch_and_epochs_are_equal(name):
+    for config in configs_of(name):
+        assert config.model.name in model_names()
+        norm_act(config.model.norm_act, **config.model.norm_act_fields.to_dict())
+        batch_size = config.num_workers * config.images_per_worker
+        steps_per_epoch = TRAIN_EXAMPLES[config.dataset.name] // batch_size
+        durations = resolve_durations(config, steps_per_epoch)
+        assert durations.num_steps == round(config.num_epochs * steps_per_epoch)
+        peak = config.optimizer.learning_rate_per_256 * batch_size / 256
+        schedule = learning_rate_schedule(config, durations, batch_size)
+        assert float(schedule(durations.warmup_steps)) == pytest.approx(peak)
+        base = module_of(name).get_config()
+        assert config.num_epochs == base.num_epochs
+        assert config.optimizer.learning_rate_per_256 == base.optimizer.learning_rate_per_256
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_seed_comes_first(name):
+    seeds = [overrides["seed"] for overrides in module_of(name).sweep()]
+    assert seeds == sorted(seeds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_smoke_form_is_four_small_cells(name):
+    configs = list(configs_of(name, "smoke"))
+    assert len(configs) == 4
+    for config in configs:
+        assert config.num_workers * config.images_per_worker <= config.dataset.num_train_examples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_has_the_command_the_hardware_and_the_paper(name):
+    doc = module_of(name).__doc__
+    command = f"python -m experiments.sweep --config configs/sweeps/{name}.py --workdir runs/{name}"
+    assert command in " ".join(doc.replace("\\\n", " ").split())
+    assert "\nHardware: " in doc
+    assert "\nPaper: " in doc
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_argument_raises(name):
+    with pytest.raises(UserError, match="Unknown config argument 'fast'"):
+        module_of(name).get_config("fast")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("imagenet")])
+def test_imagenet_has_the_cells_of_the_papers_table(name):
+    configs = list(configs_of(name))
+    model = configs[0].model.name
+    assert {c.num_workers for c in configs} == {paper.BATCH_SIZE_WORKERS[model]}
+    assert {c.model.norm_act for c in configs} == set(paper.BATCH_SIZE[model])
+    assert {c.images_per_worker for c in configs} == set(paper.BATCH_SIZE_IMAGES_PER_WORKER)
