@@ -1,6 +1,7 @@
 """How all figures look: colours, markers, the order of the layers, the names of the axes."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -60,7 +61,7 @@ def sort_layers(layers: Iterable[str]) -> list[str]:
     return sorted(layers, key=rank)
 
 
-def layer_style(layer: str, layers: list[str]) -> dict[str, str]:
+def layer_style(layer: str, layers: list[str]) -> dict[str, Any]:
     """Colour and marker of a layer among the layers of a figure."""
     name = layer.partition(",")[0]
     same = [other for other in layers if other.partition(",")[0] == name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -49,7 +50,12 @@ def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     if drawn_paper:
         handles.append(Line2D([], [], color="#888888", alpha=0.5, linewidth=4, label="the paper"))
     if not sweep.complete:
-        hollow = {"marker": "o", "markerfacecolor": "white", "color": "#666666", "linestyle": ""}
+        hollow: dict[str, Any] = {
+            "marker": "o",
+            "markerfacecolor": "white",
+            "color": "#666666",
+            "linestyle": "",
+        }
         handles.append(Line2D([], [], label="some seeds missing", **hollow))
     axis.set_xscale("log", base=2)
     axis.set_xticks(sweep.sizes, [str(size) for size in sweep.sizes])
@@ -120,19 +126,22 @@ def setting_line(sweep: Sweep) -> str:
 
 
 def _draw_layer(
-    axis: Axes, sweep: Sweep, layer: str, style: dict[str, str], *, shift: float
+    axis: Axes, sweep: Sweep, layer: str, style: dict[str, Any], *, shift: float
 ) -> bool:
     """One line with its error bars; False if no run of the layer has ended."""
-    points = [(size, sweep.statistic(layer, size)) for size in sweep.sizes]
-    points = [(size, statistic) for size, statistic in points if statistic.mean is not None]
-    for size, statistic in points:
+    xs, means = [], []
+    for size in sweep.sizes:
+        statistic = sweep.statistic(layer, size)
+        if statistic.mean is None:
+            continue
         # Beside each other, so that bars of equal height can be told apart.
-        x = size * 2.0 ** (-0.03 * shift)
+        xs.append(size * 2.0 ** (-0.03 * shift))
+        means.append(statistic.mean)
         face = style["color"] if statistic.complete else "white"
         axis.errorbar(
-            x,
-            statistic.mean,
-            yerr=statistic.spread,
+            xs[-1],
+            means[-1],
+            yerr=statistic.spread or 0.0,
             markerfacecolor=face,
             markersize=5,
             capsize=2,
@@ -140,9 +149,8 @@ def _draw_layer(
             zorder=3,
             **style,
         )
-    xs = [size * 2.0 ** (-0.03 * shift) for size, _ in points]
-    axis.plot(xs, [s.mean for _, s in points], color=style["color"], linewidth=1.6, zorder=2)
-    return bool(points)
+    axis.plot(xs, means, color=style["color"], linewidth=1.6, zorder=2)
+    return bool(means)
 
 
 def _is(run: Run, layer: str, images_per_worker: int) -> bool:

@@ -6,6 +6,7 @@ import ast
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.sweep_figures import (
@@ -51,7 +52,7 @@ def write_report(path: str | os.PathLike[str], output: str | os.PathLike[str]) -
     return files
 
 
-def report(sweep: Sweep, history: list[dict]) -> str:
+def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
     """The whole report, as Markdown."""
     parts = [
         f"# Accuracy against images per worker: {sweep.setting.dataset}",
@@ -60,8 +61,8 @@ def report(sweep: Sweep, history: list[dict]) -> str:
         accuracy_table(sweep),
         f"![accuracy]({ACCURACY_FILE})",
     ]
-    if sweep.find("bn_relu"):
-        parts += ["Difference to BN-ReLU at the same size, in points:", difference_table(sweep)]
+    if differences := difference_table(sweep):
+        parts += ["Difference to BN-ReLU at the same size, in points:", differences]
     parts += [
         "## What agrees with the paper",
         verdict_table(sweep),
@@ -93,8 +94,10 @@ def accuracy_table(sweep: Sweep) -> str:
 
 
 def difference_table(sweep: Sweep) -> str:
-    """Each layer less BN-ReLU, by size."""
+    """Each layer less BN-ReLU, by size; nothing where there is no BN-ReLU."""
     baseline = sweep.find("bn_relu")
+    if baseline is None:
+        return ""
     rows = [
         [sweep.layer_label(layer)]
         + [_format_difference(sweep.difference((layer, s), (baseline, s))) for s in sweep.sizes]
@@ -130,7 +133,7 @@ def verdict_table(sweep: Sweep) -> str:
     return markdown_table(["the paper's claim", "here, points", "verdict"], rows)
 
 
-def provenance(sweep: Sweep, history: list[dict]) -> str:
+def provenance(sweep: Sweep, history: list[dict[str, Any]]) -> str:
     """Config, commands, commits, hardware and time, as the runs and the sweep noted them."""
     starts = [event for event in history if event["event"] == "start"]
     lines = []
@@ -164,7 +167,7 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _remarks(history: list[dict]) -> list[str]:
+def _remarks(history: list[dict[str, Any]]) -> list[str]:
     """What the config file says of itself behind its line about the paper, if it is at hand."""
     configs = [Path(e["config"].partition(":")[0]) for e in history if e["event"] == "start"]
     if not configs or not configs[-1].is_file():

@@ -10,8 +10,9 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -188,7 +189,8 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     folders = sorted(config.parent for config in Path(path).rglob(CONFIG_FILE))
     if not folders:
         raise UserError(f"'{path}' holds no runs; give the --workdir of experiments.sweep")
-    runs, curves, settings = [], [], {}
+    runs, curves = [], []
+    settings: dict[Setting, Path] = {}  # the first folder that has it
     machines = {event["machine"] for event in read_history(Path(path)) if "machine" in event}
     machine = machines.pop() if len(machines) == 1 else ""
     for folder in folders:
@@ -210,7 +212,7 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     return Sweep(next(iter(settings)), runs, curves)
 
 
-def read_history(path: str | os.PathLike[str]) -> list[dict]:
+def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The events of `sweep.jsonl`; none where the runs were started one by one."""
     file = Path(path) / "sweep.jsonl"
     if not file.exists():
@@ -224,7 +226,7 @@ def read_history(path: str | os.PathLike[str]) -> list[dict]:
     return events
 
 
-def run_layer(config: dict) -> str:
+def run_layer(config: Mapping[str, Any]) -> str:
     """Registered name and fields of the layer of a run: `gn_relu,group_size=8`."""
     return _with_fields(config["model"]["norm_act"], config["model"].get("norm_act_fields", {}))
 
@@ -267,7 +269,7 @@ def read_results(path: str | os.PathLike[str]) -> Sweep:
     return Sweep(setting, [_from_row(row) for row in rows])
 
 
-def _from_row(row: dict[str, str]) -> SweepRun:
+def _from_row(row: Mapping[str, str]) -> SweepRun:
     return SweepRun(
         layer=row["layer"],
         images_per_worker=int(row["images_per_worker"]),
@@ -283,7 +285,7 @@ def _from_row(row: dict[str, str]) -> SweepRun:
     )
 
 
-def _setting(config: dict) -> Setting:
+def _setting(config: Mapping[str, Any]) -> Setting:
     return Setting(
         dataset=config["dataset"]["name"],
         source=config["dataset"]["source"],
@@ -293,7 +295,9 @@ def _setting(config: dict) -> Setting:
     )
 
 
-def _sweep_run(folder: Path, config: dict, curve: Run | None, machine: str) -> SweepRun:
+def _sweep_run(
+    folder: Path, config: Mapping[str, Any], curve: Run | None, machine: str
+) -> SweepRun:
     metadata = folder / "metadata.json"
     last_start = read_json(metadata)["starts"][-1] if metadata.exists() else {}
     devices = last_start.get("devices", "")
@@ -316,5 +320,5 @@ def _sweep_run(folder: Path, config: dict, curve: Run | None, machine: str) -> S
     )
 
 
-def _with_fields(name: str, fields: dict) -> str:
+def _with_fields(name: str, fields: Mapping[str, Any]) -> str:
     return ",".join([name, *(f"{field}={value}" for field, value in sorted(fields.items()))])

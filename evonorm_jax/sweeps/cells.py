@@ -133,7 +133,8 @@ def cell_name(overrides: Mapping[str, Any]) -> str:
     >>> cell_name({"model.norm_act": "gn_relu", "model.norm_act_fields.group_size": 8, "seed": 1})
     'gn_relu,group_size=8/seed=1'
     """
-    layer, parts = [], []
+    layer: list[str] = []
+    parts: list[str] = []
     for name, value in overrides.items():
         text = str(value).replace(os.sep, "_")
         if name == _LAYER:
