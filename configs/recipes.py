@@ -1,11 +1,11 @@
-"""The blocks that the config files share: every field with its default, recipes, and sweeps.
+"""The blocks that the config files share: every field with its default, and four recipes.
 
 Nothing here is computed from the batch size. The learning rate is per 256 images, durations carry
 their unit in their name, and both are resolved when a run starts, so that one override such as
 `--config.images_per_worker=4` changes the batch size, the learning rate and nothing else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,17 +15,6 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.layers import accepts_field
 from evonorm_jax.models import native_image_size
 from evonorm_jax.models.efficientnet import SCALINGS
-
-# The layers of the paper's batch-size experiment (arXiv v1, Table 3).
-BATCH_SIZE_LAYERS = (
-    "bn_relu",
-    "gn_relu",
-    "gn_swish",
-    "frn",
-    "evonorm_s0",
-    "evonorm_s1",
-    "evonorm_s2",
-)
 
 _SMOKE_MOBILE = {"stage_sizes": (1,), "width_multiplier": 0.25, "dropout_rate": 0.2}
 # A smoke run keeps the family of the network, by how its name begins, and shrinks its size.
@@ -226,37 +215,6 @@ def imagenet_mobile(model: str, norm_act: str) -> ConfigDict:
     config.ema_decay = 0.9999
     config.checkpoint_every_steps = 2500
     return config
-
-
-def batch_size_sweep(
-    norm_acts: Sequence[str],
-    images_per_worker: Sequence[int],
-    *,
-    num_seeds: int,
-    group_size: int = 0,
-    arg: str = "",
-) -> Iterator[dict[str, Any]]:
-    """The overrides of every run of a batch-size experiment.
-
-    Nothing else changes between the columns: the learning rate is per 256 images and durations are
-    in epochs. Seed by seed, so that a sweep cut short has whole figures of fewer seeds.
-
-    Args:
-      norm_acts: names of layers.
-      images_per_worker: sizes, in the order they are to run in.
-      num_seeds: seeds 0, 1, ...
-      group_size: channels per group of the layers that have groups; 0 leaves their default.
-      arg: of the config; "smoke" leaves two layers, two sizes and one seed of the sweep.
-    """
-    if arg == "smoke":
-        norm_acts, images_per_worker, num_seeds = (norm_acts[0], norm_acts[-1]), (4, 2), 1
-    for seed in range(num_seeds):
-        for images in images_per_worker:
-            for norm_act in norm_acts:
-                layer: dict[str, Any] = {"model.norm_act": norm_act}
-                if group_size and accepts_field(norm_act, "group_size"):
-                    layer["model.norm_act_fields.group_size"] = group_size
-                yield layer | {"images_per_worker": images, "seed": seed}
 
 
 def parse_arg(config: ConfigDict, arg: str) -> ConfigDict:

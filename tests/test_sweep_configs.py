@@ -16,7 +16,9 @@ from evonorm_jax.training.optimizer import learning_rate_schedule
 from experiments import launch
 
 SWEEP_DIR = Path(recipes.__file__).parent / "sweeps"
-NAMES = sorted(path.stem for path in SWEEP_DIR.glob("*.py") if path.stem != "__init__")
+NAMES = sorted(
+    path.stem for path in SWEEP_DIR.glob("*.py") if path.stem not in ("__init__", "recipes")
+)
 TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import recipes
+from configs.sweeps.recipes import batch_size_sweep
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -30,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
-    return recipes.batch_size_sweep(
+    return batch_size_sweep(
         norm_acts=("bn_relu", "gn_relu", "gn_swish", "frn", "evonorm_b0", "evonorm_s0"),
         images_per_worker=(64, 32, 16, 8, 4, 2),
         num_seeds=2,

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import recipes
+from configs.sweeps.recipes import BATCH_SIZE_LAYERS, batch_size_sweep
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -21,8 +22,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
-    return recipes.batch_size_sweep(
-        norm_acts=recipes.BATCH_SIZE_LAYERS,
+    return batch_size_sweep(
+        norm_acts=BATCH_SIZE_LAYERS,
         images_per_worker=(128, 64, 32, 16, 8, 4),
         num_seeds=3,
         arg=arg,
