@@ -35,3 +35,13 @@ def test_the_python_examples_of_the_readme_run():
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_rows_that_are_quoted_stand_in_the_results():
+    """Or the README would show numbers that nobody measured."""
+    text = (ROOT / "README.md").read_text()
+    quoted = re.findall(r"<!-- rows of (\S+) -->\n((?:\|.*\n)+)", text)
+    assert quoted
+    for path, table in quoted:
+        known = set((ROOT / path).read_text().splitlines())
+        assert [row for row in table.splitlines() if row not in known] == []
