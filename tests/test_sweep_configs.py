@@ -52,6 +52,7 @@ def test_all_sizes_have_all_layers_and_all_seeds(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_learning_rate_follows_the_batch_and_epochs_are_equal(name):
+    rates = set()
     for config in configs_of(name):
         assert config.model.name in model_names()
         norm_act(config.model.norm_act, **config.model.norm_act_fields.to_dict())
@@ -59,12 +60,10 @@ def test_learning_rate_follows_the_batch_and_epochs_are_equal(name):
         steps_per_epoch = TRAIN_EXAMPLES[config.dataset.name] // batch_size
         durations = resolve_durations(config, steps_per_epoch)
         assert durations.num_steps == round(config.num_epochs * steps_per_epoch)
-        peak = config.optimizer.learning_rate_per_256 * batch_size / 256
         schedule = learning_rate_schedule(config, durations, batch_size)
-        assert float(schedule(durations.warmup_steps)) == pytest.approx(peak)
-        base = module_of(name).get_config()
-        assert config.num_epochs == base.num_epochs
-        assert config.optimizer.learning_rate_per_256 == base.optimizer.learning_rate_per_256
+        rates.add(float(schedule(durations.warmup_steps)) / batch_size)
+        assert config.num_epochs == module_of(name).get_config().num_epochs
+    assert max(rates) == pytest.approx(min(rates), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,6 @@
 """What sweeps share: which runs a batch-size experiment has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evonorm_jax.layers import accepts_field
@@ -23,6 +23,7 @@ def batch_size_sweep(
     *,
     num_seeds: int,
     group_size: int = 0,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
     arg: str = "",
 ) -> Iterator[dict[str, Any]]:
     """The overrides of every run of a batch-size experiment.
@@ -35,6 +36,7 @@ def batch_size_sweep(
       images_per_worker: sizes, in the order they are to run in.
       num_seeds: seeds 0, 1, ...
       group_size: channels per group of the layers that have groups; 0 leaves their default.
+      fields: more fields of single layers, by their name.
       arg: of the config; "smoke" leaves two layers, two sizes and one seed of the sweep.
     """
     if arg == "smoke":
@@ -45,4 +47,6 @@ def batch_size_sweep(
                 layer: dict[str, Any] = {"model.norm_act": norm_act}
                 if group_size and accepts_field(norm_act, "group_size"):
                     layer["model.norm_act_fields.group_size"] = group_size
+                for field, value in (fields or {}).get(norm_act, {}).items():
+                    layer[f"model.norm_act_fields.{field}"] = value
                 yield layer | {"images_per_worker": images, "seed": seed}

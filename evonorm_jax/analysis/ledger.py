@@ -104,11 +104,14 @@ def _table_2(configs: Path, recorded: Iterable[Recorded]) -> str:
 
 
 def _train_command(configs: Path, model: str, norm_act: str) -> str:
-    """The config of that layer, or the one of BN-ReLU with the layer exchanged."""
+    """The config of that layer, or the one of EvoNorm-B0 with the layer exchanged.
+
+    B0 because its configs set no fields of the layer, which another one might not have.
+    """
     train = "python -m experiments.train --config configs"
     if (configs / (own := f"imagenet_{model}_{norm_act}.py")).exists():
         return f"`{train}/{own}`"
-    if (configs / (other := f"imagenet_{model}_bn_relu.py")).exists():
+    if (configs / (other := f"imagenet_{model}_evonorm_b0.py")).exists():
         workdir = f"runs/imagenet_{model}_{norm_act}"
         return f"`{train}/{other} --config.model.norm_act={norm_act} --workdir {workdir}`"
     return "no config of this network"

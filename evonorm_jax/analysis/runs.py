@@ -66,6 +66,15 @@ class Run:
         return layer_label(str(self.config["model"]["norm_act"]))
 
 
+def accuracy_metric(config: Mapping[str, Any]) -> str:
+    """The accuracy that a run is judged by, of its averaged weights where it keeps them.
+
+    >>> accuracy_metric({"ema_decay": 0.9999}), accuracy_metric({"ema_decay": 0.0})
+    ('eval_ema/top1', 'eval/top1')
+    """
+    return "eval_ema/top1" if config.get("ema_decay", 0.0) > 0 else "eval/top1"
+
+
 def layer_label(name: str) -> str:
     """The registered name of a layer as the literature writes it.
 

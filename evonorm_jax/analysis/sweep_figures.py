@@ -14,12 +14,11 @@ from matplotlib.lines import Line2D
 
 from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.curves import save_figure
-from evonorm_jax.analysis.runs import Run
+from evonorm_jax.analysis.runs import Run, accuracy_metric
 from evonorm_jax.analysis.style import axis_label, clean_axes, layer_style
 from evonorm_jax.analysis.sweeps import Sweep, run_layer
 from evonorm_jax.errors import UserError
 
-_METRIC = "eval/top1"
 _COLUMNS = 3  # panels beside each other in the learning curves
 
 
@@ -77,7 +76,7 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     Raises:
       UserError: no run has been evaluated yet, or `output` names no image format.
     """
-    if not any(_METRIC in run.series for run in sweep.curves):
+    if not any(accuracy_metric(run.config) in run.series for run in sweep.curves):
         raise UserError("no run of this sweep has been evaluated yet, so there are no curves")
     columns = min(_COLUMNS, len(sweep.sizes))
     rows = math.ceil(len(sweep.sizes) / columns)
@@ -157,7 +156,7 @@ def _is(run: Run, layer: str, images_per_worker: int) -> bool:
     return (
         run_layer(run.config) == layer
         and run.config["images_per_worker"] == images_per_worker
-        and _METRIC in run.series
+        and accuracy_metric(run.config) in run.series
     )
 
 
@@ -165,9 +164,8 @@ def _draw_curves(axis: Axes, runs: list[Run], colour: str) -> None:
     """The mean over runs where all of them have been evaluated, and how far they are apart."""
     if not runs:
         return
-    curves = [
-        dict(zip(run.series[_METRIC][1], run.series[_METRIC][2], strict=True)) for run in runs
-    ]
+    series = [run.series[accuracy_metric(run.config)] for run in runs]
+    curves = [dict(zip(epochs, values, strict=True)) for _, epochs, values in series]
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = 100 * np.array([[curve[epoch] for epoch in epochs] for curve in curves])
     axis.plot(epochs, values.mean(0), color=colour, linewidth=1.5)

@@ -16,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from evonorm_jax.analysis.runs import CONFIG_FILE, Run, layer_label, load_run, read_json
+from evonorm_jax.analysis.runs import (
+    CONFIG_FILE,
+    Run,
+    accuracy_metric,
+    layer_label,
+    load_run,
+    read_json,
+)
 from evonorm_jax.analysis.style import sort_layers
 from evonorm_jax.errors import UserError
 
@@ -32,7 +39,8 @@ class SweepRun:
       images_per_worker: images whose batch statistics are taken together.
       seed: of the run.
       steps: updates made so far.
-      top1: final accuracy in percent; None while the run has not ended.
+      top1: final accuracy in percent, of the averaged weights of runs that keep them; None while
+        the run has not ended.
       loss: final cross-entropy in nats, likewise.
       examples: images that the final evaluation counted.
       train_seconds: time spent training, without compilation, evaluation and saving.
@@ -302,7 +310,8 @@ def _sweep_run(
     last_start = read_json(metadata)["starts"][-1] if metadata.exists() else {}
     devices = last_start.get("devices", "")
     summary = (curve.summary if curve is not None else None) or {}
-    top1 = summary.get("eval/top1")
+    metric = accuracy_metric(config)
+    top1 = summary.get(metric)
     done = max((int(s[0][-1]) for s in curve.series.values()), default=0) if curve else 0
     return SweepRun(
         layer=run_layer(config),
@@ -310,7 +319,7 @@ def _sweep_run(
         seed=config["seed"],
         steps=summary.get("steps", done),
         top1=None if top1 is None else 100 * top1,
-        loss=summary.get("eval/loss"),
+        loss=summary.get(metric.replace("top1", "loss")),
         examples=summary.get("eval/examples"),
         train_seconds=summary.get("train_seconds"),
         date=last_start.get("time", "")[:10],

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evonorm_jax.analysis.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
+from evonorm_jax.analysis.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, accuracy_metric
 from evonorm_jax.errors import UserError
 
 _LAYER, _LAYER_FIELDS = "model.norm_act", "model.norm_act_fields."
@@ -76,7 +76,8 @@ class Cell:
 
     def final_top1(self) -> float | None:
         """The accuracy of the finished run, a fraction."""
-        return _read_object(self.workdir / SUMMARY_FILE).get("eval/top1")
+        config = _read_object(self.workdir / CONFIG_FILE)
+        return _read_object(self.workdir / SUMMARY_FILE).get(accuracy_metric(config))
 
     def num_steps(self) -> int | None:
         """Length of the run, once its first start has resolved it."""

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,8 @@ import pytest
 from evonorm_jax.analysis.ledger import LEDGER_FILE, ledger
 from evonorm_jax.analysis.sweep_report import write_report
 from evonorm_jax.analysis.sweeps import load_sweep, write_results
+from evonorm_jax.layers import norm_act
+from experiments import launch
 from tests.analysis.sweep_folders import write_run, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,14 +45,25 @@ def test_the_ledger_of_this_repository_is_fresh():
     )
 
 
+def test_every_command_can_be_run():
+    commands = re.findall(r"`python -m experiments\.train (.*?)`", (ROOT / LEDGER_FILE).read_text())
+    assert len(commands) >= 18
+    for command in set(commands):
+        _, config_file, *rest = command.split()
+        overrides = [argument for argument in rest if argument.startswith("--config.")]
+        config = launch.parse_config(str(ROOT / config_file), overrides)
+        norm_act(config.model.norm_act, **config.model.norm_act_fields.to_dict())
+        assert (ROOT / config_file).stem.startswith("imagenet_")
+
+
 def test_what_has_no_result_is_not_run(repository):
     text = ledger(repository)
     train = "`python -m experiments.train --config configs/imagenet_r50"
     assert lines(text, "| ResNet-50 | EvoNorm-B0 |") == [
         f"| ResNet-50 | EvoNorm-B0 | 77.8 | {train}_evonorm_b0.py` | not run |  |  |  |"
     ]
-    # A layer without a config of its own takes the place of BN-ReLU.
-    assert f"{train}_bn_relu.py --config.model.norm_act=evonorm_b1 --workdir" in text
+    # A layer without a config of its own takes the place of B0.
+    assert f"{train}_evonorm_b0.py --config.model.norm_act=evonorm_b1 --workdir" in text
     assert len(lines(text, "| EfficientNet-B5 |", "no config of this network")) == 9
     assert len(lines(text, "not run")) == 6 * 9 + 2 * 7 * 6 + 1  # and no other records
     assert "configs/sweeps/imagenet_r50_batch_size.py" in text

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -50,6 +51,16 @@ def test_a_difference_comes_with_its_standard_error(root):
     none = sweep.difference(("gn_relu,group_size=8", 8), ("bn_relu", 8))
     assert none.value == pytest.approx(-1.0)
     assert none.beyond_spread is False
+
+
+def test_averaged_weights_count_where_a_run_keeps_them(tmp_path):
+    path = write_run(tmp_path, "bn_relu", 8, 0, 0.9)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "ema_decay": 0.999}))
+    summary = {"eval/top1": 0.9, "eval/loss": 1.0, "eval_ema/top1": 0.8, "eval_ema/loss": 2.0}
+    (path / "summary.json").write_text(json.dumps(summary))
+    (run,) = load_sweep(tmp_path).runs
+    assert (run.top1, run.loss) == (pytest.approx(80.0), 2.0)
 
 
 def test_incomplete_cells_are_counted(tmp_path):
