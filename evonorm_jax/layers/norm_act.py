@@ -76,13 +76,15 @@ def norm_act(layer: LayerLike, **fields: Any) -> functools.partial:
     """A factory of the layer with `fields` bound; a call may bind more or override them.
 
     Args:
-      layer: one of `norm_act_names()`; or a `flax.linen.Module` class with the same call, or a
-        partial of one.
+      layer: one of `norm_act_names()`; `graph:PATH` for a searched layer, its graph in a file (or
+        `graph:` and what else `evonorm_jax.search.library.read_graph` takes); or a
+        `flax.linen.Module` class with the same call, or a partial of one.
       **fields: fields of the layer, e.g. `epsilon`, `num_groups` or `virtual_batch_size`.
 
     Raises:
       UserError: the name or a field is unknown, or `layer` is none of the three.
     """
+    layer = _read_searched(layer)
     cls = _layer_class(layer)
     bound = dict(layer.keywords) if isinstance(layer, functools.partial) else {}
     bound |= fields
@@ -134,7 +136,32 @@ def activation_of(factory: LayerLike) -> Callable[[jax.Array], jax.Array]:
     return activation
 
 
+def resolve_norm_act(name: str) -> str:
+    """The name of the same layer without need of a file: `graph:PATH` becomes the graph itself.
+
+    >>> resolve_norm_act("evonorm_s0")
+    'evonorm_s0'
+    """
+    if not name.startswith("graph:"):
+        return name
+    from evonorm_jax.search.library import PREFIX, inline_graph
+
+    return PREFIX + inline_graph(name.removeprefix(PREFIX))
+
+
+def _read_searched(layer: LayerLike) -> LayerLike:
+    """The factory of a searched layer; every other layer as it is."""
+    if not (isinstance(layer, str) and layer.startswith("graph:")):
+        return layer
+    # The search stands on this package, so it comes in only where one of its layers is asked for.
+    from evonorm_jax.search.layer import graph_layer
+    from evonorm_jax.search.library import PREFIX, read_graph
+
+    return graph_layer(read_graph(layer.removeprefix(PREFIX)))
+
+
 def _layer_class(layer: LayerLike) -> type[nn.Module]:
+    layer = _read_searched(layer)
     if isinstance(layer, str):
         if layer not in NORM_ACTS:
             raise UserError(_unknown("layer", layer, NORM_ACTS))
