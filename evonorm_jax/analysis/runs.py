@@ -76,11 +76,15 @@ def accuracy_metric(config: Mapping[str, Any]) -> str:
 
 
 def layer_label(name: str) -> str:
-    """The registered name of a layer as the literature writes it.
+    """The registered name of a layer as the literature writes it; of a searched layer its label.
 
     >>> layer_label("evonorm_s0"), layer_label("bn_relu"), layer_label("frn")
     ('EvoNorm-S0', 'BN-ReLU', 'FRN')
+    >>> layer_label("graph:winner: n4 = sigmoid(x); n5 = mul(x, n4)")
+    'winner'
     """
+    if name.startswith("graph:"):
+        return name.removeprefix("graph:").partition(": ")[0]
     return "-".join(_SPELLING.get(word, word.capitalize()) for word in name.split("_"))
 
 

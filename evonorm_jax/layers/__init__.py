@@ -33,6 +33,7 @@ from evonorm_jax.layers.norm_act import (
     fuses_activation,
     norm_act,
     norm_act_names,
+    resolve_norm_act,
 )
 
 __all__ = [
@@ -67,4 +68,5 @@ __all__ = [
     "fuses_activation",
     "norm_act",
     "norm_act_names",
+    "resolve_norm_act",
 ]

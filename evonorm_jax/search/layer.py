@@ -109,7 +109,10 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer, kw_only=True):
             self.virtual_batch_size, self.axis_name, self.axis_index_groups
         )
         if not 0 <= self.momentum <= 1:
-            raise UserError(f"{type(self).__name__}: momentum={self.momentum}")
+            raise UserError(
+                f"{type(self).__name__}: momentum={self.momentum} must lie between 0 and 1: it is "
+                "the share of the old statistic that is kept, e.g. 0.9"
+            )
         use_running_average = self._merge(use_running_average)
         if not use_running_average:
             self._check_mutable()
@@ -121,7 +124,7 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer, kw_only=True):
         initial = jnp.ones if statistic != "mean" else jnp.zeros
         running = self.variable("batch_stats", name, initial, value.shape[-1:], jnp.float32)
         if use_running_average:
-            return running.value.astype(value.dtype)
+            return running.value.astype(value.dtype).reshape(1, 1, 1, -1)
         pooling: dict[str, Any] = {}
         if not self.is_initializing():
             pooling = {

@@ -19,6 +19,7 @@ from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.guard import NonFiniteGuard
 from evonorm_jax.training.init_from import read_initial_weights
+from evonorm_jax.training.model import inline_layer
 from evonorm_jax.training.preemption import Preemption
 from evonorm_jax.training.profiler import ProfileWindow
 from evonorm_jax.training.progress import Progress, format_metrics
@@ -50,6 +51,7 @@ def train_and_evaluate(
     first_process = jax.process_index() == 0
 
     # ------------------------------------------------------------- config, data, model
+    config = inline_layer(config)
     run_directory.check_owner(workdir, config)
     run = create_experiment(config, devices)
     # Read before anything is written; a run that resumes has left them behind.

@@ -10,7 +10,7 @@ import ml_collections
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import accepts_field, norm_act
+from evonorm_jax.layers import accepts_field, norm_act, resolve_norm_act
 from evonorm_jax.models import create_model
 from evonorm_jax.training.parallel import WorkerLayout
 
@@ -61,6 +61,22 @@ def find_dtype(config: ml_collections.ConfigDict) -> Any:
     if config.dtype not in DTYPES:
         raise UserError(f"config.dtype={config.dtype!r}; choose one of {', '.join(DTYPES)}.")
     return DTYPES[config.dtype]
+
+
+def inline_layer(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the graph of a searched layer in place of its file; any other as it is.
+
+    So a run directory holds all of its network, and a file that has changed is noticed.
+
+    Raises:
+      UserError: the file is not there or holds no graph.
+    """
+    name = resolve_norm_act(config.model.norm_act)
+    if name == config.model.norm_act:
+        return config
+    config = config.copy_and_resolve_references()
+    config.model.norm_act = name
+    return config
 
 
 def _check_accumulation(config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:

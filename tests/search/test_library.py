@@ -138,5 +138,5 @@ def test_sources_of_graphs(tmp_path):
     assert read_graph("gn_relu") == LIBRARY["gn_relu"]
     assert inline_graph(str(path)) == f"mine.v2: {text}"
     assert inline_graph(f"mine.v2: {text}") == f"mine.v2: {text}"
-    with pytest.raises(UserError, match="there is no graph file 'evonorm_so'.*evonorm_s0"):
+    with pytest.raises(UserError, match=r"there is no graph file 'evonorm_so'.*evonorm_s0"):
         read_graph("evonorm_so")
