@@ -30,7 +30,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
 
 #: A fresh running statistic is that of standard normal values. A variance that starts at 0 gives
 #: absurd outputs until enough steps have been averaged.
-_INITIAL_STATISTIC = {"mean": jnp.zeros, "var": jnp.ones, "mean_square": jnp.ones}
+INITIAL_STATISTIC = {"mean": jnp.zeros, "var": jnp.ones, "mean_square": jnp.ones}
 
 
 class NormActLayer(nn.Module):
@@ -223,7 +223,7 @@ class BatchDependentLayer(NormActLayer):
             )
         return {
             name: self.variable(
-                "batch_stats", name, _INITIAL_STATISTIC[name], (x.shape[-1],), jnp.float32
+                "batch_stats", name, INITIAL_STATISTIC[name], (x.shape[-1],), jnp.float32
             )
             for name in self.tracked
         }

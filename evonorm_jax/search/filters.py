@@ -8,7 +8,7 @@ They look at the output for fixed random inputs, in NumPy. In the order in which
     same_for_all_examples  the output is the same for every example of a batch
     no_spatial_dependence  the output is the same everywhere in a map: only statistics of x are left
     blow_up                nine residual blocks of random weights leave all bounds
-    dead                   nine such blocks end in features that are the same for every example
+    dead                   nine such blocks end in pooled features that no example changes
     duplicate              an earlier candidate computes the same function
 
 Those from `constant` to `dead` may be wrong in principle: they see the layer at its initialisation.
@@ -78,6 +78,8 @@ class FilterConfig:
 
 _DEFAULT = FilterConfig()
 
+_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
 
 def reject(graph: Graph, config: FilterConfig = _DEFAULT) -> Rejection | None:
     """The first filter that the layer fails, duplicates apart; None if it passes all.
@@ -96,7 +98,7 @@ def _reject_single_layer(graph: Graph, config: FilterConfig) -> Rejection | None
     generic = probe.evaluate(graph, _probe(0))
     if not (_in_float32(y) and _in_float32(other) and _in_float32(generic)):
         return Rejection(Reason.NONFINITE)
-    size = max(float(np.abs(y).max()), float(np.abs(other).max()), np.finfo(np.float32).tiny)
+    size = max(float(np.abs(y).max()), float(np.abs(other).max()), _TINY)
     for reason, variation, where in (
         (Reason.CONSTANT, np.abs(y - other).max(), "between two inputs"),
         (Reason.SAME_FOR_ALL_EXAMPLES, np.ptp(y, axis=0).max(), "within a batch"),
@@ -121,11 +123,12 @@ def _reject_stack(graph: Graph, config: FilterConfig) -> Rejection | None:
             largest = np.abs(x).max()
         if not largest <= config.max_activation:  # NaN is not
             return Rejection(Reason.BLOW_UP, f"{largest:.1e} after {block + 1} blocks")
-    features = probe.evaluate(graph, dataclasses.replace(start, x=x)).mean(axis=(1, 2))
-    size = np.abs(features).max()
+    y = probe.evaluate(graph, dataclasses.replace(start, x=x))
+    size = float(np.abs(y).max())
     if not size <= config.max_activation:
         return Rejection(Reason.BLOW_UP, f"{size:.1e} after {config.num_blocks} blocks")
-    variation = np.ptp(features, axis=0).max()
+    # Of what a classifier sees; a mean of zero is noise of the size of y's last digit.
+    variation = float(np.ptp(y.mean(axis=(1, 2)), axis=0).max())
     if variation <= config.min_variation * size:
         return Rejection(Reason.DEAD, f"features of size {size:.1e} vary by {variation:.1e}")
     return None
@@ -189,4 +192,4 @@ def _probe(seed: int, shape: tuple[int, int, int] = (6, 5, 5)) -> probe.Probe:
 
 def _in_float32(y: np.ndarray) -> bool:
     """Whether all values are finite in float32."""
-    return bool(np.abs(y).max() <= np.finfo(np.float32).max)
+    return bool(np.abs(y).max() <= _HUGE)

@@ -139,7 +139,7 @@ class Graph:
 
     def to_json(self, **metadata: Any) -> str:
         """The content of a graph file; `metadata` is kept there for people and ignored here."""
-        content = {"format": FORMAT, "nodes": self.node_texts()}
+        content: dict[str, Any] = {"format": FORMAT, "nodes": self.node_texts()}
         if metadata:
             content["metadata"] = metadata
         return json.dumps(content, indent=2) + "\n"

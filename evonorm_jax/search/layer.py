@@ -18,7 +18,7 @@ name of one in `library.py`, or as its text:
 """
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,12 @@ from flax.typing import Initializer
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import moments
-from evonorm_jax.layers.base import BatchDependentLayer, GroupLayer, NormActLayer
+from evonorm_jax.layers.base import (
+    INITIAL_STATISTIC,
+    BatchDependentLayer,
+    GroupLayer,
+    NormActLayer,
+)
 from evonorm_jax.search import evaluation
 from evonorm_jax.search.canonical import canonical
 from evonorm_jax.search.graph import V0, V1, Graph
@@ -49,7 +54,7 @@ class GraphLayer(NormActLayer, kw_only=True):
     v0_init: Initializer = nn.initializers.zeros
     v1_init: Initializer = nn.initializers.ones
 
-    fuses_activation = True
+    fuses_activation: ClassVar[bool] = True
 
     def normalize(self, x: jax.Array, use_running_average: bool = True) -> jax.Array:
         if self.division_epsilon < 0:
@@ -104,15 +109,7 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer, kw_only=True):
     """
 
     def batch_statistics(self, x: jax.Array, use_running_average: bool | None) -> dict[str, Any]:
-        del x
-        moments.check_statistics_batch(
-            self.virtual_batch_size, self.axis_name, self.axis_index_groups
-        )
-        if not 0 <= self.momentum <= 1:
-            raise UserError(
-                f"{type(self).__name__}: momentum={self.momentum} must lie between 0 and 1: it is "
-                "the share of the old statistic that is kept, e.g. 0.9"
-            )
+        self._running_statistics(x)  # none for x itself: checks the fields
         use_running_average = self._merge(use_running_average)
         if not use_running_average:
             self._check_mutable()
@@ -121,21 +118,13 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer, kw_only=True):
     def batch_statistic(
         self, name: str, statistic: str, value: jax.Array, use_running_average: bool
     ) -> jax.Array:
-        initial = jnp.ones if statistic != "mean" else jnp.zeros
-        running = self.variable("batch_stats", name, initial, value.shape[-1:], jnp.float32)
+        running = self.variable(
+            "batch_stats", name, INITIAL_STATISTIC[statistic], value.shape[-1:], jnp.float32
+        )
         if use_running_average:
             return running.value.astype(value.dtype).reshape(1, 1, 1, -1)
-        pooling: dict[str, Any] = {}
-        if not self.is_initializing():
-            pooling = {
-                "virtual_batch_size": self.virtual_batch_size,
-                "axis_name": self.axis_name,
-                "axis_index_groups": self.axis_index_groups,
-            }
-        batch = evaluation.reduce_batch(statistic, value, **pooling)
-        if not self.is_initializing():
-            mean = jnp.mean(batch, axis=(0, 1, 2)).astype(jnp.float32)
-            running.value = self.momentum * running.value + (1 - self.momentum) * mean
+        batch = evaluation.reduce_batch(statistic, value, **self._pooling())
+        self._track({name: running}, {name: jnp.mean(batch, axis=(0, 1, 2))})
         return moments.over_examples(batch, value.shape[0])
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
-from scipy.special import expit
 
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.primitives import Primitive
@@ -65,7 +64,7 @@ _ELEMENTWISE: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "div": lambda a, b: a / (b + DIVISION_EPSILON * np.sign(b)),
         "max": np.maximum,
         "neg": np.negative,
-        "sigmoid": expit,
+        "sigmoid": lambda a: np.exp(-np.logaddexp(0, -a)),  # no overflow, all digits
         "tanh": np.tanh,
         "exp": np.exp,
         "log": lambda a: np.sign(a) * np.log(np.abs(a) + EPSILON),
