@@ -47,6 +47,11 @@ def test_known_layers_pass(name):
     assert reject(pad_graph(graph, np.random.default_rng(0))) is None
 
 
+def test_only_the_initial_parameters_count():
+    """v1 = 1 divides well; that it could become 0 or negative is for training to find out."""
+    assert reject(Graph.from_text("n4 = max(v1, 0); n5 = tanh(x); n6 = div(n5, n4)")) is None
+
+
 def test_the_random_layer_of_the_paper_does_not():
     assert reject(LIBRARY["random"]).reason == Reason.NO_SPATIAL_DEPENDENCE
 
