@@ -7,6 +7,7 @@ finishes. `--fail NAME` and `--stubborn` make runs that fail, and runs that igno
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def cells(root, num_cells):
 
 
 def main():
+    # Tests may run in the background of a shell, where Ctrl-C is ignored and a sweep leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser()
     parser.add_argument("root", type=Path)
     parser.add_argument("--cells", type=int, default=4)
