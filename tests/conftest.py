@@ -1,6 +1,7 @@
 """Eight virtual CPU devices and a compile cache for all tests; set before anything imports JAX."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -18,6 +19,18 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 def pytest_unconfigure() -> None:
     _cache.cleanup()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Frees what a module has compiled.
+
+    Thousands of loaded programs use up the memory maps that Linux grants a process (65,530), and
+    the compiler then dies.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="module")

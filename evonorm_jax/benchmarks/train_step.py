@@ -122,7 +122,7 @@ WORKLOADS = (
 )
 _TINY = {"num_filters": 8, "stem": "cifar", "stage_sizes": (1,)}
 # Compiling a step takes seconds, however small it is.
-_QUICK = (BASELINE, "EvoNorm-S0, network alone", "EvoNorm-S0, EMA")
+_QUICK = (BASELINE, "EvoNorm-S0", "EvoNorm-S0, network alone")
 QUICK_WORKLOADS = (Workload("resnet18", 8, 10, 4, "float32", _TINY, _QUICK),)
 
 

@@ -43,7 +43,7 @@ def test_bfloat16_takes_the_mean_in_float32():
 def test_activation_of_every_layer(name):
     """ReLU where the layer ends in it, SiLU where it does and where it has none of its own."""
     z = jnp.array([-1.5, 0.5])
-    expected = nn.relu(z) if name.endswith("_relu") else nn.silu(z)
+    expected = nn.relu(z) if name.endswith(("_relu", "_relu6")) else nn.silu(z)
     np.testing.assert_array_equal(gate_activation(name)(z), expected)
 
 
