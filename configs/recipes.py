@@ -1,15 +1,29 @@
-"""The blocks that the config files share: every field with its default, and three recipes.
+"""The blocks that the config files share: every field with its default, recipes, and sweeps.
 
 Nothing here is computed from the batch size. The learning rate is per 256 images, durations carry
 their unit in their name, and both are resolved when a run starts, so that one override such as
 `--config.images_per_worker=4` changes the batch size, the learning rate and nothing else.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from evonorm_jax.data import dataset_config
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import accepts_field
+
+# The layers of the paper's batch-size experiment (arXiv v1, Table 3).
+BATCH_SIZE_LAYERS = (
+    "bn_relu",
+    "gn_relu",
+    "gn_swish",
+    "frn",
+    "evonorm_s0",
+    "evonorm_s1",
+    "evonorm_s2",
+)
 
 # A smoke run keeps the family of the network and shrinks its size.
 _SMOKE_MODEL_FIELDS = {
@@ -141,6 +155,37 @@ def imagenet_resnet(model: str, norm_act: str) -> ConfigDict:
     config.schedule.warmup_epochs = 5.0
     config.checkpoint_every_steps = 2500
     return config
+
+
+def batch_size_sweep(
+    norm_acts: Sequence[str],
+    images_per_worker: Sequence[int],
+    *,
+    num_seeds: int,
+    group_size: int = 0,
+    arg: str = "",
+) -> Iterator[dict[str, Any]]:
+    """The overrides of every run of a batch-size experiment.
+
+    Nothing else changes between the columns: the learning rate is per 256 images and durations are
+    in epochs. Seed by seed, so that a sweep cut short has whole figures of fewer seeds.
+
+    Args:
+      norm_acts: names of layers.
+      images_per_worker: sizes, in the order they are to run in.
+      num_seeds: seeds 0, 1, ...
+      group_size: channels per group of the layers that have groups; 0 leaves their default.
+      arg: of the config; "smoke" leaves two layers, two sizes and one seed of the sweep.
+    """
+    if arg == "smoke":
+        norm_acts, images_per_worker, num_seeds = (norm_acts[0], norm_acts[-1]), (4, 2), 1
+    for seed in range(num_seeds):
+        for images in images_per_worker:
+            for norm_act in norm_acts:
+                layer: dict[str, Any] = {"model.norm_act": norm_act}
+                if group_size and accepts_field(norm_act, "group_size"):
+                    layer["model.norm_act_fields.group_size"] = group_size
+                yield layer | {"images_per_worker": images, "seed": seed}
 
 
 def parse_arg(config: ConfigDict, arg: str) -> ConfigDict:

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
       UserError: for a file that is not there, an unknown argument or field, a value of another
         type, or an argument that is no override.
     """
+    module, argument = load_config_module(file)
+    return override(module.get_config(argument), overrides)
+
+
+def load_config_module(file: str) -> tuple[types.ModuleType, str]:
+    """The module of `FILE.py[:ARGUMENT]`, and the argument.
+
+    Raises:
+      UserError: for a file that is not there, or is no config.
+    """
     path, argument = split_config(file)
     if not path.is_file():
         raise UserError(
@@ -51,7 +62,7 @@ def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={file}: {path} has no function get_config(arg).")
-    return override(module.get_config(argument), overrides)
+    return module, argument
 
 
 def split_config(file: str) -> tuple[Path, str]:
@@ -194,9 +205,13 @@ def _number(flag: int | None, variable: str) -> int | None:
 
 def _on_cluster() -> bool:
     """Whether JAX can find its peers by itself: a TPU VM, or several Slurm or Open MPI tasks."""
-    tpu = importlib.util.find_spec("libtpu") is not None and any(
-        next(Path("/dev").glob(pattern), None) for pattern in ("accel*", "vfio/[0-9]*")
-    )
     # Of the step that srun started: SLURM_NTASKS is also set in a batch script that runs alone.
     sizes = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    return tpu or max(int(os.environ.get(name, "1")) for name in sizes) > 1
+    return has_tpu() or max(int(os.environ.get(name, "1")) for name in sizes) > 1
+
+
+def has_tpu() -> bool:
+    """Whether this host has TPU chips, found out without touching them."""
+    return importlib.util.find_spec("libtpu") is not None and any(
+        next(Path("/dev").glob(pattern), None) for pattern in ("accel*", "vfio/[0-9]*")
+    )

@@ -1,0 +1,118 @@
+"""One run as a child process: holds the lock of its cell, and does not outlive the sweep.
+
+The lock is taken by the sweep and inherited by the run, so the kernel keeps it as long as either
+lives and releases it however they end: there is no stale lock, and a run that a killed sweep has
+left behind is not started a second time. On Linux the kernel also tells the run to stop (SIGTERM,
+which saves a checkpoint) when the sweep dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evonorm_jax.sweeps.cells import Cell
+from evonorm_jax.sweeps.slots import Slot
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# Loaded here because the child may only call what is ready between fork and exec.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def try_lock(path: Path) -> int | None:
+    """Takes the lock of a cell; None where somebody else has it.
+
+    Returns:
+      A file descriptor; closing it gives the lock back, unless a child has inherited it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class RunProcess:
+    """A run that goes on in a process of its own; what it prints goes to the log of its cell.
+
+    Args:
+      cell: whose lock `lock` is.
+      command: to execute.
+      environment: of the process.
+      lock: of `try_lock`; owned by this object from here on.
+      slot: where it runs.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        lock: int,
+        slot: Slot,
+    ):
+        self.cell = cell
+        self.slot = slot
+        self.started = time.time()  # s since 1970, as the rows of metrics.jsonl have it
+        self.stopping = False
+        self._lock = lock
+        self._log_start = cell.log.stat().st_size if cell.log.exists() else 0
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            if _LIBC is not None:
+                _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+                if os.getppid() != parent:  # it died before the kernel was told
+                    os._exit(1)
+
+        with cell.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                list(command),
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock,),
+                # A session of its own: Ctrl-C reaches the sweep alone, which then stops the runs.
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        code = self._process.poll()
+        if code is not None and self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        return code
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.time() - self.started
+
+    def log_tail(self, num_lines: int) -> str:
+        """The last lines that it has printed; an earlier start of the cell printed before them."""
+        with self.cell.log.open("rb") as log:
+            log.seek(self._log_start)
+            text = log.read().decode(errors="replace")
+        return "\n".join(text.rstrip().splitlines()[-num_lines:])
+
+    def stop(self) -> None:
+        """Asks it to save a checkpoint and end."""
+        self.stopping = True
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it at once; it goes on from its last checkpoint next time."""
+        self._process.kill()

@@ -1,0 +1,160 @@
+"""Runs a sweep: what is missing of it, several runs at a time, each in a directory of its own.
+
+examples:
+  python -m experiments.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/digits
+  python -m experiments.sweep --config configs/sweeps/cifar10_batch_size.py:npz --jobs 4 \\
+      --workdir runs/cifar10 --config.dataset.path=data/cifar10.npz --only '*/seed=0'
+  python -m experiments.sweep --config configs/sweeps/imagenet_r50_batch_size.py \\
+      --workdir /mnt/shared/r50 --print > commands.txt
+
+The same command again skips what is finished, resumes what was cut short and retries what failed;
+started twice on one folder, or on several machines that share it, it runs no cell twice. Ctrl-C or
+SIGTERM lets the runs save and stops; twice, it kills them. `python -m experiments.plot WORKDIR`
+draws what is there. Exit code: 0 all finished, 1 some failed, 2 wrong input, 128 + signal stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shlex
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.sweeps import (
+    Cell,
+    SweepRunner,
+    create_cells,
+    find_slots,
+    provenance,
+    select_cells,
+    train_arguments,
+)
+from evonorm_jax.sweeps.display import LiveDisplay, summary_line
+from evonorm_jax.training import run_directory
+from experiments import launch
+
+
+def main() -> None:
+    """Parses the command line and runs what is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py[:ARGUMENT]",
+        help="configuration with a function sweep(); :smoke runs four tiny cells of it",
+    )
+    parser.add_argument("--workdir", required=True, help="folder for all runs of the sweep")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time (default: one to a GPU, or one to two CPU cores)",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="cells whose name matches, such as 'evonorm_s0*/images_per_worker=4/*'; repeatable",
+    )
+    parser.add_argument(
+        "--print",
+        action="store_true",
+        dest="print_commands",
+        help="print the commands of the unfinished cells, one per line, and run nothing",
+    )
+    arguments, overrides = parser.parse_known_args()
+    workdir = Path(arguments.workdir)
+    cells = load_cells(arguments.config, overrides, workdir)
+    cells = select_cells(cells, arguments.only)
+
+    def command(python: str, cell: Cell) -> list[str]:
+        train = train_arguments(cell, arguments.config, overrides)
+        return [python, "-m", "experiments.train", *train]
+
+    if arguments.print_commands:
+        for cell in cells:
+            if not cell.is_finished():
+                print(shlex.join(command("python", cell)))
+        return
+    slots = find_slots(arguments.jobs, has_tpu=launch.has_tpu())
+    started = time.monotonic()
+    open_sweep(workdir, arguments.config, len(slots))
+    with LiveDisplay(sys.stdout) as display:
+        runner = SweepRunner(cells, slots, functools.partial(command, sys.executable), display)
+        finished = runner.run()
+    seconds = round(time.monotonic() - started, 1)
+    provenance.record(workdir, "end", seconds=seconds, runs=len(runner.run_seconds))
+    report(runner, workdir)
+    if runner.stop_signal is not None:
+        sys.exit(128 + runner.stop_signal)
+    sys.exit(0 if finished else 1)
+
+
+def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Cell]:
+    """The cells of a sweep, each checked against its config and the run that may be there.
+
+    Raises:
+      UserError: for a file that is no sweep, overrides that do not fit, or a folder with a run of
+        another config.
+    """
+    module, argument = launch.load_config_module(config_file)
+    if not hasattr(module, "sweep"):
+        raise UserError(
+            f"--config={config_file} has no function sweep(arg). The ready sweeps are in "
+            f"{launch.ROOT / 'configs' / 'sweeps'}."
+        )
+    cells = create_cells(module.sweep(argument), workdir)
+    for cell in cells:
+        config = launch.override(module.get_config(argument), [*overrides, *cell.arguments])
+        run_directory.check_owner(cell.workdir, config)
+    return cells
+
+
+def open_sweep(workdir: Path, config_file: str, jobs: int) -> None:
+    """Creates the folder, and notes this start in it.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        provenance.record(
+            workdir,
+            "start",
+            command=provenance.invocation(),
+            config=config_file,
+            jobs=jobs,
+            machine=provenance.machine(),
+        )
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror or error}). Choose another."
+        ) from error
+
+
+def report(runner: SweepRunner, workdir: Path) -> None:
+    """How it ended: the counts, and why runs failed."""
+    print(f"\n{summary_line(runner)}")
+    for failure in runner.failures:
+        print(f"\nfailed: {failure.cell.name} (exit code {failure.exit_code})")
+        print(textwrap.indent(failure.tail or "(it printed nothing)", "  "))
+        print(f"  log: {failure.cell.log}")
+    if runner.stop_signal is not None:
+        print(f"{signal.Signals(runner.stop_signal).name}: the same command goes on from here.")
+    else:
+        print(f"python -m experiments.plot {shlex.quote(str(workdir))} draws it.")
+
+
+if __name__ == "__main__":
+    launch.run_main(main)
