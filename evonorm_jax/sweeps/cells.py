@@ -14,9 +14,7 @@ from evonorm_jax.analysis.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 from evonorm_jax.errors import UserError
 
 _LAYER, _LAYER_FIELDS = "model.norm_act", "model.norm_act_fields."
-_TAIL_BYTES = (
-    16_384  # some fifty rows of metrics.jsonl: more than one evaluation apart from the end
-)
+_TAIL_BYTES = 16_384  # about eighty rows of metrics.jsonl
 
 
 @dataclasses.dataclass(frozen=True)

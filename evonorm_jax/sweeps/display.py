@@ -32,7 +32,7 @@ class LiveDisplay:
             if stream.isatty()
             else None
         )
-        self._next = 0.0
+        self._next = time.monotonic() + self._interval
 
     def __enter__(self) -> LiveDisplay:
         if self._live is not None:
@@ -48,6 +48,10 @@ class LiveDisplay:
         if self._live is not None:
             self._live.stop()
 
+    @property
+    def _interval(self) -> float:
+        return _PLAIN_SECONDS if self._live is None else _LIVE_SECONDS
+
     def event(self, text: str) -> None:
         """Prints a line that stays."""
         self._console.print(text, markup=False)
@@ -57,7 +61,7 @@ class LiveDisplay:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (_PLAIN_SECONDS if self._live is None else _LIVE_SECONDS)
+        self._next = now + self._interval
         if self._live is not None:
             self._live.update(running_table(runner), refresh=True)
         elif runner.running:
@@ -92,9 +96,9 @@ def summary_line(runner: SweepRunner) -> str:
     ]
     line = f"{runner.count(State.FINISHED)} of {len(runner.cells)} finished"
     line = ", ".join([line, *counts])
-    if runner.run_seconds:
+    rest = runner.count(State.WAITING) + runner.count(State.RUNNING) / 2
+    if rest and runner.run_seconds:
         mean = sum(runner.run_seconds) / len(runner.run_seconds)
-        rest = runner.count(State.WAITING) + runner.count(State.RUNNING) / 2
         line += f", about {format_duration(rest * mean / len(runner.slots))} left"
     return line
 

@@ -12,7 +12,7 @@ from evonorm_jax.errors import UserError
 
 # A run takes about 1.4 cores: XLA spreads large operations over all of them, Python needs one.
 _CORES_PER_RUN = 2
-# A run of a sweep is a process of its own, even where the sweep was started by one of several tasks.
+# A run is a process of its own, even where its sweep was started as one of several tasks.
 _CLUSTER_VARIABLES = (
     "JAX_COORDINATOR_ADDRESS",
     "JAX_NUM_PROCESSES",
@@ -52,12 +52,8 @@ def find_slots(jobs: int | None = None, *, has_tpu: bool = False) -> list[Slot]:
         jobs = len(gpus) if jobs is None else jobs
         sharing = -(-jobs // len(gpus))
         memory = {} if sharing == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"}
-        return [
-            Slot(
-                f"GPU {gpus[i % len(gpus)]}", {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} | memory
-            )
-            for i in range(jobs)
-        ]
+        shared = [gpus[i % len(gpus)] for i in range(jobs)]
+        return [Slot(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu} | memory) for gpu in shared]
     if jobs is None:
         jobs = 1 if has_tpu else max(1, _num_cores() // _CORES_PER_RUN)
     return [Slot("TPU" if has_tpu else "CPU", {}) for _ in range(jobs)]
