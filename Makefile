@@ -1,4 +1,4 @@
-# make quickstart | test | test-slow | lint | clean        (PYTHON=python3.12 picks the interpreter)
+# make quickstart | figure | test | test-slow | lint | clean        (PYTHON=python3.12 picks the interpreter)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint clean venv
+.PHONY: help quickstart figure test test-slow lint clean venv
 
 help:
 	@echo "make quickstart   train EvoNorm-S0 on the built-in digits, no download, no TensorFlow"
+	@echo "make figure       accuracy against images per worker: 90 runs on the digits, and the figure"
 	@echo "make test         the test suite (installs TensorFlow for the input pipelines)"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make lint         ruff check, ruff format --check, mypy"
@@ -18,6 +19,11 @@ help:
 
 quickstart: $(VENV)/.has-train
 	JAX_PLATFORMS=cpu $(BIN)/python -m experiments.train --config configs/digits_resnet_evonorm_s0.py
+
+SWEEP := digits_batch_size
+figure: $(VENV)/.has-train
+	JAX_PLATFORMS=cpu $(BIN)/python -m experiments.sweep --config configs/sweeps/$(SWEEP).py --workdir runs/$(SWEEP)
+	$(BIN)/python -m experiments.plot runs/$(SWEEP)
 
 test: $(VENV)/.has-data
 	$(BIN)/python -m pytest

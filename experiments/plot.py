@@ -1,44 +1,73 @@
-"""Draws the learning curves of one or several runs into one picture.
+"""Draws what runs have measured.
 
     python -m experiments.plot RUN [RUN ...] [--output curves.png] [--metric loss eval/top5 ...]
+    python -m experiments.plot SWEEP [--output FOLDER]
+    python -m experiments.plot RESULTS.csv [--output accuracy.png]
+    python -m experiments.plot --ledger
 
-Without --metric there are two panels, loss and top-1 accuracy, each with training and evaluation.
+RUN is the --workdir of experiments.train. Without --metric there are two panels, loss and top-1
+accuracy, each with training and evaluation.
+
+SWEEP is the --workdir of experiments.sweep, finished or still going. It gives accuracy against
+images per worker, learning curves, a CSV table and a report; RESULTS.csv is such a table, of which
+the accuracy is drawn again.
+
+--ledger writes docs/reproduction.md from configs/ and results/.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from evonorm_jax.analysis.curves import DEFAULT_MEASURES, plot_runs
-from experiments.launch import run_main
+from evonorm_jax.analysis.ledger import LEDGER_FILE, write_ledger
+from evonorm_jax.analysis.sweep_figures import plot_accuracy
+from evonorm_jax.analysis.sweep_report import write_report
+from evonorm_jax.analysis.sweeps import is_sweep, read_results
+from experiments.launch import ROOT, run_main
 
 
 def main() -> None:
+    """Parses the command line and draws."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.plot",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "run", nargs="+", metavar="RUN", help="--workdir of a training run, finished or still going"
+        "path",
+        nargs="*",
+        metavar="PATH",
+        help="runs, or one sweep, or the results.csv of one",
     )
     parser.add_argument(
         "--output",
-        default="curves.png",
         metavar="FILE",
-        help="the picture to write, .png, .svg or .pdf (default: %(default)s)",
+        help="the picture to write, .png, .svg or .pdf (default: curves.png, accuracy.png); of a "
+        "sweep, the folder for all files (default: that of the sweep)",
     )
     parser.add_argument(
         "--metric",
         nargs="+",
         default=list(DEFAULT_MEASURES),
         metavar="NAME",
-        help="one panel each: a measure (loss, top1, learning_rate) shows training and evaluation "
-        "together, a full name (eval/top5) that metric alone",
+        help="of runs, one panel each: a measure (loss, top1, learning_rate) shows training and "
+        "evaluation together, a full name (eval/top5) that metric alone",
     )
+    parser.add_argument("--ledger", action="store_true", help=f"write {LEDGER_FILE}")
     arguments = parser.parse_args()
-    output = plot_runs(arguments.run, arguments.output, arguments.metric)
-    print(f"Curves of {len(arguments.run)} run(s): {output}")
+    paths, output = arguments.path, arguments.output
+    if arguments.ledger:
+        print(write_ledger(ROOT))
+    elif len(paths) == 1 and paths[0].endswith(".csv"):
+        print(plot_accuracy(read_results(paths[0]), output or "accuracy.png"))
+    elif len(paths) == 1 and is_sweep(paths[0]):
+        for file in write_report(paths[0], Path(output or paths[0])):
+            print(file)
+    else:
+        picture = plot_runs(paths, output or "curves.png", arguments.metric)
+        print(f"Curves of {len(paths)} run(s): {picture}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,25 @@
-"""Reading what runs have written: run directories in, curves out. No JAX, no TensorFlow."""
+"""Reading what runs have written: run directories in, curves, tables and figures out.
+
+No JAX, no TensorFlow.
+"""
 
 from evonorm_jax.analysis.curves import plot_runs
 from evonorm_jax.analysis.runs import Run, load_run, load_runs, run_labels
+from evonorm_jax.analysis.sweep_figures import plot_accuracy, plot_learning_curves
+from evonorm_jax.analysis.sweep_report import accuracy_table, write_report
+from evonorm_jax.analysis.sweeps import Sweep, load_sweep, read_results
 
-__all__ = ["Run", "load_run", "load_runs", "plot_runs", "run_labels"]
+__all__ = [
+    "Run",
+    "Sweep",
+    "accuracy_table",
+    "load_run",
+    "load_runs",
+    "load_sweep",
+    "plot_accuracy",
+    "plot_learning_curves",
+    "plot_runs",
+    "read_results",
+    "run_labels",
+    "write_report",
+]

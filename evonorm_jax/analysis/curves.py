@@ -11,22 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from evonorm_jax.analysis.runs import Run, load_runs, run_labels
+from evonorm_jax.analysis.style import COLOURS, MARKERS, axis_label, clean_axes
 from evonorm_jax.errors import UserError
 
 DEFAULT_MEASURES = ("loss", "top1")
 
-# Okabe and Ito's colours, told apart with any common colour vision; yellow is left out because
-# it vanishes on white. After seven runs the markers change, so no two runs look alike until 35.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v")
-
-_AXIS_LABELS = {
-    "loss": "cross-entropy (nats)",
-    "top1": "top-1 accuracy (%)",
-    "top5": "top-5 accuracy (%)",
-    "learning_rate": "learning rate",
-    "images_per_second": "images per second",
-}
 _PERCENT = ("top1", "top5")  # logged as fractions, shown in percent as the literature does
 
 
@@ -57,6 +46,15 @@ def plot_runs(
     for axis, (metric, names) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, metric, names, runs)
     _draw_legend(figure, [name for names in panels.values() for name in names], runs)
+    return save_figure(figure, output)
+
+
+def save_figure(figure: Figure, output: str | os.PathLike[str]) -> Path:
+    """Writes a figure in the format that the ending of `output` names.
+
+    Raises:
+      UserError: it names none.
+    """
     output = Path(output)
     formats = figure.canvas.get_supported_filetypes()
     if output.suffix.lstrip(".") not in formats:
@@ -91,22 +89,21 @@ def _draw_panel(axis: Axes, metric: str, names: Sequence[str], runs: Sequence[Ru
                 scale = 100.0 if measure in _PERCENT else 1.0
                 axis.plot(epochs, scale * values, **_line_style(name, index, len(epochs)))
     axis.set_xlabel("epoch")
-    axis.set_ylabel(_AXIS_LABELS.get(measure, measure.replace("_", " ")))
+    axis.set_ylabel(axis_label(measure))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axis.grid(alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
+    clean_axes(axis)
 
 
 def _line_style(name: str, run_index: int, num_points: int) -> dict[str, Any]:
     """Training thin and pale, evaluation strong with markers: the eye goes to what counts."""
-    colour = _COLOURS[run_index % len(_COLOURS)]
+    colour = COLOURS[run_index % len(COLOURS)]
     if _is_train(name):
         return {"color": colour, "linewidth": 1.0, "alpha": 0.45, "zorder": 2}
     return {
         "color": colour,
         "linewidth": 1.8,
         "linestyle": "--" if name.startswith("eval_ema/") else "-",
-        "marker": _MARKERS[run_index // len(_COLOURS) % len(_MARKERS)],
+        "marker": MARKERS[run_index // len(COLOURS) % len(MARKERS)],
         "markersize": 3.5,
         # About twelve markers on a line, whatever its length, staggered so that lines which
         # coincide still show each other's markers.

@@ -35,7 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def initial_variables(
-    model: nn.Module, image_shape: tuple[int, int, int], *, seed: int, use_ema: bool
+    model: nn.Module, image_shape: tuple[int, int, int], *, seed: int | jax.Array, use_ema: bool
 ) -> dict[str, Any]:
     """`params`, `batch_stats` and `ema` before the first step, from the seed.
 

@@ -28,7 +28,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     pipeline: Pipeline,
     *,
-    seed: int,
+    seed: int | jax.Array,
     per_device: int,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,

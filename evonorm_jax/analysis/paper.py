@@ -1,0 +1,101 @@
+"""The accuracies that the paper prints, in percent, by model and layer.
+
+Source: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv:2004.02967v1
+(April 2020), Tables 2 and 3: ImageNet top-1. The later versions of the paper print other numbers.
+"""
+
+from collections.abc import Mapping
+
+# Table 2, by the registered names of models and layers. 0.1 is chance, which it prints as 1e-3.
+IMAGENET: Mapping[str, Mapping[str, float]] = {
+    "resnet50": {
+        "bn_relu": 76.1,
+        "bn_silu": 77.2,
+        "bn_swish": 77.0,
+        "random": 0.1,
+        "random_rej": 70.2,
+        "rs_rej": 76.3,
+        "evonorm_b0": 77.8,
+        "evonorm_b1": 77.5,
+        "evonorm_b2": 77.8,
+    },
+    "resnet101": {
+        "bn_relu": 77.9,
+        "bn_silu": 78.7,
+        "bn_swish": 78.6,
+        "random": 0.1,
+        "random_rej": 71.6,
+        "rs_rej": 78.1,
+        "evonorm_b0": 79.1,
+        "evonorm_b1": 78.7,
+        "evonorm_b2": 79.0,
+    },
+    "mobilenet_v2": {
+        "bn_relu": 73.1,
+        "bn_silu": 74.4,
+        "bn_swish": 74.5,
+        "random": 0.1,
+        "random_rej": 0.1,
+        "rs_rej": 73.4,
+        "evonorm_b0": 75.1,
+        "evonorm_b1": 74.5,
+        "evonorm_b2": 74.7,
+    },
+    "mnasnet_b1": {
+        "bn_relu": 74.5,
+        "bn_silu": 75.1,
+        "bn_swish": 75.3,
+        "random": 0.1,
+        "random_rej": 0.1,
+        "rs_rej": 74.7,
+        "evonorm_b0": 75.3,
+        "evonorm_b1": 75.1,
+        "evonorm_b2": 74.9,
+    },
+    "efficientnet_b0": {
+        "bn_relu": 76.4,
+        "bn_silu": 77.0,
+        "bn_swish": 77.0,
+        "random": 0.1,
+        "random_rej": 0.1,
+        "rs_rej": 76.4,
+        "evonorm_b0": 76.8,
+        "evonorm_b1": 76.5,
+        "evonorm_b2": 76.6,
+    },
+    "efficientnet_b5": {
+        "bn_relu": 83.6,
+        "bn_silu": 83.4,
+        "bn_swish": 83.5,
+        "random": 0.1,
+        "random_rej": 0.1,
+        "rs_rej": 83.2,
+        "evonorm_b0": 83.6,
+        "evonorm_b1": 83.6,
+        "evonorm_b2": 83.4,
+    },
+}
+
+# Table 3: its columns, its numbers of workers, and its rows.
+BATCH_SIZE_IMAGES_PER_WORKER = (128, 64, 32, 16, 8, 4)
+BATCH_SIZE_WORKERS: Mapping[str, int] = {"resnet50": 8, "mobilenet_v2": 32}
+BATCH_SIZE: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "resnet50": {
+        "bn_relu": (76.1, 76.2, 76.1, 75.6, 74.3, 70.7),
+        "gn_relu": (75.4, 75.7, 75.9, 75.8, 75.8, 75.7),
+        "gn_swish": (77.2, 77.3, 77.2, 77.3, 77.0, 77.3),
+        "frn": (75.3, 75.8, 75.9, 75.9, 75.8, 76.0),
+        "evonorm_s0": (77.4, 77.4, 77.6, 77.3, 77.3, 77.5),
+        "evonorm_s1": (77.5, 77.3, 77.4, 77.4, 77.3, 77.4),
+        "evonorm_s2": (76.9, 77.3, 77.1, 77.2, 77.1, 77.1),
+    },
+    "mobilenet_v2": {
+        "bn_relu": (73.3, 73.2, 72.7, 70.0, 64.5, 60.4),
+        "gn_relu": (71.5, 72.6, 72.9, 72.5, 72.7, 72.6),
+        "gn_swish": (73.4, 73.7, 73.7, 73.6, 74.0, 73.5),
+        "frn": (73.3, 73.4, 73.5, 73.6, 73.5, 73.5),
+        "evonorm_s0": (74.0, 74.0, 73.9, 73.9, 73.9, 73.8),
+        "evonorm_s1": (73.7, 74.0, 73.6, 73.7, 73.7, 73.8),
+        "evonorm_s2": (73.8, 73.4, 73.7, 73.9, 73.9, 73.8),
+    },
+}

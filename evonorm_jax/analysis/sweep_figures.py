@@ -1,0 +1,164 @@
+"""The two figures of a batch-size sweep, as the paper draws them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from evonorm_jax.analysis import paper
+from evonorm_jax.analysis.curves import save_figure
+from evonorm_jax.analysis.runs import Run
+from evonorm_jax.analysis.style import axis_label, clean_axes, layer_style
+from evonorm_jax.analysis.sweeps import Sweep, run_layer
+from evonorm_jax.errors import UserError
+
+_METRIC = "eval/top1"
+_COLUMNS = 3  # panels beside each other in the learning curves
+
+
+def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
+    """Draws accuracy against images per worker: a line for each layer, a bar for the spread.
+
+    The bars are one sample standard deviation over the seeds. Hollow markers are means over fewer
+    seeds than the sweep has. The paper's own points lie pale behind, where its setting is the same.
+
+    Raises:
+      UserError: no run has ended yet, or the ending of `output` names no image format.
+    """
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    handles, drawn_paper = [], False
+    published = paper_points(sweep)
+    for index, layer in enumerate(sweep.layers):
+        style = layer_style(layer, sweep.layers)
+        name = layer.partition(",")[0]
+        if name in published:
+            sizes, values = paper.BATCH_SIZE_IMAGES_PER_WORKER, published[name]
+            axis.plot(sizes, values, color=style["color"], alpha=0.3, linewidth=4, zorder=1)
+            drawn_paper = True
+        if _draw_layer(axis, sweep, layer, style, shift=index - (len(sweep.layers) - 1) / 2):
+            handles.append(Line2D([], [], label=sweep.layer_label(layer), **style))
+    if not handles:
+        raise UserError("no run of this sweep has ended yet, so there is no accuracy to draw")
+    if drawn_paper:
+        handles.append(Line2D([], [], color="#888888", alpha=0.5, linewidth=4, label="the paper"))
+    if not sweep.complete:
+        hollow = {"marker": "o", "markerfacecolor": "white", "color": "#666666", "linestyle": ""}
+        handles.append(Line2D([], [], label="some seeds missing", **hollow))
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sweep.sizes, [str(size) for size in sweep.sizes])
+    axis.minorticks_off()
+    axis.invert_xaxis()
+    axis.set_xlabel("images per worker")
+    axis.set_ylabel(axis_label("top1"))
+    axis.set_title(setting_line(sweep), fontsize=10)
+    clean_axes(axis)
+    axis.legend(handles=handles, frameon=False, fontsize=9)
+    return save_figure(figure, output)
+
+
+def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
+    """Draws test accuracy against epochs: a panel for each size, a line for each layer.
+
+    Lines are means over the seeds, bands reach from the lowest to the highest of them.
+
+    Raises:
+      UserError: no run has been evaluated yet, or `output` names no image format.
+    """
+    if not any(_METRIC in run.series for run in sweep.curves):
+        raise UserError("no run of this sweep has been evaluated yet, so there are no curves")
+    columns = min(_COLUMNS, len(sweep.sizes))
+    rows = math.ceil(len(sweep.sizes) / columns)
+    figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axis, size in zip(axes, sweep.sizes, strict=False):
+        for layer in sweep.layers:
+            runs = [run for run in sweep.curves if _is(run, layer, size)]
+            _draw_curves(axis, runs, layer_style(layer, sweep.layers)["color"])
+        axis.set_title(f"{size} images per worker", fontsize=9)
+        clean_axes(axis)
+    for axis in list(axes)[len(sweep.sizes) :]:
+        axis.set_visible(False)
+    figure.supxlabel("epoch", fontsize=10)
+    figure.supylabel(axis_label("top1"), fontsize=10)
+    figure.suptitle(setting_line(sweep), fontsize=10)
+    handles = [
+        Line2D([], [], color=layer_style(layer, sweep.layers)["color"], label=label)
+        for layer, label in zip(sweep.layers, map(sweep.layer_label, sweep.layers), strict=True)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+    )
+    return save_figure(figure, output)
+
+
+def paper_points(sweep: Sweep) -> dict[str, tuple[float, ...]]:
+    """The paper's accuracies by layer, where the sweep has its setting; else nothing."""
+    setting = sweep.setting
+    same = (
+        setting.dataset == "imagenet2012"
+        and setting.source != "fake"
+        and paper.BATCH_SIZE_WORKERS.get(setting.model) == setting.num_workers
+    )
+    return dict(paper.BATCH_SIZE[setting.model]) if same else {}
+
+
+def setting_line(sweep: Sweep) -> str:
+    """What the runs share, in one line."""
+    setting = sweep.setting
+    workers = "1 worker" if setting.num_workers == 1 else f"{setting.num_workers} workers"
+    model = setting.model.replace(",", ", ")
+    return f"{setting.dataset}, {model}, {workers}, {setting.num_epochs:g} epochs"
+
+
+def _draw_layer(
+    axis: Axes, sweep: Sweep, layer: str, style: dict[str, str], *, shift: float
+) -> bool:
+    """One line with its error bars; False if no run of the layer has ended."""
+    points = [(size, sweep.statistic(layer, size)) for size in sweep.sizes]
+    points = [(size, statistic) for size, statistic in points if statistic.mean is not None]
+    for size, statistic in points:
+        # Beside each other, so that bars of equal height can be told apart.
+        x = size * 2.0 ** (-0.03 * shift)
+        face = style["color"] if statistic.complete else "white"
+        axis.errorbar(
+            x,
+            statistic.mean,
+            yerr=statistic.spread,
+            markerfacecolor=face,
+            markersize=5,
+            capsize=2,
+            elinewidth=1,
+            zorder=3,
+            **style,
+        )
+    xs = [size * 2.0 ** (-0.03 * shift) for size, _ in points]
+    axis.plot(xs, [s.mean for _, s in points], color=style["color"], linewidth=1.6, zorder=2)
+    return bool(points)
+
+
+def _is(run: Run, layer: str, images_per_worker: int) -> bool:
+    return (
+        run_layer(run.config) == layer
+        and run.config["images_per_worker"] == images_per_worker
+        and _METRIC in run.series
+    )
+
+
+def _draw_curves(axis: Axes, runs: list[Run], colour: str) -> None:
+    """The mean over runs where all of them have been evaluated, and how far they are apart."""
+    if not runs:
+        return
+    curves = [
+        dict(zip(run.series[_METRIC][1], run.series[_METRIC][2], strict=True)) for run in runs
+    ]
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    values = 100 * np.array([[curve[epoch] for epoch in epochs] for curve in curves])
+    axis.plot(epochs, values.mean(0), color=colour, linewidth=1.5)
+    axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
