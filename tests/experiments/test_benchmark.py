@@ -18,7 +18,8 @@ def test_a_suite_from_the_command_line(tmp_path):
     assert environment["hardware"] == folder.name
     assert environment["command"][1:4] == ["-m", "experiments.benchmark", "--suite=train_step"]
     assert environment["variables"]["MALLOC_TOP_PAD_"]
-    assert tuple(result["contender"] for result in data["results"]) == train_step.QUICK_LAYERS
+    (workload,) = train_step.QUICK_WORKLOADS
+    assert tuple(result["contender"] for result in data["results"]) == workload.contenders
     for result in data["results"]:
         assert len(result["seconds"]) == 2
         assert min(result["seconds"]) > 0

@@ -33,9 +33,9 @@ def test_values_and_gradients(name, train, dtype):
     check(got_y, y, dtype, 1e-6)
     check(got_x, by_x, dtype, 2e-6)
     assert got_params.keys() == by_params.keys()
-    # float32 for either input, since the parameters never see the rounding; but where x is bfloat16,
-    # a kernel for CPUs takes a gate that is off by up to 4e-5.
-    tolerance = 5e-6 if dtype == "float32" else 1e-4
+    # float32 for either input, as the parameters never see the rounding; but where x is bfloat16, a
+    # kernel for CPUs takes a gate that is off by up to 4e-5, and v's terms cancel in part.
+    tolerance = 5e-6 if dtype == "float32" else 2e-4
     for key, reference in by_params.items():
         check(got_params[key], reference, "float32", tolerance)
 
