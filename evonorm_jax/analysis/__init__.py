@@ -3,9 +3,9 @@
 No JAX, no TensorFlow.
 """
 
-from evonorm_jax.analysis.curves import plot_runs
+from evonorm_jax.analysis.curves import draw_runs, plot_runs
 from evonorm_jax.analysis.runs import Run, load_run, load_runs, run_labels
-from evonorm_jax.analysis.sweep_figures import plot_accuracy, plot_learning_curves
+from evonorm_jax.analysis.sweep_figures import draw_accuracy, plot_accuracy, plot_learning_curves
 from evonorm_jax.analysis.sweep_report import accuracy_table, write_report
 from evonorm_jax.analysis.sweeps import Sweep, load_sweep, read_results
 
@@ -13,6 +13,8 @@ __all__ = [
     "Run",
     "Sweep",
     "accuracy_table",
+    "draw_accuracy",
+    "draw_runs",
     "load_run",
     "load_runs",
     "load_sweep",

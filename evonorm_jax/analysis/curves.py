@@ -39,14 +39,22 @@ def plot_runs(
       UserError: a directory is no run, no run has one of the metrics, or the ending of
         `output` names no image format.
     """
-    runs = load_runs(run_dirs)
+    return save_figure(draw_runs(load_runs(run_dirs), metrics), output)
+
+
+def draw_runs(runs: Sequence[Run], metrics: Sequence[str] = DEFAULT_MEASURES) -> Figure:
+    """The curves of `runs`, with panels as in `plot_runs`.
+
+    Raises:
+      UserError: no run has one of the metrics.
+    """
     panels = {metric: _resolve_metric(metric, runs) for metric in metrics}
     figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (metric, names) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, metric, names, runs)
     _draw_legend(figure, [name for names in panels.values() for name in names], runs)
-    return save_figure(figure, output)
+    return figure
 
 
 def save_figure(figure: Figure, output: str | os.PathLike[str], *, dpi: int = 150) -> Path:

@@ -23,13 +23,22 @@ _COLUMNS = 3  # panels beside each other in the learning curves
 
 
 def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
+    """Writes the figure of `draw_accuracy`.
+
+    Raises:
+      UserError: no run has ended yet, or the ending of `output` names no image format.
+    """
+    return save_figure(draw_accuracy(sweep), output)
+
+
+def draw_accuracy(sweep: Sweep) -> Figure:
     """Draws accuracy against images per worker: a line for each layer, a bar for the spread.
 
     The bars are one sample standard deviation over the seeds. Hollow markers are means over fewer
     seeds than the sweep has. The paper's own points lie pale behind, where its setting is the same.
 
     Raises:
-      UserError: no run has ended yet, or the ending of `output` names no image format.
+      UserError: no run has ended yet.
     """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
@@ -65,7 +74,7 @@ def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     axis.set_title(setting_line(sweep), fontsize=10)
     clean_axes(axis)
     axis.legend(handles=handles, frameon=False, fontsize=9)
-    return save_figure(figure, output)
+    return figure
 
 
 def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
