@@ -1,4 +1,4 @@
-# make quickstart | figure | test | test-slow | lint | clean        (PYTHON=python3.12 picks the interpreter)
+# make quickstart | figure | notebooks | test | test-slow | lint | clean        (PYTHON=python3.12 picks the interpreter)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart figure test test-slow lint clean venv
+.PHONY: help quickstart figure notebooks test test-slow lint clean venv
 
 help:
 	@echo "make quickstart   train EvoNorm-S0 on the built-in digits, no download, no TensorFlow"
 	@echo "make figure       accuracy against images per worker: 90 runs on the digits, and the figure"
+	@echo "make notebooks    the .ipynb files and figures of the notebooks, from their .py files"
 	@echo "make test         the test suite (installs TensorFlow for the input pipelines)"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make lint         ruff check, ruff format --check, mypy"
@@ -24,6 +25,11 @@ SWEEP := digits_batch_size
 figure: $(VENV)/.has-train
 	JAX_PLATFORMS=cpu $(BIN)/python -m experiments.sweep --config configs/sweeps/$(SWEEP).py --workdir runs/$(SWEEP)
 	$(BIN)/python -m experiments.plot runs/$(SWEEP)
+
+notebooks: $(VENV)/.has-notebooks
+	$(BIN)/python notebooks/convert.py
+	for notebook in notebooks/[0-9]*.py; do \
+	  JAX_PLATFORMS=cpu $(BIN)/python notebooks/render.py $$(basename $$notebook .py) || exit 1; done
 
 test: $(VENV)/.has-data
 	$(BIN)/python -m pytest
@@ -50,6 +56,11 @@ $(VENV)/.has-data: pyproject.toml | venv
 $(VENV)/.has-dev: pyproject.toml | venv
 	@echo "Installing the training packages, ruff and mypy into $(VENV) ..."
 	@$(PIP_INSTALL) ".[train,dev]"
+	@touch $@ $(VENV)/.has-train
+
+$(VENV)/.has-notebooks: pyproject.toml | venv
+	@echo "Installing the training packages and Jupytext into $(VENV) ..."
+	@$(PIP_INSTALL) ".[train,notebooks]"
 	@touch $@ $(VENV)/.has-train
 
 # An environment that exists is used as it is, unless PYTHON was given and asks for another version.
