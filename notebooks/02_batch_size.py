@@ -67,7 +67,7 @@ for cell in create_cells(overrides, workdir):
     config.num_epochs = 2.0
     config.schedule.warmup_epochs = 0.5
     config.eval_every_epochs = 2.0
-    config.model.fields.num_filters = 8  # half the width: a few seconds a run on two CPU cores
+    config.model.fields.num_filters = 8  # half the width: this is about seconds
     started = time.monotonic()
     summary = train_and_evaluate(override(config, cell.arguments), cell.workdir)
     seconds = time.monotonic() - started

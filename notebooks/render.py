@@ -19,7 +19,7 @@ NOTEBOOKS = Path(__file__).resolve().parent
 FIGURES = {
     "01_layers": ("activations", 80),
     "02_batch_size": ("live_accuracy", 90),
-    "03_train_your_own": ("predictions", 80),
+    "03_train_your_own": ("predictions", 70),
     "04_read_results": ("layer_times", 80),
 }
 
