@@ -115,7 +115,7 @@ def test_the_badge_opens_this_notebook(path):
         )
     kind, badge = cells(path)[0]
     assert kind == "markdown"
-    assert re.findall(r"\]\((https://colab\S+)\)$", badge, re.MULTILINE) == [target]
+    assert re.findall(r"\]\((https://colab[^)\s]+)\)$", badge, re.MULTILINE) == [target]
 
 
 @each_notebook
