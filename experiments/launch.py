@@ -25,12 +25,19 @@ OPEN_FIELDS = ("config.model.norm_act_fields", "config.model.fields")
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Runs a launcher; a `UserError` becomes its message on stderr and exit code 2."""
+    """Runs a launcher; a `UserError` becomes its message on stderr and exit code 2.
+
+    Output that nobody reads any more ends it in silence, with exit code 1.
+    """
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # as of `--print | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(1)
 
 
 def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:

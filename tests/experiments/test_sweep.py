@@ -82,6 +82,13 @@ def test_finished_cells_are_skipped_and_the_rest_is_printed(finished):
     )
 
 
+def test_commands_that_nobody_reads_any_more(tmp_path):
+    process = command_line.start("sweep", f"--config={CONFIG}", f"--workdir={tmp_path}", "--print")
+    process.stdout.close()  # as `head` does
+    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 1)
+    process.stderr.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_sweep_ends_with_the_same_table(finished, tmp_path):
     process = command_line.start("sweep", *TWO_CELLS, f"--workdir={tmp_path}", "--jobs=1")
