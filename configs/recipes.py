@@ -16,7 +16,9 @@ from evonorm_jax.layers import accepts_field
 from evonorm_jax.models import native_image_size
 from evonorm_jax.models.efficientnet import SCALINGS
 
-_SMOKE_MOBILE = {"stage_sizes": (1,), "width_multiplier": 0.25, "dropout_rate": 0.2}
+# The second block of the second stage has all that a block can have: an expansion, a residual sum
+# and, in EfficientNet, stochastic depth.
+_SMOKE_MOBILE = {"stage_sizes": (1, 2), "width_multiplier": 0.25, "dropout_rate": 0.2}
 # A smoke run keeps the family of the network, by how its name begins, and shrinks its size.
 _SMOKE_MODEL_FIELDS = {
     "cifar_resnet": {"depth": 8, "num_filters": 8},

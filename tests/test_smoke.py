@@ -1,4 +1,4 @@
-"""Every config trains: its `:smoke` form, from beginning to end."""
+"""Every config trains: its `:smoke` form, from beginning to end (most of them with `-m slow`)."""
 
 from pathlib import Path
 
@@ -16,9 +16,17 @@ CONFIGS = sorted(
     for path in (launch.ROOT / "configs").glob("*.py")
     if path.stem not in ("__init__", "recipes")
 )
+# The other layers of a network share all with these but the layer, which has tests of its own.
+USUAL_LAYERS = ("bn_relu", "evonorm_b0", "evonorm_s0")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name.endswith(USUAL_LAYERS) else pytest.mark.slow)
+        for name in CONFIGS
+    ],
+)
 def test_smoke(name: str, tmp_path: Path) -> None:
     config = launch.parse_config(f"{launch.ROOT}/configs/{name}.py:smoke", [])
     # Networks of different depths are the same in small; CONFIGS of one layer share a compilation.
