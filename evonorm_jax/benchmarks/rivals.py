@@ -8,9 +8,10 @@ from flax.typing import Dtype
 
 
 class FlaxBatchNormReLU(nn.Module):
-    """`nn.BatchNorm`, then `nn.relu`."""
+    """`nn.BatchNorm`, then `nn.relu` unless the network asks for a linear layer."""
 
     use_running_average: bool = False
+    nonlinearity: bool = True
     dtype: Dtype | None = None
 
     @nn.compact
@@ -18,7 +19,7 @@ class FlaxBatchNormReLU(nn.Module):
         norm = nn.BatchNorm(
             self.use_running_average, momentum=0.9, dtype=self.dtype or x.dtype, name="norm"
         )
-        return nn.relu(norm(x))
+        return nn.relu(norm(x)) if self.nonlinearity else norm(x)
 
 
 class FlaxGroupNormReLU(nn.Module):

@@ -1,13 +1,17 @@
 """Every suite runs in its quick form, and its files are complete. No time is asserted."""
 
+import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from evonorm_jax.benchmarks import gpu, layers, startup, suite, train_step
 from evonorm_jax.benchmarks import input as input_suite
 from evonorm_jax.benchmarks.report import as_json
 from evonorm_jax.errors import UserError
+from evonorm_jax.models import create_model
 
 
 @pytest.fixture
@@ -74,6 +78,16 @@ def test_layers_against_torch_and_timm(options):
     check(report)
     assert set(layers.torch_rivals.RIVALS) <= measured(report, "float32")
     assert set(layers.torch_rivals.RIVALS) <= measured(report, "bfloat16")
+
+
+@pytest.mark.parametrize("workload", train_step.WORKLOADS, ids=lambda workload: workload.name)
+def test_every_network_of_the_train_step_takes_its_layers(workload):
+    images = jnp.zeros((1, workload.image_size, workload.image_size, 3))
+    for name in workload.contenders:
+        layer = train_step.CONTENDERS[name].layer
+        model = create_model(workload.model, 10, norm_act=layer, **workload.fields)
+        init = functools.partial(model.init, train=False)
+        assert jax.eval_shape(init, jax.random.key(0), images)["params"]
 
 
 def test_every_comparison_of_the_train_step_names_contenders():
