@@ -5,7 +5,8 @@ set leaves it (`[N, 1, 1, C]`, say) until it meets something larger: the paper's
 the input shape costs nothing and changes nothing.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import jax
@@ -99,24 +100,55 @@ def evaluate(
     """
 
     def apply(index: int, primitive: Primitive, inputs: list[jax.Array]) -> jax.Array:
-        if primitive.name == "div":
-            return inputs[0] / (inputs[1] + division_epsilon * jnp.sign(inputs[1]))
-        if primitive.name == "log":
-            return jnp.sign(inputs[0]) * jnp.log(jnp.abs(inputs[0]) + epsilon)
-        if primitive.moment is None:
-            return _ELEMENTWISE[primitive.name](*inputs)
-        statistic = STATISTICS[primitive.moment]
-        value = _with_channels(inputs[0], x)
-        if primitive.batch_dependent:
-            result = batch(index, statistic, value)
-        else:
-            result = _reduce_example(str(primitive.index_set), statistic, value, num_groups)
-        return result if statistic == "mean" else jnp.sqrt(result + epsilon)
+        if primitive.moment is not None:
+            inputs = [_with_channels(inputs[0], x)]
+        return apply_primitive(
+            primitive,
+            inputs,
+            num_groups=num_groups,
+            epsilon=epsilon,
+            division_epsilon=division_epsilon,
+            batch=functools.partial(batch, index),
+        )
 
     channels = (1, 1, 1, x.shape[-1])
     zero = jnp.zeros((1, 1, 1, 1), x.dtype)
     vectors = [v.astype(x.dtype).reshape(channels) for v in (v0, v1)]
     return jnp.broadcast_to(graph.fold([x, zero, *vectors], apply), x.shape)
+
+
+def apply_primitive(
+    primitive: Primitive,
+    inputs: Sequence[jax.Array],
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    division_epsilon: float = DIVISION_EPSILON,
+    batch: Callable[[str, jax.Array], jax.Array],
+) -> jax.Array:
+    """One node.
+
+    Args:
+      primitive: what it applies.
+      inputs: as many as it takes, of shapes that broadcast against each other; the input of an
+        aggregation has all examples and all channels.
+      num_groups: as in `evaluate`, like both epsilons.
+      epsilon: see there.
+      division_epsilon: see there.
+      batch: takes the name of a statistic and the input; returns it over the batch.
+    """
+    if primitive.name == "div":
+        return inputs[0] / (inputs[1] + division_epsilon * jnp.sign(inputs[1]))
+    if primitive.name == "log":
+        return jnp.sign(inputs[0]) * jnp.log(jnp.abs(inputs[0]) + epsilon)
+    if primitive.moment is None:
+        return _ELEMENTWISE[primitive.name](*inputs)
+    statistic = STATISTICS[primitive.moment]
+    if primitive.batch_dependent:
+        result = batch(statistic, inputs[0])
+    else:
+        result = _reduce_example(str(primitive.index_set), statistic, inputs[0], num_groups)
+    return result if statistic == "mean" else jnp.sqrt(result + epsilon)
 
 
 def _with_channels(value: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,0 +1,84 @@
+"""The anchor networks: what a candidate is trained in (paper, section 3).
+
+A candidate is paired with three networks for CIFAR, after ResNet-50, MobileNetV2 and
+EfficientNet-B0, so that it suits more than one architecture. The paper does not give their sizes;
+these are ours:
+
+    full   the networks of `evonorm_jax.models` as they are: 50, 52 and 49 layers on a GPU each
+    small  the same with one or two blocks to a stage
+    tiny   for two cores: one block to a stage, few channels, and most of the resolution lost at
+           the stem, so that 100 steps of 128 images take 3 to 7 s
+
+They stand in the order in which a search asks them: whichever costs least comes first, because the
+first that a candidate fails decides.
+
+>>> [anchor.model for anchor in ANCHOR_SIZES["tiny"]]
+['efficientnet_b0_cifar', 'mobilenet_v2_cifar', 'resnet50_cifar']
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from flax import linen as nn
+
+from evonorm_jax.layers.norm_act import LayerLike
+from evonorm_jax.models import create_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchor:
+    """A network without its layers.
+
+    Attributes:
+      model: a name that `create_model` knows.
+      fields: of the network, as pairs of a name and a value; a mapping is taken as well.
+    """
+
+    model: str
+    fields: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        fields = dict(self.fields)
+        # Lists, as JSON has them, would make the anchor unhashable.
+        pairs = ((k, tuple(v) if isinstance(v, list) else v) for k, v in fields.items())
+        object.__setattr__(self, "fields", tuple(sorted(pairs)))
+
+    def create(self, num_classes: int, norm_act: LayerLike) -> nn.Module:
+        """The network with these layers.
+
+        Raises:
+          UserError: there is no such network, or it has no such field.
+        """
+        return create_model(self.model, num_classes, norm_act, **dict(self.fields))
+
+
+def _anchors(**fields: Mapping[str, Any]) -> tuple[Anchor, ...]:
+    return tuple(Anchor(model, tuple(values.items())) for model, values in fields.items())
+
+
+#: By name, see above.
+ANCHOR_SIZES: Mapping[str, tuple[Anchor, ...]] = MappingProxyType(
+    {
+        "full": _anchors(efficientnet_b0_cifar={}, mobilenet_v2_cifar={}, resnet50_cifar={}),
+        "small": _anchors(
+            efficientnet_b0_cifar={"stage_sizes": (1, 1, 1, 1, 1), "stem": "imagenet"},
+            mobilenet_v2_cifar={"stage_sizes": (1, 1, 2, 2), "stem": "imagenet"},
+            resnet50_cifar={"stage_sizes": (2, 2, 2)},
+        ),
+        "tiny": _anchors(
+            efficientnet_b0_cifar={
+                "stage_sizes": (1, 1, 1),
+                "stem": "imagenet",
+                "width_multiplier": 0.25,
+            },
+            mobilenet_v2_cifar={
+                "stage_sizes": (1, 1, 1),
+                "stem": "imagenet",
+                "width_multiplier": 0.25,
+            },
+            resnet50_cifar={"stage_sizes": (1, 1, 1), "num_filters": 8},
+        ),
+    }
+)

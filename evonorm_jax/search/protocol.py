@@ -1,0 +1,162 @@
+"""How a candidate is judged: everything but the data that decides its scores (paper, section 3).
+
+>>> Protocol(num_steps=300).to_json()["num_steps"]
+300
+>>> Protocol.from_json(Protocol().to_json()) == Protocol()
+True
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.search.anchors import ANCHOR_SIZES, Anchor
+from evonorm_jax.search.filters import FilterConfig
+
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class AbortRule:
+    """Ends a run whose training loss shows that it learns nothing.
+
+    Attributes:
+      step: when it looks.
+      window: how many steps before that it averages.
+      max_loss: in nats; a larger mean ends the run. Guessing ten classes costs 2.303.
+    """
+
+    step: int
+    window: int
+    max_loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """The paper's test of stability, whose details it does not give: all but two are our choice.
+
+    Attributes:
+      num_steps: of gradient ascent on the kernels of the convolutions; the paper's 100. 0 leaves
+        the test out.
+      max_gradient_norm: a larger one at any step rejects; the paper's 1e8.
+      step_size: of a kernel's step, as a share of the norm of the kernel, which is kept: growth of
+        the weights alone must not count.
+      difference: the ascent follows the Hessian times the gradient, taken as a difference of two
+        gradients this share of a kernel's norm apart. So it needs no second derivative, which
+        would have to be compiled for each candidate.
+      anchor: which of the anchors is tested, by its place.
+    """
+
+    num_steps: int = 100
+    max_gradient_norm: float = 1e8
+    step_size: float = 0.1
+    difference: float = 1e-3
+    anchor: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The protocol; the defaults are the paper's for EvoNorm-B wherever it gives a value.
+
+    Attributes:
+      anchors: the networks.
+      crop_size: pixels of the random crops that are trained on; 0 trains on whole images.
+        Evaluation always sees whole images.
+      batch_size: of training.
+      learning_rate: at the start.
+      momentum: Nesterov's.
+      weight_decay: of kernels alone, as in the authors' code of the layers.
+      num_steps: of training; 2,000 for the B series, 5,000 for the S series.
+      schedule: "constant" (B) or "cosine" (S), to 0 at `num_steps`.
+      eval_batch_size: of evaluation; changes no result.
+      quality_steps: after so many steps the accuracy is checked; they are the first of `num_steps`.
+      quality_accuracy: in percent; less than this on any anchor rejects.
+      quality_examples: how many examples of the evaluation split the check takes, 0 for all; our
+        choice, 1,024: their accuracy strays by 1.3 points, and all 10,000 would cost as much as
+        a third of the training before them.
+      stability: see there.
+      filters: what is looked at before training; None trains everything that sees x.
+      abort_rules: see `AbortRule`. Ours: of the candidates that were trained on regardless, none
+        that passed the check of quality had such losses (results/search).
+      num_groups: of the index set (w, h, c/g); the authors' code has 32.
+    """
+
+    anchors: tuple[Anchor, ...] = ANCHOR_SIZES["full"]
+    crop_size: int = 24
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    num_steps: int = 2_000
+    schedule: str = "constant"
+    eval_batch_size: int = 512
+    quality_steps: int = 100
+    quality_accuracy: float = 20.0
+    quality_examples: int = 1_024
+    stability: Stability = Stability()
+    filters: FilterConfig | None = FilterConfig()
+    abort_rules: tuple[AbortRule, ...] = (AbortRule(20, 10, 2.32), AbortRule(50, 10, 2.30))
+    num_groups: int = 32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "anchors", tuple(self.anchors))
+        object.__setattr__(self, "abort_rules", tuple(self.abort_rules))
+        for field in ("batch_size", "num_steps", "eval_batch_size", "num_groups"):
+            _check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+        for field in ("crop_size", "quality_examples"):
+            _check(field, getattr(self, field), getattr(self, field) >= 0, "0 or more")
+        within = 1 <= self.quality_steps <= self.num_steps
+        _check("quality_steps", self.quality_steps, within, f"1 to num_steps={self.num_steps}")
+        _check("schedule", self.schedule, self.schedule in SCHEDULES, " or ".join(SCHEDULES))
+        _check("anchors", self.anchors, len(self.anchors) > 0, "at least one network")
+        place, count = self.stability.anchor, len(self.anchors)
+        _check("stability.anchor", place, 0 <= place < count, f"0 to {count - 1}")
+
+    def learning_rates(self) -> optax.Schedule:
+        """The learning rate as a function of the step."""
+        if self.schedule == "constant":
+            return optax.constant_schedule(self.learning_rate)
+        return optax.cosine_decay_schedule(self.learning_rate, self.num_steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, for `json.dumps`; two protocols are equal if theirs are."""
+        content = dataclasses.asdict(self)
+        content["anchors"] = [
+            {"model": anchor.model, "fields": dict(anchor.fields)} for anchor in self.anchors
+        ]
+        return _plain(content)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Protocol":
+        """The protocol that `to_json` wrote.
+
+        Raises:
+          UserError: a field is unknown or out of range.
+        """
+        fields = dict(content)
+        if unknown := fields.keys() - {field.name for field in dataclasses.fields(cls)}:
+            raise UserError(f"unknown field {sorted(unknown)[0]!r} of a search protocol")
+        if "anchors" in fields:
+            fields["anchors"] = tuple(Anchor(**anchor) for anchor in fields["anchors"])
+        if "stability" in fields:
+            fields["stability"] = Stability(**fields["stability"])
+        if fields.get("filters") is not None:
+            fields["filters"] = FilterConfig(**fields["filters"])
+        if "abort_rules" in fields:
+            fields["abort_rules"] = tuple(AbortRule(**rule) for rule in fields["abort_rules"])
+        return cls(**fields)
+
+
+def _plain(value: Any) -> Any:
+    """With lists for tuples, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _check(field: str, value: object, holds: bool, rule: str) -> None:
+    if not holds:
+        raise UserError(f"{field}={value!r} of a search protocol must be {rule}")
