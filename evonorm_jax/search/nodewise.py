@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from evonorm_jax.layers.base import INITIAL_STATISTIC
 from evonorm_jax.layers.moments import resolve_num_groups
 from evonorm_jax.search import evaluation
-from evonorm_jax.search.graph import V0, V1, X, ZERO, Graph, Node
+from evonorm_jax.search.graph import INITIAL_NODES, V0, V1, X, ZERO, Graph, Node
 from evonorm_jax.search.primitives import PRIMITIVES
 
 Arrays = Mapping[str, jax.Array]
@@ -39,26 +39,20 @@ class NodewiseLayer:
 
     Attributes:
       graph: in canonical form.
-      initial_statistics: name of each running statistic and its first value for any channels.
+      statistics: names of its running statistics, as `BatchGraphLayer` gives them.
     """
 
     def __init__(self, graph: Graph, *, num_groups: int) -> None:
         """`graph` is canonical and sees x."""
         self.graph = graph
         self._num_groups = num_groups
-        self._nodes = [
-            (index, node) for index, node in enumerate(graph.nodes, start=4)
-        ]
+        self._nodes = list(enumerate(graph.nodes, start=len(INITIAL_NODES)))
         # Nothing is learnt through the constant, so nothing is differentiated by it.
         self._varies = {X, V0, V1}
         for index, node in self._nodes:
             if any(i in self._varies for i in node.inputs):
                 self._varies.add(index)
-        self.initial_statistics: dict[str, Callable[..., jax.Array]] = {
-            _statistic_name(index, node): INITIAL_STATISTIC[_statistic(node)]
-            for index, node in self._nodes
-            if PRIMITIVES[node.primitive].batch_dependent
-        }
+        self.statistics = tuple(initial_statistics(graph))
 
     def forward(
         self, params: Arrays, statistics: Arrays, x: jax.Array, *, train: bool
@@ -138,6 +132,15 @@ def _add(gradients: dict[int, jax.Array], index: int, part: jax.Array) -> None:
 
 def _statistic(node: Node) -> str:
     return evaluation.STATISTICS[str(PRIMITIVES[node.primitive].moment)]
+
+
+def initial_statistics(graph: Graph) -> dict[str, Callable[..., jax.Array]]:
+    """Name of each running statistic of a canonical graph, and its first value for a shape."""
+    return {
+        _statistic_name(index, node): INITIAL_STATISTIC[_statistic(node)]
+        for index, node in enumerate(graph.nodes, start=len(INITIAL_NODES))
+        if PRIMITIVES[node.primitive].batch_dependent
+    }
 
 
 def _statistic_name(index: int, node: Node) -> str:

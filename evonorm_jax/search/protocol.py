@@ -108,6 +108,9 @@ class Protocol:
             _check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         for field in ("crop_size", "quality_examples"):
             _check(field, getattr(self, field), getattr(self, field) >= 0, "0 or more")
+        for rule in self.abort_rules:
+            within = 1 <= rule.window <= rule.step
+            _check("abort_rules", rule, within, "of a window from 1 to the step that it looks at")
         within = 1 <= self.quality_steps <= self.num_steps
         _check("quality_steps", self.quality_steps, within, f"1 to num_steps={self.num_steps}")
         _check("schedule", self.schedule, self.schedule in SCHEDULES, " or ".join(SCHEDULES))

@@ -147,18 +147,6 @@ class StitchedNetwork:
         self._anchor = anchor
         self._layer = NodewiseLayer(graph, num_groups=num_groups)
 
-    def initial_statistics(self, params: Tree) -> Tree:
-        """The `batch_stats` before the first step."""
-        flat = flatten_dict(params)
-        return unflatten_dict(
-            {
-                (*path[:-1], name): initial(value.shape)
-                for path, value in flat.items()
-                if path[-1] == "v1"
-                for name, initial in self._layer.initial_statistics.items()
-            }
-        )
-
     def gradients(
         self, params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, Tree, Tree]:
@@ -222,7 +210,7 @@ class StitchedNetwork:
             path, given, result = segment.layer
             values[result], running, tapes[path] = self._layer.forward(
                 {name: params[(*path, name)] for name in ("scale", "bias", "v0", "v1")},
-                {name: stats[(*path, name)] for name in self._layer.initial_statistics},
+                {name: stats[(*path, name)] for name in self._layer.statistics},
                 values[given],
                 train=train,
             )

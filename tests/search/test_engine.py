@@ -1,0 +1,193 @@
+"""The engine on the embedded digits: every way a candidate can end, purity, equal verdicts."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from evonorm_jax.data import dataset_config
+from evonorm_jax.errors import UserError
+from evonorm_jax.search import LIBRARY, Graph
+from evonorm_jax.search.anchors import Anchor
+from evonorm_jax.search.engine import Engine, Evaluation, Stage, TrainingReason
+from evonorm_jax.search.filters import Reason
+from evonorm_jax.search.protocol import AbortRule, Protocol, Stability
+
+ANCHORS = (
+    Anchor(
+        "mobilenet_v2_cifar", {"stage_sizes": (1,), "width_multiplier": 0.25, "stem": "imagenet"}
+    ),
+    Anchor("resnet50_cifar", {"stage_sizes": (1,), "num_filters": 4}),
+)
+PROTOCOL = Protocol(
+    ANCHORS,
+    crop_size=0,
+    batch_size=32,
+    num_steps=24,
+    eval_batch_size=100,
+    quality_steps=16,
+    quality_examples=200,
+    quality_accuracy=12.0,
+    stability=Stability(num_steps=2),
+    abort_rules=(),
+    num_groups=4,
+)
+DATA = dataset_config("digits", "embedded")
+GOOD = LIBRARY["rs_rej"]
+
+
+def make_engine(cache=None, whole_network=None, **fields):
+    protocol = dataclasses.replace(PROTOCOL, **fields)
+    return Engine(protocol, DATA, cache=cache, whole_network=whole_network)
+
+
+@pytest.fixture(scope="module")
+def engine(quick_compilation):
+    return make_engine()
+
+
+@pytest.fixture(scope="module")
+def good(engine):
+    return engine.evaluate(GOOD, seed=0)
+
+
+def with_protocol(engine, **fields):
+    """The same engine, its programs included, by another protocol."""
+    other = object.__new__(Engine)
+    other.__dict__ |= engine.__dict__
+    other.protocol = dataclasses.replace(engine.protocol, **fields)
+    other.trainers = []
+    for trainer in engine.trainers:
+        copy = object.__new__(type(trainer))
+        copy.__dict__ |= trainer.__dict__
+        copy.protocol = other.protocol
+        other.trainers.append(copy)
+    return other
+
+
+def test_a_layer_that_learns_is_scored(good):
+    assert (good.reason, good.stage) == (None, Stage.SCORED)
+    assert good.steps == 2 * 24
+    assert all(20 < score <= 100 for score in good.scores)
+    assert len(good.scores) == len(good.details["quality"]) == len(good.details["losses"]) == 2
+    assert [len(losses) for losses in good.details["losses"]] == [2, 2]  # ten steps, six steps
+    assert 0 < good.details["gradient_norm"] < 1e8
+    assert good.seconds > 0
+
+
+def test_evaluations_survive_json(good):
+    assert Evaluation.from_json(json.loads(json.dumps(good.to_json()))) == good
+
+
+def test_the_same_again(engine, good):
+    """Whatever was evaluated in between, and with unused nodes."""
+    engine.evaluate(LIBRARY["random_rej"], seed=3)
+    padded = Graph.from_text("n4 = tanh(v0); n5 = max(0, x); n6 = rms_bwh(n5); n7 = div(n5, n6)")
+    again = engine.evaluate(padded, seed=0)
+    assert again == dataclasses.replace(good, seconds=again.seconds)
+
+
+def test_another_seed_is_another_run(engine, good):
+    other = engine.evaluate(GOOD, seed=1)
+    assert other.details["losses"] != good.details["losses"]
+    assert other.details["function"] == good.details["function"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("n4 = exp(v1)", Reason.NO_PATH_FROM_X),
+        ("n4 = mean_wh(x)", Reason.NO_SPATIAL_DEPENDENCE),
+    ],
+)
+def test_filters_come_first(engine, text, reason):
+    evaluation = engine.evaluate(Graph.from_text(text), seed=0)
+    assert (evaluation.reason, evaluation.stage) == (reason, Stage.FILTERS)
+    assert (evaluation.steps, evaluation.scores) == (0, ())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(engine):
+    explosive = Graph.from_text("n4 = square(x); n5 = exp(n4)")
+    evaluation = with_protocol(engine, filters=None).evaluate(explosive, seed=0)
+    assert (evaluation.reason, evaluation.stage) == (TrainingReason.NONFINITE_LOSS, Stage.QUALITY)
+    assert evaluation.steps < 16
+    assert evaluation.details["anchor"] == "mobilenet_v2_cifar"
+    assert f"in step {evaluation.steps}" in evaluation.details["message"]
+
+
+def test_a_loss_above_the_rule_ends_the_run(engine):
+    rule = AbortRule(step=6, window=4, max_loss=0.5)
+    evaluation = with_protocol(engine, abort_rules=(rule,)).evaluate(GOOD, seed=0)
+    assert (evaluation.reason, evaluation.stage) == (TrainingReason.HOPELESS, Stage.QUALITY)
+    assert evaluation.steps == 6
+
+
+def test_low_accuracy_on_any_anchor_rejects(engine, good):
+    first, second = good.details["quality"]
+    assert first != second
+    limit = (first + second) / 2
+    evaluation = with_protocol(engine, quality_accuracy=limit).evaluate(GOOD, seed=0)
+    assert (evaluation.reason, evaluation.stage) == (TrainingReason.LOW_ACCURACY, Stage.QUALITY)
+    failed = 0 if first < second else 1
+    assert evaluation.details["anchor"] == ANCHORS[failed].model
+    assert evaluation.steps == 16 * (failed + 1)
+
+
+def test_a_large_gradient_rejects(engine):
+    stability = Stability(num_steps=2, max_gradient_norm=1e-6)
+    evaluation = with_protocol(engine, stability=stability).evaluate(GOOD, seed=0)
+    assert (evaluation.reason, evaluation.stage) == (TrainingReason.UNSTABLE, Stage.STABILITY)
+    assert evaluation.details["gradient_norm"] > 1e-6
+
+
+def test_first_steps_alone_are_scores(engine, good):
+    first = with_protocol(
+        engine, num_steps=16, quality_examples=0, stability=Stability(0)
+    ).evaluate(GOOD, seed=0)
+    assert first.scores == tuple(first.details["quality"])
+    assert first.details["losses"] == good.details["losses"]
+
+
+def test_a_function_in_the_cache_is_not_trained(engine, good):
+    cache = {good.details["function"]: good}
+    cached = with_protocol(engine)
+    cached.cache = cache
+    same = Graph.from_text("n4 = max(0, x); n5 = rms_bwh(n4); n6 = div(n4, n5); n7 = max(n6, n6)")
+    evaluation = cached.evaluate(same, seed=5)
+    assert (evaluation.stage, evaluation.reason) == (Stage.CACHE, None)
+    assert (evaluation.scores, evaluation.steps) == (good.scores, 0)
+    assert evaluation.details["canonical"] != good.details["canonical"]
+    assert len(cache) == 1
+
+
+def test_what_was_trained_goes_into_the_cache(engine):
+    learner = with_protocol(engine, quality_accuracy=100.0)
+    learner.cache = {}
+    evaluation = learner.evaluate(GOOD, seed=0)
+    assert learner.cache == {evaluation.details["function"]: evaluation}
+
+
+def test_whole_networks_decide_the_same(engine, good):
+    """`survivors` changes to the whole network in the middle of a run."""
+    for choice in ("survivors", "always"):
+        other = with_protocol(engine)
+        other._whole_network = choice
+        evaluation = other.evaluate(GOOD, seed=0)
+        assert evaluation.reason is None
+        np.testing.assert_allclose(
+            evaluation.details["losses"][0], good.details["losses"][0], rtol=1e-4
+        )
+        np.testing.assert_allclose(evaluation.scores, good.scores, atol=3)
+
+
+def test_unusable_arguments():
+    with pytest.raises(UserError, match="never, survivors, always"):
+        make_engine(whole_network="sometimes")
+    with pytest.raises(UserError, match="in_memory"):
+        Engine(PROTOCOL, dataset_config("imagenet2012", "fake"))
+
+
+def test_training_without_filters_needs_a_path(engine):
+    with pytest.raises(UserError, match="no path leads from x"):
+        with_protocol(engine, filters=None).evaluate(Graph.from_text("n4 = exp(v1)"), seed=0)
