@@ -7,6 +7,7 @@ suites:
   train_step  training step of small networks: time, compile time, memory
   input       images per second of the data pipelines, with and without prefetch
   startup     seconds from the start of the process to the first training step
+  search      candidates of the layer search decided per hour (an hour; needs --data)
   gpu         layers and ResNet-50 training on one GPU; less than nine minutes
 
 Writes <output>/<hardware>/<suite>.json, .md and .png. On a CPU with glibc it starts itself anew
@@ -43,7 +44,10 @@ def main() -> None:
         "--output", default="results/benchmarks", metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument(
-        "--data", metavar="DIR", help="input suite: class folder to read (default: made-up JPEGs)"
+        "--data",
+        metavar="PATH",
+        help="input suite: class folder to read (default: made-up JPEGs); search suite: CIFAR-10 as "
+        ".npz",
     )
     parser.add_argument(
         "--quick",

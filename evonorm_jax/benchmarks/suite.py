@@ -13,7 +13,7 @@ from evonorm_jax.benchmarks.results import Report
 from evonorm_jax.errors import UserError
 
 #: One module each, with `measure(options) -> Report`.
-SUITES = ("layers", "train_step", "input", "startup", "gpu")
+SUITES = ("layers", "train_step", "input", "startup", "search", "gpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Options:
 
     Attributes:
       quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing.
-      data: root of a class folder for the input suite; None makes JPEGs up.
+      data: root of a class folder for the input suite, None makes JPEGs up; CIFAR-10 as .npz for the
+        search suite.
       log: takes a line as soon as something is measured.
     """
 

@@ -34,12 +34,15 @@ class Anchor:
     Attributes:
       model: a name that `create_model` knows.
       fields: of the network, as pairs of a name and a value; a mapping is taken as well.
+      name: of its scores; that of the model by default.
     """
 
     model: str
     fields: tuple[tuple[str, Any], ...] = ()
+    name: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.model)
         fields = dict(self.fields)
         # Lists, as JSON has them, would make the anchor unhashable.
         pairs = ((k, tuple(v) if isinstance(v, list) else v) for k, v in fields.items())

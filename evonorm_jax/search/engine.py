@@ -65,38 +65,38 @@ class Evaluation:
     """What became of a candidate.
 
     Attributes:
+      stage: a value of `Stage`: what decided.
       reason: of its rejection, a value of `filters.Reason` or `TrainingReason`; None if it has
         scores.
-      stage: a value of `Stage`: what decided.
-      scores: accuracy in percent on each anchor, in their order; empty where rejected.
+      scores: accuracy in percent by anchor, in their order; empty where rejected.
       seconds: that it took.
       steps: of training on all anchors together.
       details: `canonical` and `function`, the hashes of the graph; and as far as it came
         `quality`, accuracy by anchor after the first steps, `losses`, by anchor the mean loss of
-        every ten of those steps, `gradient_norm`, the worst of the stability test, `message` of the rejection and
-        `anchor`, the network that led to it.
+        every ten of those steps, `gradient_norm`, the worst of the stability test, `message` of
+        the rejection and `anchor`, the network that led to it.
     """
 
-    reason: str | None
     stage: str
-    scores: tuple[float, ...] = ()
+    reason: str | None = None
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     steps: int = 0
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All fields, for `json.dumps`."""
-        return dataclasses.asdict(self) | {"scores": list(self.scores)}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Evaluation":
         """What `to_json` made.
 
-        >>> evaluation = Evaluation(None, "scored", (51.5, 40.0), details={"function": "ab"})
+        >>> evaluation = Evaluation("scored", scores={"resnet50_cifar": 51.5}, steps=2_000)
         >>> Evaluation.from_json(evaluation.to_json()) == evaluation
         True
         """
-        return cls(**{**content, "scores": tuple(content["scores"])})
+        return cls(**content)
 
 
 class Engine:
@@ -135,9 +135,7 @@ class Engine:
         self.protocol = protocol
         self.data = Data(data_config, protocol)
         self.cache = cache
-        self.trainers = [
-            AnchorTrainer(anchor, self.data, protocol) for anchor in protocol.anchors
-        ]
+        self.trainers = [AnchorTrainer(anchor, self.data, protocol) for anchor in protocol.anchors]
         self._whole_network = whole_network
 
     def evaluate(self, graph: Graph, seed: int) -> Evaluation:
@@ -153,21 +151,21 @@ class Engine:
         start = time.perf_counter()
         details: dict[str, Any] = {"canonical": canonical_hash(graph)}
 
-        def decided(reason: str | None, stage: Stage, **fields: Any) -> Evaluation:
+        def decided(stage: Stage, reason: str | None, **fields: Any) -> Evaluation:
             seconds = time.perf_counter() - start
-            return Evaluation(reason, str(stage), seconds=seconds, details=details, **fields)
+            return Evaluation(str(stage), reason, seconds=seconds, details=details, **fields)
 
         if self.protocol.filters is not None:
             if (rejection := reject(graph, self.protocol.filters)) is not None:
                 details["message"] = rejection.detail
-                return decided(str(rejection.reason), Stage.FILTERS)
+                return decided(Stage.FILTERS, str(rejection.reason))
         else:
             check_depends_on_x(graph)
         details["function"] = function = functional_hash(graph)
         if self.cache is not None and function in self.cache:
             known = self.cache[function]
             details |= {"cached": known.stage}
-            return decided(known.reason, Stage.CACHE, scores=known.scores)
+            return decided(Stage.CACHE, known.reason, scores=known.scores)
 
         runs: list[Run] = []
         try:
@@ -175,51 +173,50 @@ class Engine:
             stage, reason = Stage.SCORED, None
         except _Rejected as rejected:
             details["message"] = str(rejected)
-            scores, stage, reason = (), rejected.stage, str(rejected.reason)
-        evaluation = decided(
-            reason, stage, scores=scores, steps=sum(run.num_steps for run in runs)
-        )
+            scores, stage, reason = {}, rejected.stage, str(rejected.reason)
+        steps = sum(run.num_steps for run in runs)
+        evaluation = decided(stage, reason, scores=scores, steps=steps)
         if self.cache is not None:
             self.cache[function] = evaluation
         return evaluation
 
     def _train(
         self, graph: Graph, seed: int, runs: list[Run], details: dict[str, Any]
-    ) -> tuple[float, ...]:
+    ) -> dict[str, float]:
         """The scores; what was found on the way goes into `runs` and `details`."""
         protocol = self.protocol
-        details |= {"quality": [], "losses": []}
+        details |= {"quality": {}, "losses": {}}
         # Every anchor may reject, so each gets its first steps before one gets them all.
         for trainer in self.trainers:
-            details["anchor"] = trainer.anchor.model
+            details["anchor"] = trainer.anchor.name
             runs.append(trainer.start(graph, seed))
             if self._whole_network == "always":
                 runs[-1].network = trainer.network(graph, whole=True)
-            self._check_quality(runs[-1], details)
+            self._check_quality(trainer.anchor.name, runs[-1], details)
         if protocol.stability.num_steps:
             self._check_stability(graph, seed, details)
         if protocol.num_steps == protocol.quality_steps and not protocol.quality_examples:
             del details["anchor"]
-            return tuple(details["quality"])  # nothing is left to train or to look at
-        scores = []
+            return dict(details["quality"])  # nothing is left to train or to look at
+        scores = {}
         for trainer, run in zip(self.trainers, runs, strict=True):
-            details["anchor"] = trainer.anchor.model
+            details["anchor"] = trainer.anchor.name
             if self._whole_network == "survivors" and protocol.num_steps > run.num_steps:
                 run.network = trainer.network(graph, whole=True)
             _train(run, protocol.num_steps, Stage.TRAINING)
-            scores.append(run.accuracy())
+            scores[trainer.anchor.name] = run.accuracy()
         del details["anchor"]
-        return tuple(scores)
+        return scores
 
-    def _check_quality(self, run: Run, details: dict[str, Any]) -> None:
+    def _check_quality(self, anchor: str, run: Run, details: dict[str, Any]) -> None:
         protocol = self.protocol
         try:
             _train(run, protocol.quality_steps, Stage.QUALITY)
         finally:
             tens = range(0, run.num_steps, 10)
-            details["losses"].append([float(np.mean(run.losses[i : i + 10])) for i in tens])
+            details["losses"][anchor] = [float(np.mean(run.losses[i : i + 10])) for i in tens]
         accuracy = run.accuracy(protocol.quality_examples)
-        details["quality"].append(accuracy)
+        details["quality"][anchor] = accuracy
         if accuracy < protocol.quality_accuracy:
             message = f"{accuracy:.1f} % after {run.num_steps} steps"
             raise _Rejected(TrainingReason.LOW_ACCURACY, Stage.QUALITY, message)
@@ -227,7 +224,7 @@ class Engine:
     def _check_stability(self, graph: Graph, seed: int, details: dict[str, Any]) -> None:
         config = self.protocol.stability
         trainer = self.trainers[config.anchor]
-        details["anchor"] = trainer.anchor.model
+        details["anchor"] = trainer.anchor.name
         params, batch_stats, _ = trainer.initial_state(graph, seed)
         images, labels = next(self.data.train_batches(seed))
         network = trainer.network(graph, whole=self._whole_network == "always")

@@ -1,9 +1,9 @@
 """A searched layer computed node by node, forward and backward, without compiling the candidate.
 
-Every primitive is one small program, compiled when a shape first meets it and kept for all
-candidates, so that a new graph costs no compilation: what a network of 100 steps would spend as
-much time on as on its steps. A statistic is `[N, 1, 1, C]` here whatever its index set, which leaves
-two kinds of operands, maps and statistics, and so few programs.
+Every primitive is one small program, compiled when it first meets a shape and kept for all
+candidates, so that a new graph costs no compilation; compiling a whole small network takes as long
+as 100 of its steps. A statistic is `[N, 1, 1, C]` here whatever its index set, which leaves two
+kinds of operands, maps and statistics, and so few programs.
 
 Values are those of `evaluation.evaluate`, whose primitives these are.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from evonorm_jax.layers.base import INITIAL_STATISTIC
 from evonorm_jax.layers.moments import resolve_num_groups
 from evonorm_jax.search import evaluation
-from evonorm_jax.search.graph import INITIAL_NODES, V0, V1, X, ZERO, Graph, Node
+from evonorm_jax.search.graph import INITIAL_NODES, V0, V1, ZERO, Graph, Node, X
 from evonorm_jax.search.primitives import PRIMITIVES
 
 Arrays = Mapping[str, jax.Array]
@@ -118,9 +118,7 @@ class NodewiseLayer:
         vectors = {}
         for index, name in ((V0, "v0"), (V1, "v1")):
             vectors[name] = (
-                _sum_examples(gradients[index])
-                if index in gradients
-                else _zeros_like(params[name])
+                _sum_examples(gradients[index]) if index in gradients else _zeros_like(params[name])
             )
         by_x = gradients[X] if X in gradients else _zeros_like(x)
         return {"scale": scale, "bias": bias, **vectors}, by_x

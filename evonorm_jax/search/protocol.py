@@ -17,6 +17,7 @@ from evonorm_jax.search.anchors import ANCHOR_SIZES, Anchor
 from evonorm_jax.search.filters import FilterConfig
 
 SCHEDULES = ("constant", "cosine")
+DEFAULT_FILTERS = FilterConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Protocol:
     quality_accuracy: float = 20.0
     quality_examples: int = 1_024
     stability: Stability = Stability()
-    filters: FilterConfig | None = FilterConfig()
+    filters: FilterConfig | None = DEFAULT_FILTERS
     abort_rules: tuple[AbortRule, ...] = (AbortRule(20, 10, 2.32), AbortRule(50, 10, 2.30))
     num_groups: int = 32
 
@@ -115,8 +116,15 @@ class Protocol:
         _check("quality_steps", self.quality_steps, within, f"1 to num_steps={self.num_steps}")
         _check("schedule", self.schedule, self.schedule in SCHEDULES, " or ".join(SCHEDULES))
         _check("anchors", self.anchors, len(self.anchors) > 0, "at least one network")
+        distinct = len(set(self.anchor_names)) == len(self.anchors)
+        _check("anchors", self.anchor_names, distinct, "of different names")
         place, count = self.stability.anchor, len(self.anchors)
         _check("stability.anchor", place, 0 <= place < count, f"0 to {count - 1}")
+
+    @property
+    def anchor_names(self) -> tuple[str, ...]:
+        """What the scores of a candidate are called."""
+        return tuple(anchor.name for anchor in self.anchors)
 
     def learning_rates(self) -> optax.Schedule:
         """The learning rate as a function of the step."""
@@ -127,9 +135,8 @@ class Protocol:
     def to_json(self) -> dict[str, Any]:
         """All fields, for `json.dumps`; two protocols are equal if theirs are."""
         content = dataclasses.asdict(self)
-        content["anchors"] = [
-            {"model": anchor.model, "fields": dict(anchor.fields)} for anchor in self.anchors
-        ]
+        for anchor, fields in zip(self.anchors, content["anchors"], strict=True):
+            fields["fields"] = dict(anchor.fields)
         return _plain(content)
 
     @classmethod

@@ -88,9 +88,7 @@ def _neighbour(params: Tree, gradients: Tree, difference: float) -> tuple[jax.Ar
 
 
 @jax.jit
-def _ascend(
-    params: Tree, gradients: Tree, moved: Tree, norms: Tree, step_size: float
-) -> Tree:
+def _ascend(params: Tree, gradients: Tree, moved: Tree, norms: Tree, step_size: float) -> Tree:
     """A step of the same relative length in every kernel, back to its norm."""
 
     def step(kernel: Any, here: Any, there: Any, norm: Any) -> Any:

@@ -115,8 +115,14 @@ class Segment:
         return [fixed[0] if i == IMAGES else next(parts) for i in self.inputs]
 
 
+@functools.cache
+def stitched_anchor(anchor: Anchor, num_classes: int) -> "StitchedAnchor":
+    """The one of this process: every engine uses what another has compiled."""
+    return StitchedAnchor(anchor, num_classes)
+
+
 class StitchedAnchor:
-    """The segments of an anchor network, for each shape of images; one for a process.
+    """The segments of an anchor network, for each shape of images.
 
     Args:
       anchor: the network.
@@ -126,6 +132,15 @@ class StitchedAnchor:
     def __init__(self, anchor: Anchor, num_classes: int) -> None:
         self.model = anchor.create(num_classes, Placeholder)
         self._segments: dict[tuple[int, ...], list[Segment]] = {}
+        self._init = jax.jit(self._initial_params, static_argnums=1)
+
+    def initial_params(self, seed: int, image_shape: tuple[int, ...]) -> Tree:
+        """Of the network, with all vectors of all layers; `image_shape` without the batch."""
+        return self._init(seed, image_shape)
+
+    def _initial_params(self, seed: Any, image_shape: tuple[int, ...]) -> Tree:
+        images = jnp.zeros((1, *image_shape))
+        return self.model.init(jax.random.key(seed), images, train=False)["params"]
 
     def segments(self, image_shape: tuple[int, ...]) -> list[Segment]:
         """The network for images of that shape, cut."""
@@ -184,9 +199,9 @@ class StitchedNetwork:
         flat, stats = flatten_dict(params), flatten_dict(batch_stats)
         values, _, _ = self._run(segments, flat, stats, images, train=False)
         last = segments[-1]
-        return last.forward(
-            [flat[path] for path in last.params], [values[i] for i in last.inputs]
-        )[0]
+        return last.forward([flat[path] for path in last.params], [values[i] for i in last.inputs])[
+            0
+        ]
 
     def _run(
         self,

@@ -1,9 +1,7 @@
 """Training of one candidate in one anchor network, and what all candidates share of it.
 
 >>> from evonorm_jax.data import dataset_config
->>> from evonorm_jax.search import LIBRARY
->>> from evonorm_jax.search.protocol import Protocol
->>> protocol = Protocol(ANCHOR_SIZES["tiny"], crop_size=0, batch_size=8, eval_batch_size=72)
+>>> protocol = Protocol(crop_size=0, batch_size=8)
 >>> data = Data(dataset_config("digits", "embedded"), protocol)
 >>> images, labels = next(data.train_batches(seed=0))
 >>> images.shape, data.num_classes
@@ -12,7 +10,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,17 +23,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from evonorm_jax.data import create_pipeline
 from evonorm_jax.data.pipeline import Hosts, train_positions
 from evonorm_jax.errors import UserError
-from evonorm_jax.search.anchors import ANCHOR_SIZES, Anchor
+from evonorm_jax.search.anchors import Anchor
 from evonorm_jax.search.canonical import canonical
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.network import Network, Tree, WholeNetwork
 from evonorm_jax.search.nodewise import initial_statistics
 from evonorm_jax.search.protocol import Protocol
-from evonorm_jax.search.stitched import StitchedAnchor, StitchedNetwork
+from evonorm_jax.search.stitched import StitchedNetwork, stitched_anchor
 from evonorm_jax.training.metrics import classification_sums
 from evonorm_jax.training.optimizer import decay_mask
-
-__all__ = ["ANCHOR_SIZES", "AnchorTrainer", "Data", "Run", "StopTraining"]
 
 
 class Data:
@@ -115,14 +111,11 @@ class AnchorTrainer:
         self.anchor = anchor
         self.data = data
         self.protocol = protocol
-        self.stitched = StitchedAnchor(anchor, data.num_classes)
+        self.stitched = stitched_anchor(anchor, data.num_classes)
         self._optimizer = optax.chain(
             optax.add_decayed_weights(protocol.weight_decay, mask=decay_mask),
             optax.sgd(protocol.learning_rates(), protocol.momentum, nesterov=True),
         )
-        images = jnp.zeros((1, *data.image_shape))
-        init = functools.partial(self.stitched.model.init, images=images, train=False)
-        self._init = jax.jit(lambda seed: init(jax.random.key(seed))["params"])
         self.update = jax.jit(self._update)
 
     def network(self, graph: Graph, *, whole: bool = False) -> Network:
@@ -138,7 +131,7 @@ class AnchorTrainer:
 
     def initial_state(self, graph: Graph, seed: int) -> tuple[Tree, Tree, Any]:
         """`params`, `batch_stats` and the state of the optimizer."""
-        params = self._init(seed)
+        params = self.stitched.initial_params(seed, self.data.image_shape)
         statistics = initial_statistics(canonical(graph))
         stats = {
             (*path[:-1], name): initial(vector.shape)
@@ -215,9 +208,7 @@ class Run:
         loss, gradients, self.batch_stats = self.network.gradients(
             self.params, self.batch_stats, images, labels
         )
-        self.params, self._opt_state = self._trainer.update(
-            self.params, self._opt_state, gradients
-        )
+        self.params, self._opt_state = self._trainer.update(self.params, self._opt_state, gradients)
         return loss
 
     def _look(self, losses: list[Any]) -> None:

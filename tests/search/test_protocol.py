@@ -50,6 +50,7 @@ def test_fields_of_anchors_from_json_are_hashable():
         ({"schedule": "step"}, "constant or cosine"),
         ({"num_steps": 50}, "quality_steps=100.*1 to num_steps=50"),
         ({"anchors": ()}, "at least one network"),
+        ({"anchors": [Anchor("resnet18")] * 2}, "different names"),
         ({"stability": Stability(anchor=3)}, "0 to 2"),
         ({"batch_size": 0}, "at least 1"),
     ],

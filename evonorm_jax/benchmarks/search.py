@@ -1,0 +1,220 @@
+"""Candidates decided per hour: the search engine against plain training of each candidate."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from evonorm_jax.benchmarks.plain_search import PlainVerdict, judge
+from evonorm_jax.benchmarks.results import Report, Result
+from evonorm_jax.benchmarks.suite import Options
+from evonorm_jax.data import dataset_config
+from evonorm_jax.errors import UserError
+from evonorm_jax.search import LIBRARY, Graph, SearchSpace, mutate_layer, pad_graph, random_graph
+from evonorm_jax.search.anchors import ANCHOR_SIZES, Anchor
+from evonorm_jax.search.engine import Engine, Evaluation, Stage
+from evonorm_jax.search.filters import reject
+from evonorm_jax.search.protocol import Protocol, Stability
+
+OURS = "the engine"
+PLAIN = "whole network compiled, all steps"
+WATCHED = "the same, sees x, stops at NaN"
+NOTES = (
+    "Decided means: rejected, or trained for 100 steps on three anchors with at least 20 % on "
+    "each. Both ways ask the anchors in the same order and stop at the first that rejects.",
+    "The engine decides the whole list. The plain way is timed on a sample, within each of two "
+    "strata (candidates that the engine trained, and those that it did not), and weighted by their "
+    "size; its two variants are timed in the same runs. What the engine compiles once for all "
+    "candidates is a row of its own and not in the rates.",
+    "`equal verdicts`: of the candidates that both trained, how many both passed or both rejected.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """How much is measured.
+
+    Attributes:
+      num_random: random graphs that the engine decides.
+      num_children: one-mutation children.
+      plain_seconds: for the plain way on each list; at least one candidate of each stratum.
+      protocol: without abort rules nothing would differ but the filters.
+    """
+
+    num_random: int
+    num_children: int
+    plain_seconds: float
+    protocol: Protocol
+
+
+_FULL = Workload(
+    num_random=1_000,
+    num_children=100,
+    plain_seconds=1_500,
+    protocol=Protocol(
+        ANCHOR_SIZES["tiny"], num_steps=100, quality_examples=0, stability=Stability(0)
+    ),
+)
+_QUICK = Workload(
+    num_random=20,
+    num_children=2,
+    plain_seconds=1,
+    protocol=Protocol(
+        (
+            Anchor(
+                "mobilenet_v2_cifar",
+                {"stage_sizes": (1,), "width_multiplier": 0.25, "stem": "imagenet"},
+            ),
+        ),
+        crop_size=0,
+        batch_size=32,
+        num_steps=4,
+        quality_steps=4,
+        quality_examples=0,
+        abort_rules=(),
+        stability=Stability(0),
+    ),
+)
+
+
+def random_candidates(number: int, seed: int = 0) -> list[Graph]:
+    """What random search proposes."""
+    rng = np.random.default_rng(seed)
+    return [random_graph(rng, SearchSpace()) for _ in range(number)]
+
+
+def children(number: int, seed: int = 0) -> list[Graph]:
+    """Mutations of the known layers that train, in turn, padded to the size of the space."""
+    rng = np.random.default_rng(seed)
+    parents = [graph for graph in LIBRARY.values() if reject(graph) is None]
+    space = SearchSpace(num_nodes=10)
+    fitting = [graph for graph in parents if len(graph.nodes) <= space.num_nodes]
+    return [
+        mutate_layer(pad_graph(fitting[i % len(fitting)], rng, space), rng, space)
+        for i in range(number)
+    ]
+
+
+def measure(options: Options) -> Report:
+    """Decides both lists with the engine, then a sample of each the plain way.
+
+    Raises:
+      UserError: a full run without `--data`, the .npz file of CIFAR-10.
+    """
+    workload = _QUICK if options.quick else _FULL
+    if options.quick:
+        data = dataset_config("digits", "embedded", eval_split="test[:64]")
+    elif options.data is None:
+        raise UserError("the search suite trains on CIFAR-10: name its .npz file with --data")
+    else:
+        # A thousand images of the training split stand for the validation set.
+        splits = {"train_split": "train[:45000]", "eval_split": "train[49000:]"}
+        data = dataset_config("cifar10", "npz", path=options.data, **splits)
+    engine = Engine(workload.protocol, data, cache={})
+    start = time.perf_counter()
+    for graph in LIBRARY.values():  # compiles the primitives in all shapes
+        if reject(graph) is None:
+            engine.evaluate(graph, seed=0)
+    warm_up = time.perf_counter() - start
+    options.log(f"known layers, and compiling what all candidates share: {warm_up:.0f} s")
+    results = []
+    for name, graphs in (
+        ("random graphs", random_candidates(workload.num_random)),
+        ("one-mutation children", children(workload.num_children)),
+    ):
+        results += _measure_list(options, workload, engine, name, graphs)
+    group = "once for a process"
+    results.append(Result(group, "all known layers, compiling included", OURS, (warm_up,)))
+    return Report(
+        suite="search",
+        title="Layer search: candidates decided per hour",
+        notes=NOTES,
+        results=tuple(results),
+        comparisons=((OURS, PLAIN), (OURS, WATCHED)),
+    )
+
+
+def _measure_list(
+    options: Options, workload: Workload, engine: Engine, name: str, graphs: Sequence[Graph]
+) -> list[Result]:
+    assert engine.cache is not None
+    engine.cache.clear()
+    evaluations = [engine.evaluate(graph, seed=0) for graph in graphs]
+    ours = float(np.mean([evaluation.seconds for evaluation in evaluations]))
+    trained = [i for i, e in enumerate(evaluations) if e.steps]
+    others = [i for i, e in enumerate(evaluations) if not e.steps]
+    options.log(
+        f"{name}: {len(graphs)} decided in {ours * len(graphs):.0f} s, {len(trained)} trained"
+    )
+    plain = _sample_plain(options, workload, engine, graphs, (trained, others))
+    both = [i for i in trained if i in plain]
+    equal = sum((evaluations[i].reason is None) == plain[i].passed for i in both)
+    strata = [stratum for stratum in (trained, others) if stratum]
+
+    def mean(field: str) -> float:
+        """Over the list, each stratum by its size."""
+        total = 0.0
+        for stratum in strata:
+            seconds = [getattr(plain[i], field) for i in stratum if i in plain]
+            total += len(stratum) * float(np.mean(seconds))
+        return total / len(graphs)
+
+    sampled = {"candidates timed": len(plain)}
+    rows = {
+        OURS: (ours, _figures(evaluations) | {"both trained": len(both), "equal verdicts": equal}),
+        PLAIN: (mean("seconds"), sampled),
+        WATCHED: (mean("seconds_watched"), sampled),
+    }
+    return [
+        Result(
+            group="seconds per candidate",
+            case=name,
+            contender=contender,
+            seconds=(seconds,),
+            figures={"candidates per hour": 3600 / seconds, **figures},
+        )
+        for contender, (seconds, figures) in rows.items()
+    ]
+
+
+def _figures(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """What the engine's time went into."""
+    passed = [e for e in evaluations if e.stage == Stage.SCORED]
+    return {
+        "candidates timed": len(evaluations),
+        "trained": sum(e.steps > 0 for e in evaluations),
+        "passed": len(passed),
+        "share of time on those that pass, %": 100
+        * sum(e.seconds for e in passed)
+        / sum(e.seconds for e in evaluations),
+    }
+
+
+def _sample_plain(
+    options: Options,
+    workload: Workload,
+    engine: Engine,
+    graphs: Sequence[Graph],
+    strata: tuple[Sequence[int], Sequence[int]],
+) -> dict[int, PlainVerdict]:
+    """Verdicts by place in the list, until the time is over; every fourth of the second stratum.
+
+    The order within a stratum is random, so what is timed is a fair sample of it.
+    """
+    rng = np.random.default_rng(0)
+    trained, others = (list(rng.permutation(np.array(stratum, int))) for stratum in strata)
+    least = len(trained[:1]) + len(others[:1])
+    plain: dict[int, PlainVerdict] = {}
+    start = time.perf_counter()
+    while (trained or others) and (
+        len(plain) < least or time.perf_counter() - start < workload.plain_seconds
+    ):
+        # The others all cost the same, one training that learns nothing; verdicts need the first.
+        turn = others if others and (len(plain) % 4 == 1 or not trained) else trained
+        index = int(turn.pop())
+        plain[index] = judge(engine, graphs[index], seed=0)
+        options.log(f"  plain, {len(plain)}: {plain[index].seconds:.1f} s, {plain[index]}")
+    return plain

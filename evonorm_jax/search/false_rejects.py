@@ -1,0 +1,211 @@
+"""How often a filter is wrong: candidates that it would have rejected, trained all the same.
+
+A rejection is wrong if the candidate, trained on all anchors with no filter and no abort rule,
+passes the check of quality. Candidates are random graphs and one-mutation children of known layers,
+drawn until every filter has met its share; one record of each is appended to a file, so a run may
+be interrupted, gone on with, and read at any time.
+
+An abort rule is judged by every anchor's run by itself: it is wrong if it would have ended a run
+whose accuracy passes.
+"""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evonorm_jax.search.engine import Engine
+from evonorm_jax.search.filters import FilterConfig, functional_hash, reject
+from evonorm_jax.search.graph import Graph, X
+from evonorm_jax.search.library import LIBRARY
+from evonorm_jax.search.mutation import mutate_layer
+from evonorm_jax.search.protocol import AbortRule, Protocol, Stability
+from evonorm_jax.search.space import SearchSpace, pad_graph, random_graph
+
+#: What is written for a candidate that no filter rejects.
+SURVIVES = "survives"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Of the candidates that a filter rejects, those that would have passed.
+
+    >>> print(Rate(wrong=0, trained=60))
+    0 of 60, at most 6.0 %
+    """
+
+    wrong: int
+    trained: int
+
+    @property
+    def upper(self) -> float:
+        """Wilson's bound: the rate is below it with a confidence of 97.5 %."""
+        if not self.trained:
+            return 1.0
+        z, n, p = 1.96, self.trained, self.wrong / self.trained
+        centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+        return (centre + spread) / (1 + z * z / n)
+
+    def __str__(self) -> str:
+        return f"{self.wrong} of {self.trained}, at most {100 * self.upper:.1f} %"
+
+
+def without_filters(protocol: Protocol) -> Protocol:
+    """The first steps of a protocol, with nothing to end them early."""
+    return dataclasses.replace(
+        protocol,
+        num_steps=protocol.quality_steps,
+        quality_examples=0,
+        filters=None,
+        abort_rules=(),
+        stability=Stability(num_steps=0),
+    )
+
+
+def candidates(seed: int, num_each: int, space: SearchSpace) -> Iterator[tuple[str, Graph]]:
+    """What is to be trained: `num_each` distinct functions for each filter, as many survivors.
+
+    Random graphs and children alternate. Filters that hardly ever reject get what 20,000 graphs
+    hold. Candidates that do not see x cannot be trained and need not be.
+
+    Yields:
+      the reason of the rejection, or `SURVIVES`, and the graph.
+    """
+    rng = np.random.default_rng(seed)
+    parents = [pad_graph(graph, rng, space) for graph in _known(space)]
+    seen: set[str] = set()
+    counts: Counter[str] = Counter()
+    for i in range(20_000):
+        if i % 2:
+            graph = random_graph(rng, space)
+        else:
+            graph = mutate_layer(parents[i // 2 % len(parents)], rng, space)
+        if X not in graph.effective:
+            continue
+        rejection = reject(graph, FilterConfig())
+        reason = SURVIVES if rejection is None else str(rejection.reason)
+        if counts[reason] >= num_each or (function := functional_hash(graph)) in seen:
+            continue
+        seen.add(function)
+        counts[reason] += 1
+        yield reason, graph
+
+
+def _known(space: SearchSpace) -> list[Graph]:
+    fitting = [graph for graph in LIBRARY.values() if len(graph.nodes) <= space.num_nodes]
+    return [graph for graph in fitting if reject(graph) is None]
+
+
+def record_candidates(
+    engine: Engine, path: Path, *, seed: int, num_each: int, max_candidates: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Trains what is not in the file yet, and appends it line by line.
+
+    The reasons take turns, so that a run that was cut short says something of each.
+
+    Args:
+      engine: with a protocol from `without_filters`.
+      path: of the records, JSON lines.
+      seed: of the candidates and their training.
+      num_each: candidates for each filter.
+      max_candidates: to train at most, of all reasons together.
+
+    Yields:
+      each new record.
+    """
+    space = SearchSpace()
+    known = {record["graph"] for record in read_records(path)}
+    by_reason: dict[str, list[Graph]] = {}
+    for reason, graph in candidates(seed, num_each, space):
+        by_reason.setdefault(reason, []).append(graph)
+    turns = [
+        (reason, graphs[i])
+        for i in range(num_each)
+        for reason, graphs in by_reason.items()
+        if i < len(graphs)
+    ]
+    _drop_cut_line(path)
+    with path.open("a", encoding="utf-8") as file:
+        for reason, graph in turns[:max_candidates]:
+            if graph.to_text() in known:
+                continue
+            evaluation = engine.evaluate(graph, seed)
+            record = {"filter": reason, "graph": graph.to_text()} | evaluation.to_json()
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            yield record
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a file of records; none where there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline was cut short
+
+
+def _drop_cut_line(path: Path) -> None:
+    """What a kill left of a line must not begin the next one."""
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+
+
+def filter_rates(records: Sequence[Mapping[str, Any]]) -> dict[str, Rate]:
+    """The false-reject rate of each filter; for the survivors, how many pass."""
+    trained = Counter(record["filter"] for record in records)
+    passed = Counter(record["filter"] for record in records if record["reason"] is None)
+    return {reason: Rate(passed[reason], trained[reason]) for reason in sorted(trained)}
+
+
+def abort_rate(
+    records: Sequence[Mapping[str, Any]], rule: AbortRule, quality_accuracy: float
+) -> tuple[Rate, Rate]:
+    """Of the runs that a rule would end, those that pass; and of those that fail, it ends.
+
+    Only records of survivors count, and of them the runs whose losses stayed finite.
+
+    Raises:
+      ValueError: the records keep means of ten losses, and the rule averages over other steps.
+    """
+    if rule.window % 10 or rule.step % 10:
+        raise ValueError(f"{rule}: step and window must be multiples of 10")
+    ended_and_passed = ended = failed = ended_and_failed = 0
+    for record in records:
+        if record["filter"] != SURVIVES:
+            continue
+        details = record["details"]
+        for anchor, accuracy in details["quality"].items():
+            losses = details["losses"][anchor]
+            mean = np.mean(losses[(rule.step - rule.window) // 10 : rule.step // 10])
+            passes, ends = accuracy >= quality_accuracy, bool(mean > rule.max_loss)
+            ended += ends
+            ended_and_passed += ends and passes
+            failed += not passes
+            ended_and_failed += ends and not passes
+    return Rate(ended_and_passed, ended), Rate(ended_and_failed, failed)
+
+
+def as_table(records: Sequence[Mapping[str, Any]], protocol: Protocol) -> str:
+    """Markdown, with the abort rules of the protocol."""
+    lines = [
+        f"{len(records)} candidates trained on {', '.join(protocol.anchor_names)}",
+        "",
+        "| would be rejected as | trained all the same, passed quality |",
+        "|---|---|",
+    ]
+    rates = filter_rates(records)
+    lines += [f"| {reason} | {rate} |" for reason, rate in rates.items() if reason != SURVIVES]
+    for rule in protocol.abort_rules:
+        wrong, caught = abort_rate(records, rule, protocol.quality_accuracy)
+        name = f"hopeless: mean loss of {rule.window} steps above {rule.max_loss} at {rule.step}"
+        lines.append(f"| {name} | {wrong} (ends {caught.wrong} of {caught.trained} that fail) |")
+    if SURVIVES in rates:
+        rate = rates[SURVIVES]
+        lines += ["", f"Of {rate.trained} that no filter rejects, {rate.wrong} passed."]
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""Measures how often the filters of the layer search are wrong, by training what they reject.
+
+    python -m experiments.false_rejects --data cifar10.npz --output runs/false_rejects
+
+Every candidate is trained for the first steps of the protocol on all anchors. Records are appended
+to <output>/records.jsonl; started again, the command goes on where it was interrupted, and at any
+time the table says how many candidates each rate stands on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.allocator import tune_allocator
+
+
+def main() -> None:
+    """Parses the command line, trains, prints the table."""
+    from evonorm_jax.data import dataset_config
+    from evonorm_jax.search import false_rejects
+    from evonorm_jax.search.anchors import ANCHOR_SIZES
+    from evonorm_jax.search.engine import Engine
+    from evonorm_jax.search.protocol import Protocol
+
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.false_rejects",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help="CIFAR-10 as .npz (x_train, ...); the built-in digits without",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the records")
+    parser.add_argument(
+        "--anchors", choices=list(ANCHOR_SIZES), default="tiny", help="default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--each", type=int, default=40, help="candidates for each filter (default: %(default)s)"
+    )
+    parser.add_argument("--limit", type=int, help="candidates in all, if fewer")
+    parser.add_argument("--report", action="store_true", help="the table alone, of what is there")
+    arguments = parser.parse_args()
+
+    protocol = Protocol(ANCHOR_SIZES[arguments.anchors], crop_size=24 if arguments.data else 0)
+    path = Path(arguments.output) / "records.jsonl"
+    if not arguments.report:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if arguments.data:
+            splits = {"train_split": "train[:45000]", "eval_split": "train[49000:]"}
+            data = dataset_config("cifar10", "npz", path=arguments.data, **splits)
+        else:
+            data = dataset_config("digits", "embedded")
+        engine = Engine(false_rejects.without_filters(protocol), data)
+        for record in false_rejects.record_candidates(
+            engine,
+            path,
+            seed=arguments.seed,
+            num_each=arguments.each,
+            max_candidates=arguments.limit,
+        ):
+            end = record["reason"] or "passed"
+            print(f"{record['filter']}: {end} ({record['seconds']:.1f} s)", flush=True)
+    print(false_rejects.as_table(false_rejects.read_records(path), protocol))
+
+
+if __name__ == "__main__":
+    tune_allocator()
+    from experiments import launch  # imports JAX, so after the new start
+
+    launch.run_main(main)

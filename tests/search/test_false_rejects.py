@@ -1,0 +1,115 @@
+"""Rates from records by hand, and a run that is interrupted and goes on."""
+
+import json
+
+import pytest
+
+from evonorm_jax.search import SearchSpace, false_rejects
+from evonorm_jax.search.engine import Evaluation
+from evonorm_jax.search.false_rejects import SURVIVES, Rate
+from evonorm_jax.search.filters import functional_hash, reject
+from evonorm_jax.search.protocol import AbortRule, Protocol
+
+
+def test_bound_by_hand():
+    """Wilson with z = 1.96: 0 of 39 gives z^2 / (n + z^2)."""
+    assert Rate(0, 39).upper == pytest.approx(1.96**2 / (39 + 1.96**2))
+    assert Rate(5, 10).upper == pytest.approx(0.7634, abs=1e-4)
+    assert Rate(0, 0).upper == 1
+
+
+def record(kind, reason, losses=(), accuracy=None):
+    quality = {} if accuracy is None else {"net": accuracy}
+    details = {"losses": {"net": list(losses)}, "quality": quality}
+    return {"filter": kind, "graph": "", "reason": reason, "details": details}
+
+
+RECORDS = [
+    record("dead", None),
+    record("dead", "low_accuracy"),
+    record("blow_up", "nonfinite_loss"),
+    record(SURVIVES, None, [2.4, 2.1], 40.0),
+    record(SURVIVES, None, [2.3, 2.25], 30.0),
+    record(SURVIVES, "low_accuracy", [2.4, 2.31], 10.0),
+    record(SURVIVES, "low_accuracy", [2.3, 2.2], 15.0),
+    record(SURVIVES, "nonfinite_loss", [float("nan")]),  # no rule would have met it
+]
+
+
+def test_rates_of_filters():
+    rates = false_rejects.filter_rates(RECORDS)
+    assert rates == {"dead": Rate(1, 2), "blow_up": Rate(0, 1), SURVIVES: Rate(2, 5)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong", "caught"),
+    [
+        (AbortRule(20, 10, 2.3), Rate(0, 1), Rate(1, 2)),
+        (AbortRule(20, 10, 2.22), Rate(1, 2), Rate(1, 2)),
+        (AbortRule(20, 20, 2.26), Rate(1, 2), Rate(1, 2)),
+    ],
+)
+def test_rates_of_abort_rules(rule, wrong, caught):
+    assert false_rejects.abort_rate(RECORDS, rule, 20.0) == (wrong, caught)
+
+
+def test_rules_between_the_means():
+    with pytest.raises(ValueError, match="multiples of 10"):
+        false_rejects.abort_rate(RECORDS, AbortRule(15, 5, 2.3), 20.0)
+
+
+def test_table_says_how_many():
+    table = false_rejects.as_table(RECORDS, Protocol(abort_rules=(AbortRule(20, 10, 2.3),)))
+    assert "| dead | 1 of 2, at most" in table
+    assert "| hopeless: mean loss of 10 steps above 2.3 at 20 | 0 of 1" in table
+    assert "ends 1 of 2 that fail" in table
+    assert "Of 5 that no filter rejects, 2 passed." in table
+
+
+def test_candidates_are_distinct_and_meet_their_filter():
+    found = list(false_rejects.candidates(0, 3, SearchSpace()))
+    assert len({functional_hash(graph) for _, graph in found}) == len(found)
+    for reason, graph in found:
+        rejection = reject(graph)
+        assert reason == (SURVIVES if rejection is None else rejection.reason)
+    counts = [sum(kind == reason for kind, _ in found) for reason in {kind for kind, _ in found}]
+    assert max(counts) == 3
+    assert len(counts) >= 6
+
+
+class Recorder:
+    """An engine that counts."""
+
+    def __init__(self):
+        self.graphs = []
+
+    def evaluate(self, graph, seed):
+        self.graphs.append(graph)
+        return Evaluation("quality", "low_accuracy", details={"quality": {}, "losses": {}})
+
+
+def test_goes_on_where_it_was_interrupted(tmp_path):
+    path = tmp_path / "records.jsonl"
+    whole, first, second = Recorder(), Recorder(), Recorder()
+
+    def run(engine, path, limit=None):
+        return list(
+            false_rejects.record_candidates(engine, path, seed=1, num_each=2, max_candidates=limit)
+        )
+
+    run(whole, tmp_path / "whole.jsonl")
+    run(first, path, 3)
+    with path.open("a") as file:
+        file.write('{"filter": "dea')  # killed while writing
+    run(second, path)
+    assert first.graphs + second.graphs == whole.graphs
+    lines = path.read_text().splitlines()
+    assert len(lines) == len(whole.graphs)
+    assert [json.loads(line)["graph"] for line in lines] == [str(graph) for graph in whole.graphs]
+
+
+def test_nothing_ends_a_run_that_is_to_be_judged():
+    protocol = false_rejects.without_filters(Protocol())
+    assert protocol.filters is None
+    assert protocol.abort_rules == ()
+    assert protocol.num_steps == protocol.quality_steps == 100
