@@ -1,0 +1,86 @@
+"""Where the workers of this machine run: one on each GPU, or one on each CPU core."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+from evonorm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a worker runs.
+
+    Attributes:
+      name: for people, such as "GPU 3".
+      environment: variables that it sets before JAX starts.
+      cores: the CPU cores that it keeps to; empty for no such limit.
+    """
+
+    name: str
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cores: frozenset[int] = frozenset()
+
+    def enter(self) -> None:
+        """Puts this process there; JAX must not have touched a device yet."""
+        os.environ.update(self.environment)
+        if self.cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, self.cores)  # XLA has as many threads as it sees cores
+
+
+def find_places(num_workers: int | None = None) -> list[Place]:
+    """Places for the workers of this machine.
+
+    Args:
+      num_workers: by default one for each GPU, or for each core where there is none. More workers
+        than GPUs share them and their memory evenly; fewer workers than cores share the cores.
+
+    Raises:
+      UserError: for fewer than one worker.
+    """
+    if num_workers is not None and num_workers < 1:
+        raise UserError(f"--workers={num_workers}: at least one worker must evaluate.")
+    if gpus := _visible_gpus():
+        num_workers = num_workers or len(gpus)
+        sharing = -(-num_workers // len(gpus))
+        memory = {} if sharing == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"}
+        return [
+            Place(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu} | memory)
+            for gpu in (gpus[i % len(gpus)] for i in range(num_workers))
+        ]
+    cores = _cores()
+    num_workers = num_workers or len(cores)
+    return [_cpu_place(i, num_workers, cores) for i in range(num_workers)]
+
+
+def _cpu_place(index: int, num_workers: int, cores: list[int]) -> Place:
+    # One thread on one core each: two such processes do up to 1.4 times the steps of one process
+    # with two threads, because small convolutions do not fill two.
+    if num_workers >= len(cores):
+        own = cores[index % len(cores) :][:1]
+    else:
+        own = cores[index * len(cores) // num_workers : (index + 1) * len(cores) // num_workers]
+    return Place(f"CPU {','.join(map(str, own))}", cores=frozenset(own))
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _visible_gpus() -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` may name: the GPUs that JAX would use, without touching them."""
+    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu", ""):
+        return []
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return listed.stdout.split() if listed.returncode == 0 else []

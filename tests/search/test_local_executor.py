@@ -1,0 +1,140 @@
+"""Worker processes: each task ends exactly once, whoever dies."""
+
+import dataclasses
+import os
+import signal
+import time
+
+import pytest
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.search import placement
+from evonorm_jax.search.executors import EVALUATION_FAILED, MAX_ATTEMPTS, MAX_FAILURES, Task
+from evonorm_jax.search.graph import Graph
+from evonorm_jax.search.local_executor import LocalExecutor
+from evonorm_jax.search.placement import Place, find_places
+from tests.search.fast_search import Factory, evaluate
+
+GOOD = [Graph.from_text(f"n4 = {name}(x)") for name in ("exp", "tanh", "sigmoid", "abs", "neg")]
+DEADLY = Graph.from_text("n4 = log(x)")
+PLACES = [Place("one"), Place("two")]
+
+
+def run_to_end(executor, tasks, deadline=120.0):
+    """Submits as a driver does; outcomes by task id, and that there are no others."""
+    waiting, outcomes = list(tasks), {}
+    end = time.monotonic() + deadline
+    while waiting or executor.num_unfinished:
+        assert time.monotonic() < end
+        while waiting and executor.has_room:
+            executor.submit(waiting.pop(0))
+        for outcome in executor.wait(0.2):
+            assert outcome.task.id not in outcomes
+            outcomes[outcome.task.id] = outcome.evaluation
+    return outcomes
+
+
+def starts(log):
+    return [line for line in log.read_text().splitlines() if line.startswith("start")]
+
+
+def test_tasks_end_with_the_values_of_the_function_although_workers_die(tmp_path):
+    """A candidate that kills its worker, one that raises, and a kill from outside."""
+    broken = Graph.from_text("n4 = square(x)")
+    log = tmp_path / "evaluations.txt"
+    factory = Factory(log, seconds=0.3, deadly=(str(DEADLY),), broken=(str(broken),))
+    tasks = [Task(i, graph, seed=i) for i, graph in enumerate([*GOOD, DEADLY, broken])]
+    with LocalExecutor(factory, PLACES, tmp_path / "logs") as executor:
+        first = executor.process_ids[0]
+        executor.submit(tasks[0])
+        while not log.exists():
+            executor.wait(0.05)
+        os.kill(first, signal.SIGKILL)  # in the middle of task 0
+        outcomes = {0: None} | run_to_end(executor, tasks[1:])
+    assert sorted(outcomes) == list(range(7))
+    for task in tasks[:5]:
+        assert outcomes[task.id] == evaluate(task.graph, task.seed)
+    died, raised = outcomes[5], outcomes[6]
+    assert died.reason == raised.reason == EVALUATION_FAILED
+    assert "ended with SIGKILL" in died.details["message"]
+    assert "ZeroDivisionError: the evaluator broke" in raised.details["message"]
+    counts = [starts(log).count(f"start {task.id}") for task in tasks]
+    assert counts == [2, 1, 1, 1, 1, MAX_ATTEMPTS, MAX_ATTEMPTS]
+    assert executor.deaths == 1 + 2 * MAX_ATTEMPTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Unusable:
+    """A worker that cannot be built."""
+
+    how: str
+
+    def __call__(self):
+        if self.how == "user":
+            raise UserError("there is no data set 'cifar11'")
+        if self.how == "bug":
+            raise ZeroDivisionError("in the factory")
+        print("out of something", flush=True)
+        os._exit(3)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("user", UserError, "^there is no data set 'cifar11'$"),
+        ("bug", RuntimeError, "cannot build its evaluator:(.|\n)*in the factory"),
+        ("exit", UserError, "3 in succession; .* exit code 3; it had printed:\nout of something"),
+    ],
+)
+def test_workers_that_cannot_start_are_one_message(tmp_path, how, error, message):
+    with LocalExecutor(Unusable(how), PLACES[:1], tmp_path) as executor:
+        with pytest.raises(error, match=message):
+            run_to_end(executor, [Task(0, GOOD[0], 0)])
+
+
+def test_a_fault_that_is_not_the_candidates_ends_the_search(monkeypatch, tmp_path):
+    monkeypatch.setattr("evonorm_jax.search.executors.MAX_ATTEMPTS", 1)
+    factory = Factory(tmp_path / "log", broken=tuple(map(str, GOOD)))
+    tasks = [Task(i, graph, 0) for i, graph in enumerate(GOOD)]
+    assert len(tasks) == MAX_FAILURES
+    with LocalExecutor(factory, PLACES, tmp_path / "logs") as executor:
+        with pytest.raises(UserError, match="5 evaluations in succession failed(.|\n)*broke"):
+            run_to_end(executor, tasks)
+
+
+def test_closing_leaves_no_process_behind(tmp_path):
+    with LocalExecutor(Factory(tmp_path / "log", seconds=60), PLACES) as executor:
+        processes = executor.process_ids
+        executor.submit(Task(0, GOOD[0], 0))
+        assert not executor.wait(0.1)
+    for process in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_one_worker_for_each_gpu(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert [place.name for place in find_places()] == ["GPU 2", "GPU 5"]
+    environments = [place.environment for place in find_places(3)]
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in environments] == ["2", "5", "2"]
+    assert environments[0]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450"
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "cores"),
+    [(None, [{0}, {1}, {4}, {5}]), (2, [{0, 1}, {4, 5}]), (1, [{0, 1, 4, 5}]), (3, None)],
+)
+def test_one_worker_for_each_core(monkeypatch, num_workers, cores):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(placement, "_cores", lambda: [0, 1, 4, 5])
+    places = find_places(num_workers)
+    if cores is None:  # every core has one worker
+        assert sorted(core for place in places for core in place.cores) == [0, 1, 4, 5]
+    else:
+        assert [place.cores for place in places] == cores
+
+
+def test_no_worker_is_refused():
+    with pytest.raises(UserError, match="--workers=0"):
+        find_places(0)
