@@ -11,7 +11,7 @@ import dataclasses
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ from evonorm_jax.search.filters import (
 )
 from evonorm_jax.search.graph import X
 from evonorm_jax.search.ledger import Ledger
+from evonorm_jax.search.protocol import Protocol as SearchProtocol
 from evonorm_jax.search.records import Contents, search_events, to_result
 from evonorm_jax.search.space import SearchSpace
 
@@ -56,6 +57,19 @@ class Settings:
     space: SearchSpace
     filters: FilterConfig | None
     anchors: tuple[str, ...]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Settings:
+        """Those of a config file, as nested dictionaries.
+
+        Raises:
+          UserError: a value is out of range.
+        """
+        protocol = SearchProtocol.from_json(config["protocol"])
+        anchors = tuple(anchor.name for anchor in protocol.anchors)
+        fields = {"seed": config["seed"], "num_scores": len(anchors), **config["search"]}
+        space = SearchSpace(**config["space"])
+        return cls(SearchConfig(**fields), space, protocol.filters, anchors)
 
 
 class Display(Protocol):

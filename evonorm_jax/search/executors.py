@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import os
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +33,7 @@ MAX_ATTEMPTS = 3
 MAX_FAILURES = 5
 
 #: The reason why a task was given up, beside those of the filters and the engine.
-EVALUATION_FAILED = "evaluation_failed"
+FAILED = "evaluation_failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,27 +76,73 @@ class EngineFactory:
         return Engine(protocol, ConfigDict(self.dataset)).evaluate
 
 
+class Worker:
+    """What an executor knows of one of its workers.
+
+    Attributes:
+      task: what it has; None if it is idle.
+      ready: whether its evaluator is built.
+      ending: whether it may get no other task, after an exception in the last one.
+    """
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
+        self.ready = False
+        self.ending = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can have a task."""
+        return self.task is None and not self.ending
+
+
+#: What a worker says: "ready" when it is built, or "unusable" (the user's mistake) or "broken" (any
+#: other exception) if it cannot be; then of each task "done" or "failed". With the content for it.
+Message = tuple[str, Any]
+
+
+def build(make_evaluate: Callable[[], Evaluate]) -> tuple[Evaluate | None, Message]:
+    """In a worker: its evaluator, if it can be built, and what to say."""
+    try:
+        return make_evaluate(), ("ready", os.getpid())
+    except UserError as error:
+        return None, ("unusable", str(error))
+    except Exception:
+        return None, ("broken", traceback.format_exc())
+
+
+def attempt(evaluate: Evaluate, task: Task) -> Message:
+    """In a worker: evaluates, and what to say."""
+    try:
+        return "done", evaluate(task.graph, task.seed)
+    except Exception:
+        return "failed", traceback.format_exc(limit=-8)
+
+
 class Executor(abc.ABC):
     """Workers that evaluate one task each at a time.
 
     Attributes:
       num_workers: how many there are.
-      deaths: how many have died so far, whatever of.
+      workers: them, once there was a task.
+      deaths: how many have ended so far and were replaced, whatever of.
     """
 
-    num_workers: int
-
-    def __init__(self) -> None:
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self.workers: list[Any] = []
         self.deaths = 0
         self._queue: deque[Task] = deque()
         self._attempts: Counter[Any] = Counter()
-        self._failures = 0  # in succession
+        self._failures = 0  # of tasks, in succession
+        self._deaths_at_start = 0  # of workers that were never ready, in succession
         self._ended: list[Outcome] = []
 
     @property
     def num_unfinished(self) -> int:
-        """Tasks that were submitted and have no outcome yet."""
-        return len(self._queue) + self._num_running() + len(self._ended)
+        """Tasks that were submitted and not yet handed out as outcomes."""
+        running = sum(worker.task is not None for worker in self.workers)
+        return len(self._queue) + running + len(self._ended)
 
     @property
     def has_room(self) -> bool:
@@ -105,8 +153,10 @@ class Executor(abc.ABC):
         return self.num_unfinished < self.num_workers
 
     def submit(self, task: Task) -> None:
-        """Takes a task, for the next worker that is free."""
+        """Takes a task, for the next worker that is free; the first one starts the workers."""
         self._queue.append(task)
+        if not self.workers:
+            self.workers = [self._create(i) for i in range(self.num_workers)]
         self._start_tasks()
 
     def wait(self, timeout: float) -> list[Outcome]:
@@ -118,7 +168,7 @@ class Executor(abc.ABC):
         Raises:
           UserError: the workers cannot do their work, whatever the task.
         """
-        if not self._ended:
+        if not self._ended and self.workers:
             self._collect(timeout)
         self._start_tasks()
         ended, self._ended = self._ended, []
@@ -129,16 +179,16 @@ class Executor(abc.ABC):
         """Ends the workers, and with them what they are doing."""
 
     @abc.abstractmethod
-    def _num_running(self) -> int:
-        """Tasks that workers have."""
+    def _create(self, index: int) -> Any:
+        """A new worker, for that place."""
 
     @abc.abstractmethod
-    def _start_tasks(self) -> None:
-        """Gives waiting tasks to free workers."""
+    def _start(self, worker: Any, task: Task) -> None:
+        """Gives a free worker a task."""
 
     @abc.abstractmethod
     def _collect(self, timeout: float) -> None:
-        """Waits for workers to end tasks or die, and calls the methods below."""
+        """Waits for something to happen, and calls `_take` for messages, `_replace` for deaths."""
 
     def __enter__(self) -> Executor:
         return self
@@ -146,12 +196,48 @@ class Executor(abc.ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _end(self, task: Task, evaluation: Evaluation) -> None:
-        del self._attempts[task.id]
-        self._failures = 0
-        self._ended.append(Outcome(task, evaluation))
+    def _start_tasks(self) -> None:
+        for worker in self.workers:
+            if self._queue and worker.is_free:
+                worker.task = self._queue.popleft()
+                self._start(worker, worker.task)
 
-    def _failed(self, task: Task, how: str) -> None:
+    def _take(self, worker: Worker, message: Message) -> None:
+        kind, content = message
+        if kind == "ready":
+            worker.ready = True
+            self._deaths_at_start = 0
+        elif kind == "unusable":
+            raise UserError(content)
+        elif kind == "broken":
+            raise RuntimeError(f"A worker cannot build its evaluator:\n{content}")
+        elif worker.task is not None:
+            task, worker.task = worker.task, None
+            if kind == "done":
+                self._failures = 0
+                self._end(task, content)
+            else:
+                worker.ending = True
+                self._fail(task, content)
+
+    def _replace(self, worker: Worker, how: str) -> None:
+        """Puts a new worker in the place of one that has ended."""
+        self.deaths += 1
+        if not worker.ready:
+            self._deaths_at_start += 1
+            if self._deaths_at_start >= MAX_ATTEMPTS * self.num_workers:
+                raise UserError(
+                    f"The workers die before they are ready, {self._deaths_at_start} in "
+                    f"succession; the last: {how}"
+                )
+            if worker.task is not None:  # which it has not seen yet
+                self._queue.appendleft(worker.task)
+        elif worker.task is not None:
+            self._fail(worker.task, how)
+        index = self.workers.index(worker)
+        self.workers[index] = self._create(index)
+
+    def _fail(self, task: Task, how: str) -> None:
         """Of a task on which a worker failed: another gets it, before all others, or it is over."""
         self._attempts[task.id] += 1
         if self._attempts[task.id] < MAX_ATTEMPTS:
@@ -163,16 +249,8 @@ class Executor(abc.ABC):
                 f"{MAX_FAILURES} evaluations in succession failed, each in {MAX_ATTEMPTS} "
                 f"processes; the last: {how}"
             )
+        self._end(task, Evaluation(stage="evaluation", reason=FAILED, details={"message": how}))
+
+    def _end(self, task: Task, evaluation: Evaluation) -> None:
         del self._attempts[task.id]
-        self._ended.append(Outcome(task, _failure(how)))
-
-
-def _failure(message: str) -> Evaluation:
-    return Evaluation(
-        stage="evaluation",
-        reason=EVALUATION_FAILED,
-        scores={},
-        seconds=0.0,
-        steps=0,
-        details={"message": message},
-    )
+        self._ended.append(Outcome(task, evaluation))

@@ -27,8 +27,7 @@ from evonorm_jax.search.records import (
     LEDGER_FILE,
     SCHEMA,
     Contents,
-    open_to_read,
-    read_about,
+    read_config,
     read_contents,
     to_columns,
 )
@@ -78,9 +77,7 @@ class Ledger:
         try:
             is_new = not self.path.exists() or self.path.stat().st_size == 0
             if not is_new:
-                with open_to_read(self.path) as connection:
-                    saved = read_about(connection, self.path)["config"]
-                _check_config(self.path, saved, self.config, OPEN_FIELDS)
+                _check_config(self.path, read_config(self.path), self.config, OPEN_FIELDS)
             self._open(is_new, dict(description or {}))
         except BaseException:
             self.close()

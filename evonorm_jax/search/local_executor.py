@@ -14,14 +14,19 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from evonorm_jax.errors import UserError
-from evonorm_jax.search.executors import MAX_ATTEMPTS, Evaluate, Executor, Task
+from evonorm_jax.search.executors import (
+    Evaluate,
+    Executor,
+    Message,
+    Task,
+    Worker,
+    attempt,
+    build,
+)
 from evonorm_jax.search.placement import Place
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -43,97 +48,52 @@ class LocalExecutor(Executor):
         places: Sequence[Place],
         log_folder: Path | None = None,
     ) -> None:
-        super().__init__()
-        self.num_workers = len(places)
-        self._deaths_at_start = 0  # in succession, of workers that were never ready
-        logs = [log_folder and log_folder / f"worker_{i}.log" for i in range(len(places))]
-        if log_folder is not None:
-            log_folder.mkdir(parents=True, exist_ok=True)
-        self._make = [
-            lambda place=place, log=log: _Worker(make_evaluate, place, log)
-            for place, log in zip(places, logs, strict=True)
-        ]
-        self._workers = [make() for make in self._make]
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Of the workers, in the order of their places."""
-        return [worker.process.pid or 0 for worker in self._workers]
+        super().__init__(len(places))
+        self._make_evaluate = make_evaluate
+        self._places = list(places)
+        self._log_folder = log_folder
 
     def close(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.process.kill()  # there is nothing to save: an evaluation is a pure function
-        for worker in self._workers:
+        for worker in self.workers:
             worker.process.join()
             worker.connection.close()
-        self._workers = []
+        self.workers = []
 
-    def _num_running(self) -> int:
-        return sum(worker.task is not None for worker in self._workers)
+    def _create(self, index: int) -> _ProcessWorker:
+        log = None
+        if self._log_folder is not None:
+            self._log_folder.mkdir(parents=True, exist_ok=True)
+            log = self._log_folder / f"worker_{index}.log"
+        return _ProcessWorker(self._make_evaluate, self._places[index], log)
 
-    def _start_tasks(self) -> None:
-        for worker in self._workers:
-            if self._queue and worker.task is None and not worker.ending:
-                worker.start(self._queue.popleft())
+    def _start(self, worker: _ProcessWorker, task: Task) -> None:
+        with contextlib.suppress(OSError):  # it has just died, which `_collect` is about to see
+            worker.connection.send(task)
 
     def _collect(self, timeout: float) -> None:
-        waiting = {worker.connection: worker for worker in self._workers}
-        waiting |= {worker.process.sentinel: worker for worker in self._workers}
+        waiting = {worker.connection: worker for worker in self.workers}
+        waiting |= {worker.process.sentinel: worker for worker in self.workers}
         ready = multiprocessing.connection.wait(list(waiting), timeout)
         for worker in dict.fromkeys(waiting[item] for item in ready):  # each of them once
-            # Before its messages are read, so that none can come after them.
+            # Asked before its messages are read, so that none can come after them.
             dead = not worker.process.is_alive()
             while (message := worker.receive()) is not None:
-                self._take(worker, *message)
+                self._take(worker, message)
             if dead:
-                self._replace(worker)
-
-    def _take(self, worker: _Worker, kind: str, content: Any) -> None:
-        if kind == "ready":
-            worker.ready = True
-            self._deaths_at_start = 0
-        elif kind == "unusable":
-            raise UserError(content)
-        elif kind == "broken":
-            raise RuntimeError(f"A worker cannot build its evaluator:\n{content}")
-        elif worker.task is not None:
-            task, worker.task = worker.task, None
-            if kind == "done":
-                self._end(task, content)
-            else:
-                worker.ending = True
-                self._failed(task, content)
-
-    def _replace(self, worker: _Worker) -> None:
-        self.deaths += 1
-        how = worker.describe_death()
-        if worker.ready:
-            if worker.task is not None:
-                self._failed(worker.task, how)
-        else:
-            self._deaths_at_start += 1
-            if self._deaths_at_start >= MAX_ATTEMPTS * self.num_workers:
-                raise UserError(
-                    f"The workers die before they are ready, {self._deaths_at_start} in "
-                    f"succession; the last: {how}"
-                )
-            if worker.task is not None:  # it had not seen it yet
-                self._queue.appendleft(worker.task)
-        worker.connection.close()
-        index = self._workers.index(worker)
-        self._workers[index] = self._make[index]()
+                self._replace(worker, worker.describe_death())
+                worker.connection.close()
 
 
-class _Worker:
-    """A process and what it is doing, as the driver sees it."""
+class _ProcessWorker(Worker):
+    """A process, as the driver sees it."""
 
     def __init__(
         self, make_evaluate: Callable[[], Evaluate], place: Place, log: Path | None
     ) -> None:
-        self.place = place
-        self.task: Task | None = None
-        self.ready = False
-        self.ending = False  # by itself, after an exception
+        super().__init__()
+        self._place = place
         self._log = log
         self._log_start = log.stat().st_size if log and log.exists() else 0
         self.connection, theirs = _SPAWN.Pipe()
@@ -142,12 +102,7 @@ class _Worker:
         self.process.start()
         theirs.close()  # so that its end of the pipe ends with it
 
-    def start(self, task: Task) -> None:
-        self.task = task
-        with contextlib.suppress(OSError):  # it has just died, which `_collect` is about to see
-            self.connection.send(task)
-
-    def receive(self) -> tuple[str, Any] | None:
+    def receive(self) -> Message | None:
         """The next message; None if there is none, or the last was cut short by a death."""
         try:
             return self.connection.recv() if self.connection.poll() else None
@@ -158,7 +113,7 @@ class _Worker:
         self.process.join()
         code = self.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        text = f"process {self.process.pid} on {self.place.name} ended with {how}"
+        text = f"process {self.process.pid} on {self._place.name} ended with {how}"
         if self._log is not None and self._log.exists():
             with self._log.open("rb") as log:
                 log.seek(max(self._log_start, self._log.stat().st_size - _LOG_TAIL))
@@ -177,25 +132,15 @@ def _work(
     if log is not None:
         _print_to(log)
     place.enter()
-    try:
-        evaluate = make_evaluate()
-    except UserError as error:
-        connection.send(("unusable", str(error)))
-        return
-    except Exception:
-        connection.send(("broken", traceback.format_exc()))
-        return
-    connection.send(("ready", None))
-    while True:
+    evaluate, message = build(make_evaluate)
+    connection.send(message)
+    # Its end after an exception is the driver's sign to start a fresh process.
+    while evaluate is not None and message[0] != "failed":
         try:
             task = connection.recv()
         except (EOFError, OSError):
             return
-        try:
-            message = ("done", evaluate(task.graph, task.seed))
-        except Exception:
-            connection.send(("failed", traceback.format_exc(limit=-8)))
-            return
+        message = attempt(evaluate, task)
         connection.send(message)
 
 

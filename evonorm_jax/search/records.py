@@ -173,6 +173,16 @@ def read_ledger(path: str | os.PathLike[str]) -> Contents:
         return read_contents(connection, ledger_path(path))
 
 
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The config of a ledger's search, as nested dictionaries.
+
+    Raises:
+      UserError: there is no ledger, or it is something else.
+    """
+    with open_to_read(path) as connection:
+        return read_about(connection, ledger_path(path))["config"]
+
+
 def ledger_path(path: str | os.PathLike[str]) -> Path:
     """The file of a ledger that is named by its folder or itself."""
     path = Path(path)

@@ -72,7 +72,7 @@ class Factory:
 
     def __call__(self):
         def logged(graph, seed):
-            self._append(f"start {seed}\n")
+            self._append(f"start {seed} {os.getpid()}\n")
             if str(graph) in self.deadly:
                 os.kill(os.getpid(), signal.SIGKILL)
             if str(graph) in self.broken:

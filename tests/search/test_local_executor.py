@@ -9,7 +9,7 @@ import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.search import placement
-from evonorm_jax.search.executors import EVALUATION_FAILED, MAX_ATTEMPTS, MAX_FAILURES, Task
+from evonorm_jax.search.executors import FAILED, MAX_ATTEMPTS, MAX_FAILURES, Task
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.local_executor import LocalExecutor
 from evonorm_jax.search.placement import Place, find_places
@@ -34,10 +34,6 @@ def run_to_end(executor, tasks, deadline=120.0):
     return outcomes
 
 
-def starts(log):
-    return [line for line in log.read_text().splitlines() if line.startswith("start")]
-
-
 def test_tasks_end_with_the_values_of_the_function_although_workers_die(tmp_path):
     """A candidate that kills its worker, one that raises, and a kill from outside."""
     broken = Graph.from_text("n4 = square(x)")
@@ -45,8 +41,9 @@ def test_tasks_end_with_the_values_of_the_function_although_workers_die(tmp_path
     factory = Factory(log, seconds=0.3, deadly=(str(DEADLY),), broken=(str(broken),))
     tasks = [Task(i, graph, seed=i) for i, graph in enumerate([*GOOD, DEADLY, broken])]
     with LocalExecutor(factory, PLACES, tmp_path / "logs") as executor:
-        first = executor.process_ids[0]
+        assert executor.workers == []  # nothing to do yet, so no process either
         executor.submit(tasks[0])
+        first = executor.workers[0].process.pid
         while not log.exists():
             executor.wait(0.05)
         os.kill(first, signal.SIGKILL)  # in the middle of task 0
@@ -55,10 +52,10 @@ def test_tasks_end_with_the_values_of_the_function_although_workers_die(tmp_path
     for task in tasks[:5]:
         assert outcomes[task.id] == evaluate(task.graph, task.seed)
     died, raised = outcomes[5], outcomes[6]
-    assert died.reason == raised.reason == EVALUATION_FAILED
+    assert died.reason == raised.reason == FAILED
     assert "ended with SIGKILL" in died.details["message"]
     assert "ZeroDivisionError: the evaluator broke" in raised.details["message"]
-    counts = [starts(log).count(f"start {task.id}") for task in tasks]
+    counts = [log.read_text().count(f"start {task.id} ") for task in tasks]
     assert counts == [2, 1, 1, 1, 1, MAX_ATTEMPTS, MAX_ATTEMPTS]
     assert executor.deaths == 1 + 2 * MAX_ATTEMPTS
 
@@ -87,9 +84,9 @@ class Unusable:
     ],
 )
 def test_workers_that_cannot_start_are_one_message(tmp_path, how, error, message):
-    with LocalExecutor(Unusable(how), PLACES[:1], tmp_path) as executor:
-        with pytest.raises(error, match=message):
-            run_to_end(executor, [Task(0, GOOD[0], 0)])
+    executor = LocalExecutor(Unusable(how), PLACES[:1], tmp_path)
+    with executor, pytest.raises(error, match=message):
+        run_to_end(executor, [Task(0, GOOD[0], 0)])
 
 
 def test_a_fault_that_is_not_the_candidates_ends_the_search(monkeypatch, tmp_path):
@@ -97,16 +94,20 @@ def test_a_fault_that_is_not_the_candidates_ends_the_search(monkeypatch, tmp_pat
     factory = Factory(tmp_path / "log", broken=tuple(map(str, GOOD)))
     tasks = [Task(i, graph, 0) for i, graph in enumerate(GOOD)]
     assert len(tasks) == MAX_FAILURES
-    with LocalExecutor(factory, PLACES, tmp_path / "logs") as executor:
-        with pytest.raises(UserError, match="5 evaluations in succession failed(.|\n)*broke"):
-            run_to_end(executor, tasks)
+    executor = LocalExecutor(factory, PLACES, tmp_path / "logs")
+    with (
+        executor,
+        pytest.raises(UserError, match=r"5 evaluations in succession failed(.|\n)*broke"),
+    ):
+        run_to_end(executor, tasks)
 
 
 def test_closing_leaves_no_process_behind(tmp_path):
     with LocalExecutor(Factory(tmp_path / "log", seconds=60), PLACES) as executor:
-        processes = executor.process_ids
         executor.submit(Task(0, GOOD[0], 0))
+        processes = [worker.process.pid for worker in executor.workers]
         assert not executor.wait(0.1)
+    assert len(processes) == len(PLACES)
     for process in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)

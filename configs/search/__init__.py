@@ -1,0 +1,1 @@
+"""Layer searches, for `python -m experiments.search --config configs/search/<name>.py`."""

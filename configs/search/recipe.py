@@ -1,0 +1,128 @@
+"""What the searches on CIFAR-10 share: every field, and the forms in which they run.
+
+    (none)  the paper's budget, for a cluster: 5,000 workers of two cores took two days
+    small   smaller networks and shorter training, for one GPU
+    tiny    for two CPU cores
+    smoke   seconds: the built-in digits and next to no training, to see everything work
+
+The paper gives the batch size, the crops, the optimizer, the number of steps, the schedules, both
+rejections and the number of layers ranked again. All else is our choice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from evonorm_jax.data import dataset_config
+from evonorm_jax.errors import UserError
+from evonorm_jax.search.anchors import ANCHOR_SIZES
+from evonorm_jax.search.protocol import Protocol, Stability
+
+FORMS = ("small", "tiny", "smoke")
+
+# Ours, all of them. Evolution needs several times its population to get anywhere, so the number of
+# scored layers is 8 and, where time is short, 4 times that.
+_SEARCH = {
+    "": {"population_size": 2_500, "max_scored": 20_000},
+    "small": {"population_size": 64, "max_scored": 512},
+    "tiny": {"population_size": 16, "max_scored": 64},
+    "smoke": {"population_size": 2, "max_scored": 4},
+}
+# Ours, all of them. Shorter training in the same schedule; the paper's length is that of its form.
+_STEPS_DIVISOR = {"": 1, "small": 4, "tiny": 10}
+
+
+def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: str) -> ConfigDict:
+    """A search on CIFAR-10.
+
+    Args:
+      arg: one of `FORMS`, or empty.
+      batch_moments: True for the B series, False for the S series.
+      num_steps: training steps of a candidate on each network.
+      schedule: of its learning rate, "constant" or "cosine".
+
+    Raises:
+      UserError: for another `arg`.
+    """
+    if arg not in _SEARCH:
+        raise UserError(
+            f"Unknown config argument '{arg}' after the colon: this config knows "
+            f"{', '.join(FORMS)}."
+        )
+    config = ConfigDict()
+    config.seed = 0
+    config.search = ConfigDict(
+        {
+            "strategy": "evolution",  # or "random": random search, with the same rejections
+            "tournament_fraction": 0.05,  # of the population competes
+            "criterion": "pareto",  # or "average"; the paper compares both and takes "pareto"
+            "skip_neutral": True,  # a mutation that changes no effective node costs no candidate
+            "max_candidates": None,  # the search ends at this or at max_scored, whichever is first
+            **_SEARCH[arg],
+        }
+    )
+    config.space = ConfigDict(
+        {"num_nodes": 10, "batch_moments": batch_moments, "whole_graph": False}
+    )
+    config.protocol = ConfigDict(_protocol(arg, num_steps, schedule).to_json())
+    config.dataset = _dataset(arg)
+    config.rerank = ConfigDict(
+        {
+            "num_candidates": 10,  # the paper's, and so are the three winners
+            "num_winners": 3,
+            "num_seeds": 1,
+            "protocol": _rerank_protocol(arg, num_steps).to_json(),
+        }
+    )
+    return config
+
+
+def _protocol(arg: str, num_steps: int, schedule: str) -> Protocol:
+    if arg == "smoke":
+        return _smoke_protocol(num_steps=2, schedule=schedule)
+    return Protocol(
+        anchors=ANCHOR_SIZES[arg or "full"],
+        num_steps=num_steps // _STEPS_DIVISOR[arg],
+        schedule=schedule,
+    )
+
+
+def _rerank_protocol(arg: str, num_steps: int) -> Protocol:
+    """Ours: four times the steps, all with a cosine, in networks of the next size.
+
+    The paper ranks them again on ImageNet.
+    """
+    if arg == "smoke":
+        return _smoke_protocol(num_steps=4, schedule="cosine")
+    larger = {"": "full", "small": "full", "tiny": "small"}[arg]
+    return Protocol(
+        anchors=ANCHOR_SIZES[larger],
+        num_steps=4 * num_steps // _STEPS_DIVISOR[arg],
+        schedule="cosine",
+        stability=Stability(num_steps=0),  # they have passed it
+    )
+
+
+def _smoke_protocol(**fields: Any) -> Protocol:
+    return Protocol(
+        anchors=ANCHOR_SIZES["tiny"][-1:],
+        crop_size=0,
+        batch_size=8,
+        eval_batch_size=180,
+        quality_steps=1,
+        quality_accuracy=0.0,
+        quality_examples=180,
+        stability=Stability(num_steps=1),
+        abort_rules=(),
+        **fields,
+    )
+
+
+def _dataset(arg: str) -> ConfigDict:
+    if arg == "smoke":
+        return dataset_config("digits", "embedded")
+    # A tenth of the training images is held out to choose layers by; the size is our choice. The
+    # test images are for what is trained in the end.
+    return dataset_config("cifar10", "tfds", train_split="train[:90%]", eval_split="train[90%:]")

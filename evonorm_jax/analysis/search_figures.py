@@ -1,0 +1,169 @@
+"""Figures of searches: scatter of the networks, progress, fates, Pareto front, winners."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evonorm_jax.analysis.searches import (
+    SearchRun,
+    network_label,
+    reason_label,
+    total_fates,
+)
+from evonorm_jax.errors import UserError
+from evonorm_jax.search.filters import Reason
+
+# Of Okabe and Ito's, told apart with any common colour vision.
+_COLOURS = {
+    "evolution": "#0072B2",
+    "random search": "#D55E00",
+    "random graphs": "#E69F00",
+    "mutations": "#0072B2",
+}
+_FRONT = "#D55E00"
+_CHANCE = 10.0  # percent: ten classes
+
+
+def plot_scatter(runs: Sequence[SearchRun], output: Path) -> Path:
+    """Accuracy on one network against that on another, for each pair (paper v1, Figure 4)."""
+    figure, axes = _pair_axes(runs)
+    for axis, (x, y) in axes:
+        for origin, chosen in _by_origin(runs).items():
+            if len(chosen):
+                style = {"s": 9, "alpha": 0.6, "linewidths": 0, "color": _COLOURS[origin]}
+                axis.scatter(chosen[:, x], chosen[:, y], label=origin, **style)
+        for line in (axis.axhline, axis.axvline):
+            line(_CHANCE, color="#999999", linewidth=0.8, linestyle=":")
+    _legend(figure, axes[0][0])
+    return _save(figure, output)
+
+
+def plot_front(runs: Sequence[SearchRun], output: Path) -> Path:
+    """The scored layers that no other one beats on all networks, among all of them."""
+    figure, axes = _pair_axes(runs)
+    scores = np.concatenate([run.scores() for run in runs])
+    fronts = [(run, entry) for run in runs for entry in run.front()]
+    for axis, (x, y) in axes:
+        axis.scatter(scores[:, x], scores[:, y], s=7, linewidths=0, color="#bbbbbb", label="scored")
+        for number, (run, entry) in enumerate(fronts):
+            assert entry.evaluation is not None
+            point = [entry.evaluation.scores[run.networks[i]] for i in (x, y)]
+            label = "Pareto front" if number == 0 else None
+            axis.scatter(*point, s=22, color=_FRONT, label=label, zorder=3)
+            axis.annotate(str(entry.id), point, (3, 3), textcoords="offset points", fontsize=7)
+    _legend(figure, axes[0][0])
+    return _save(figure, output)
+
+
+def plot_progress(runs: Sequence[SearchRun], output: Path) -> Path:
+    """The best mean accuracy against candidates trained; searches of one strategy together.
+
+    Several searches are shown by their mean, as far as the shortest goes, in the band from the
+    worst to the best.
+    """
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for strategy in sorted({run.strategy for run in runs}):
+        curves = [run.best_so_far() for run in runs if run.strategy == strategy]
+        length = min(map(len, curves))
+        stacked = np.stack([curve[:length] for curve in curves])
+        steps = np.arange(1, length + 1)
+        label = strategy
+        if len(curves) > 1:
+            label += f", mean and range of {len(curves)}"
+            low, high = stacked.min(axis=0), stacked.max(axis=0)
+            axis.fill_between(steps, low, high, color=_COLOURS[strategy], alpha=0.15, linewidth=0)
+        axis.plot(steps, stacked.mean(axis=0), color=_COLOURS[strategy], label=label)
+    axis.set_xlabel("candidates trained")
+    axis.set_ylabel("best accuracy, mean over networks (%)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _clean(axis)
+    axis.legend(frameon=False, loc="lower right")
+    return _save(figure, output)
+
+
+def plot_fates(runs: Sequence[SearchRun], output: Path) -> Path:
+    """What became of random graphs and of mutations: shares, by reason of rejection."""
+    totals = total_fates(runs)
+    reasons = _ordered_reasons(set().union(*totals.values()))
+    figure = Figure(figsize=(6.4, 1.2 + 0.32 * len(reasons)), layout="constrained")
+    axis = figure.subplots()
+    height = 0.8 / len(totals)
+    for index, (origin, counts) in enumerate(totals.items()):
+        shares = [100 * counts[reason] / counts.total() for reason in reasons]
+        places = np.arange(len(reasons)) + (index - (len(totals) - 1) / 2) * height
+        label = f"{origin} ({counts.total():,})"
+        bars = axis.barh(places, shares, height, color=_COLOURS[origin], label=label)
+        labels = [f"{counts[reason]:,}" for reason in reasons]
+        axis.bar_label(bars, labels, padding=3, fontsize=7)
+    axis.set_yticks(range(len(reasons)), [reason_label(reason) for reason in reasons])
+    axis.invert_yaxis()
+    axis.set_xlabel("share of candidates (%)")
+    axis.margins(x=0.1)
+    _clean(axis)
+    axis.legend(frameon=False, loc="lower right")
+    return _save(figure, output)
+
+
+def _ordered_reasons(reasons: set[str]) -> list[str]:
+    """In the order in which they are asked, and the scored at the end."""
+    filters = [reason.value for reason in Reason]
+    training = ["nonfinite_loss", "hopeless", "low_accuracy", "unstable", "evaluation_failed"]
+    order = [*filters, *training]
+    known = [reason for reason in order if reason in reasons]
+    return [*known, *sorted(reasons - {*order, "scored"}), *({"scored"} & reasons)]
+
+
+def _by_origin(runs: Sequence[SearchRun]) -> dict[str, np.ndarray]:
+    """Scores of random graphs and of mutations, `[candidates, networks]` each."""
+    scores = np.concatenate([run.scores() for run in runs])
+    random = np.array([e.candidate.parent is None for run in runs for e in run.scored], dtype=bool)
+    return {"random graphs": scores[random], "mutations": scores[~random]}
+
+
+def _pair_axes(runs: Sequence[SearchRun]) -> tuple[Figure, list[tuple[Axes, tuple[int, int]]]]:
+    """One panel for each pair of networks; of one network alone, against itself."""
+    names = runs[0].networks
+    if not any(run.scored for run in runs):
+        raise UserError(f"'{runs[0].path}' has scored no candidate yet.")
+    pairs = list(itertools.combinations(range(len(names)), 2)) or [(0, 0)]
+    figure = Figure(figsize=(4.2 * len(pairs), 4.1), layout="constrained")
+    axes = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axis, (x, y) in zip(axes, pairs, strict=True):
+        axis.set_xlabel(f"{network_label(names[x])} accuracy (%)")
+        axis.set_ylabel(f"{network_label(names[y])} accuracy (%)")
+        _clean(axis)
+    return figure, list(zip(axes, pairs, strict=True))
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def _clean(axis: Axes) -> None:
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_axisbelow(True)
+
+
+def _save(figure: Figure, output: Path) -> Path:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+    return output
+
+
+#: All figures of searches by file name, without its ending.
+FIGURES: dict[str, Callable[[Sequence[SearchRun], Path], Path]] = {
+    "scatter": plot_scatter,
+    "progress": plot_progress,
+    "fates": plot_fates,
+    "front": plot_front,
+}

@@ -1,0 +1,156 @@
+"""All of a search in one folder: the figures, the winners drawn, and a summary in Markdown."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from evonorm_jax.analysis.search_figures import FIGURES
+from evonorm_jax.analysis.searches import (
+    UNTRAINED,
+    SearchRun,
+    load_searches,
+    network_label,
+    reason_label,
+    total_fates,
+)
+from evonorm_jax.search.drawing import draw_graph
+from evonorm_jax.search.formula import formula
+from evonorm_jax.search.records import Entry
+from evonorm_jax.search.rerank import standings
+
+NUM_WINNERS = 3
+
+
+class Winner(NamedTuple):
+    """One of the best layers.
+
+    Attributes:
+      entry: in the ledger.
+      scores: accuracy by network in percent.
+      reranked: whether at the larger budget.
+    """
+
+    entry: Entry
+    scores: Mapping[str, float]
+    reranked: bool
+
+
+def write_search_report(
+    paths: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str]
+) -> list[Path]:
+    """Draws searches, finished or still going.
+
+    Args:
+      paths: folders of searches, or their ledgers; those of one strategy count as repetitions.
+      folder: for the files: scatter.png, progress.png, fates.png, front.png, winner_<place>.png and
+        summary.md.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: a path is no search, or the searches do not fit together.
+    """
+    runs, folder = load_searches(paths), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    if any(run.scored for run in runs):
+        files += [draw(runs, folder / f"{name}.png") for name, draw in FIGURES.items()]
+    else:
+        files.append(FIGURES["fates"](runs, folder / "fates.png"))
+    for place, winner in enumerate(_winners(runs), start=1):
+        path = folder / f"winner_{place}.png"
+        draw_graph(winner.entry.candidate.graph, path)
+        files.append(path)
+    summary = folder / "summary.md"
+    summary.write_text(summarize(runs), encoding="utf-8")
+    return [*files, summary]
+
+
+def summarize(runs: Sequence[SearchRun]) -> str:
+    """The searches in Markdown: how many candidates ended where, and the best layers."""
+    parts = ["# Layer search", _counts_table(runs), _fates_table(runs)]
+    if winners := _winners(runs):
+        networks = list(winners[0].scores)
+        budget = "the larger budget" if winners[0].reranked else "the budget of the search"
+        parts += [f"The best layers at {budget}:", _winners_table(winners, networks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _counts_table(runs: Sequence[SearchRun]) -> str:
+    rows = []
+    for run in runs:
+        decided = run.decided
+        trained = [e for e in decided if e.evaluation and e.evaluation.stage not in UNTRAINED]
+        hours = sum(e.evaluation.seconds for e in decided if e.evaluation) / 3600
+        best = max((entry.mean for entry in run.scored), default=None)
+        rows.append(
+            (
+                run.path.parent.name or str(run.path),
+                run.strategy,
+                f"{run.contents.config['seed']}",
+                f"{len(decided):,}",
+                f"{len(trained):,}",
+                f"{len(run.scored):,}",
+                f"{sum(e.evaluation.steps for e in decided if e.evaluation):,}",
+                f"{hours:.2f}",
+                "-" if best is None else f"{best:.2f}",
+            )
+        )
+    header = ("search", "strategy", "seed", "candidates", "trained", "scored", "training steps")
+    return _table((*header, "worker hours", "best mean (%)"), rows)
+
+
+def _fates_table(runs: Sequence[SearchRun]) -> str:
+    totals = total_fates(runs)
+    reasons = sorted(
+        set().union(*totals.values()),
+        key=lambda reason: -sum(counts[reason] for counts in totals.values()),
+    )
+    rows = [
+        (reason_label(reason), *(f"{counts[reason]:,}" for counts in totals.values()))
+        for reason in reasons
+    ]
+    return _table(("outcome", *totals), rows)
+
+
+def _winners_table(winners: Sequence[Winner], networks: Sequence[str]) -> str:
+    rows = [
+        (
+            f"{place}",
+            f"{winner.entry.id}",
+            *(f"{winner.scores[name]:.2f}" for name in networks),
+            f"`{formula(winner.entry.candidate.graph, 'unicode')}`",
+        )
+        for place, winner in enumerate(winners, start=1)
+    ]
+    labels = (f"{network_label(name)} (%)" for name in networks)
+    return _table(("place", "candidate", *labels, "layer"), rows)
+
+
+def _winners(runs: Sequence[SearchRun]) -> list[Winner]:
+    """The best at the larger budget where every search was ranked again, else in the searches."""
+    if all(run.contents.reranked for run in runs):
+        found = [
+            Winner(standing.entry, standing.scores, reranked=True)
+            for run in runs
+            for standing in standings(run.contents, len(run.contents.entries))
+            if standing.scores
+        ]
+    else:
+        found = [
+            Winner(entry, entry.evaluation.scores, reranked=False)
+            for run in runs
+            for entry in run.contents.best(NUM_WINNERS)
+            if entry.evaluation is not None
+        ]
+    return sorted(found, key=lambda winner: -statistics.fmean(winner.scores.values()))[:NUM_WINNERS]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,102 @@
+"""Evaluates the best layers of a search again, at a larger budget, and picks the winners.
+
+    python -m experiments.rerank --workdir runs/b [--config.rerank.num_seeds=3]
+
+The config is that of the search; its field `rerank` says what the larger budget is. Evaluations go
+into the ledger of the search, and the same command resumes. The winners are graph files in
+<workdir>/winners, for `norm_act("graph:FILE")` and `experiments.train`. Exit code: 0 done, 2 wrong
+input, 128 + signal stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from experiments.allocator import tune_allocator
+
+if __name__ == "__main__":
+    tune_allocator()  # before JAX is imported, because it starts this process anew
+
+import ml_collections
+
+from evonorm_jax.search.driver import StopRequest
+from evonorm_jax.search.formula import formula
+from evonorm_jax.search.ledger import Ledger
+from evonorm_jax.search.records import read_config
+from evonorm_jax.search.rerank import WINNERS, RerankConfig, Standing, rerank, standings
+from experiments import launch
+from experiments.search import (
+    add_worker_arguments,
+    create_executor,
+    describe_start,
+    report_stop,
+    save_graph,
+)
+
+
+def main() -> None:
+    """Parses the command line and evaluates what is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.rerank",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", required=True, help="--workdir of experiments.search")
+    add_worker_arguments(parser)
+    arguments, overrides = parser.parse_known_args()
+    workdir = Path(arguments.workdir)
+    saved = ml_collections.ConfigDict(read_config(workdir))
+    plain = json.loads(json.dumps(launch.override(saved, overrides).to_dict()))
+    config = RerankConfig(**plain["rerank"])
+    with (
+        StopRequest() as stop,
+        Ledger(workdir, plain, describe_start(arguments)) as ledger,
+        create_executor(
+            arguments, plain["rerank"]["protocol"], plain["dataset"], workdir
+        ) as workers,
+    ):
+        finished = rerank(config, ledger, workers, _Lines(), stop)
+        ranked = standings(ledger.contents(), config.num_candidates)
+    if not finished:
+        report_stop(stop)
+    print_table(ranked, config.num_winners)
+    for place, standing in enumerate(ranked[: config.num_winners], start=1):
+        if standing.scores:
+            number = standing.entry.id
+            path = workdir / WINNERS / f"{place}.json"
+            save_graph(
+                standing.entry.candidate.graph, path, candidate=number, scores=standing.scores
+            )
+
+
+class _Lines:
+    def update(self, done: int, total: int) -> None:
+        print(f"{done} of {total} evaluations", flush=True)
+
+
+def print_table(ranked: list[Standing], num_winners: int) -> None:
+    """Before and after, the winners marked."""
+    networks = list(next((standing.scores for standing in ranked if standing.scores), {}))
+    print("\n  ".join(["", *_rows(ranked, networks, num_winners)]))
+
+
+def _rows(ranked: list[Standing], networks: list[str], num_winners: int) -> list[str]:
+    rows = [f"  candidate  search %  rerank %  {'  '.join(networks)}  layer"]
+    for place, standing in enumerate(ranked):
+        entry = standing.entry
+        mark = "*" if place < num_winners and standing.scores else " "
+        if standing.scores:
+            scores = "  ".join(f"{standing.scores[n]:{len(n)}.2f}" for n in networks)
+            after = f"{standing.mean:8.2f}"
+        else:
+            scores, after = standing.reason or "", f"{'-':>8}"
+        layer = formula(entry.candidate.graph, "unicode")
+        rows.append(f"{mark} {entry.id:9d}  {entry.mean:8.2f}  {after}  {scores}  {layer}")
+    return rows
+
+
+if __name__ == "__main__":
+    launch.run_main(main)

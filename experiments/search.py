@@ -1,0 +1,164 @@
+"""Searches for norm-activation layers by evolution, or at random.
+
+examples:
+  python -m experiments.search --config configs/search/cifar10_evonorm_b.py:tiny \\
+      --config.dataset.source=npz --config.dataset.path=data/cifar10.npz --workdir runs/b
+  python -m experiments.search --config configs/search/cifar10_evonorm_s.py:small --workers 4
+  python -m experiments.search --config configs/search/cifar10_evonorm_b.py --ray auto
+  python -m experiments.search --config configs/search/cifar10_evonorm_b.py:tiny \\
+      --config.search.strategy=random --config.seed=1 --workdir runs/random
+
+Every candidate goes into <workdir>/ledger.sqlite. The same command resumes a search that was
+stopped or killed; with a larger --config.search.max_scored it extends one. Ctrl-C or SIGTERM stops
+it. Then: `python -m experiments.plot WORKDIR`, `python -m experiments.rerank --workdir WORKDIR`.
+Exit code: 0 the budget is used up, 2 wrong input, 128 + signal stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.allocator import tune_allocator
+
+if __name__ == "__main__":
+    tune_allocator()  # before JAX is imported, because it starts this process anew
+
+import jax
+
+import evonorm_jax
+from evonorm_jax.errors import UserError
+from evonorm_jax.provenance import command, git_commit
+from evonorm_jax.search.driver import Driver, Settings, StopRequest
+from evonorm_jax.search.executors import EngineFactory, Executor
+from evonorm_jax.search.formula import formula
+from evonorm_jax.search.graph import Graph
+from evonorm_jax.search.ledger import Ledger
+from evonorm_jax.search.local_executor import LocalExecutor
+from evonorm_jax.search.placement import find_places
+from experiments import launch
+
+BEST_FILE = "best.json"
+
+
+def main() -> None:
+    """Parses the command line and searches."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py[:FORM]",
+        help="configuration; :small for one GPU, :tiny for two CPU cores, :smoke for seconds",
+    )
+    parser.add_argument(
+        "--workdir", help="folder of the search: ledger, logs, result (default: runs/<config>)"
+    )
+    add_worker_arguments(parser)
+    arguments, overrides = parser.parse_known_args()
+    config = launch.parse_config(arguments.config, overrides)
+    path, form = launch.split_config(arguments.config)
+    name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
+    workdir = Path(arguments.workdir or Path("runs") / name)
+    plain = json.loads(json.dumps(config.to_dict()))
+    settings = Settings.from_config(plain)
+
+    from evonorm_jax.search.display import SearchDisplay, summary_line
+
+    with (
+        StopRequest() as stop,
+        Ledger(workdir, plain, describe_start(arguments)) as ledger,
+        create_executor(arguments, plain["protocol"], plain["dataset"], workdir) as executor,
+        SearchDisplay(sys.stdout) as display,
+    ):
+        driver = Driver(settings, ledger, executor, display)
+        finished = driver.run(stop)
+    search = driver.search
+    print(summary_line(search, len(search.front())))
+    if search.num_scored:
+        best = search.best
+        print(f"best layer: y = {formula(best.graph, 'unicode')}")
+        scores = dict(zip(settings.anchors, best.scores, strict=True))
+        save_graph(best.graph, workdir / BEST_FILE, candidate=best.id, scores=scores)
+    if not finished:
+        report_stop(stop)
+    print(f"python -m experiments.plot {shlex.quote(str(workdir))} draws it.")
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what evaluates."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="evaluations at a time (default: one on each GPU, or on each CPU core)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="evaluate on a Ray cluster: 'auto' on one of its nodes, 'ray://HOST:10001' from "
+        "elsewhere, 'local' for one of this machine",
+    )
+
+
+def create_executor(
+    arguments: argparse.Namespace,
+    protocol: dict[str, Any],
+    dataset: dict[str, Any],
+    workdir: Path,
+) -> Executor:
+    """The workers that the command line asks for; they start with the first task."""
+    factory = EngineFactory(protocol, dataset)
+    if arguments.ray is not None:
+        from evonorm_jax.search.ray_executor import RayExecutor
+
+        return RayExecutor(factory, arguments.ray, arguments.workers)
+    return LocalExecutor(factory, find_places(arguments.workers), workdir / "logs")
+
+
+def describe_start(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the ledger keeps of this start."""
+    return {
+        "command": command(),
+        "commit": git_commit(),
+        "versions": {"evonorm_jax": evonorm_jax.__version__, "jax": jax.__version__},
+        "workers": arguments.workers,
+        "ray": arguments.ray,
+    }
+
+
+def save_graph(graph: Graph, path: Path, **metadata: Any) -> None:
+    """Writes a graph file and says where.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        graph.save(path, **metadata)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}). The ledger has the layer: "
+            "mend that and run the same command again."
+        ) from error
+    print(f"  {path}")
+
+
+def report_stop(stop: StopRequest) -> None:
+    """Ends the process as one that a signal has stopped."""
+    number = stop.signal or signal.SIGTERM
+    print(f"{signal.Signals(number).name}: the same command goes on from here.")
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    launch.run_main(main)
