@@ -3,6 +3,7 @@
     python -m experiments.plot RUN [RUN ...] [--output curves.png] [--metric loss eval/top5 ...]
     python -m experiments.plot SWEEP [--output FOLDER]
     python -m experiments.plot RESULTS.csv [--output accuracy.png]
+    python -m experiments.plot SEARCH [SEARCH ...] [--output FOLDER]
     python -m experiments.plot --ledger
 
 RUN is the --workdir of experiments.train. Without --metric there are two panels, loss and top-1
@@ -11,6 +12,10 @@ accuracy, each with training and evaluation.
 SWEEP is the --workdir of experiments.sweep, finished or still going. It gives accuracy against
 images per worker, learning curves, a CSV table and a report; RESULTS.csv is such a table, of which
 the accuracy is drawn again.
+
+SEARCH is the --workdir of experiments.search or its ledger, finished or still going. It gives
+figures of the networks against each other, the progress, what became of the candidates and the
+Pareto front, the best layers drawn, and a summary; searches of one strategy are repetitions.
 
 --ledger writes docs/reproduction.md from configs/ and results/.
 """
@@ -39,13 +44,13 @@ def main() -> None:
         "path",
         nargs="*",
         metavar="PATH",
-        help="runs, or one sweep, or the results.csv of one",
+        help="runs, or one sweep, or the results.csv of one, or searches",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
         help="the picture to write, .png, .svg or .pdf (default: curves.png, accuracy.png); of a "
-        "sweep, the folder for all files (default: that of the sweep)",
+        "sweep or searches, the folder for all files (default: that of the sweep; figures)",
     )
     parser.add_argument(
         "--metric",
@@ -65,9 +70,20 @@ def main() -> None:
     elif len(paths) == 1 and is_sweep(paths[0]):
         for file in write_report(paths[0], Path(output or paths[0])):
             print(file)
+    elif paths and all(map(_is_search, paths)):
+        from evonorm_jax.analysis.search_report import write_search_report  # imports JAX
+
+        one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
+        folder = Path(paths[0], "figures") if one_folder else Path("figures")
+        for file in write_search_report(paths, output or folder):
+            print(file)
     else:
         picture = plot_runs(paths, output or "curves.png", arguments.metric)
         print(f"Curves of {len(paths)} run(s): {picture}")
+
+
+def _is_search(path: str) -> bool:
+    return path.endswith(".sqlite") or Path(path, "ledger.sqlite").is_file()
 
 
 if __name__ == "__main__":

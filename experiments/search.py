@@ -122,7 +122,9 @@ def create_executor(
         from evonorm_jax.search.ray_executor import RayExecutor
 
         return RayExecutor(factory, arguments.ray, arguments.workers)
-    return LocalExecutor(factory, find_places(arguments.workers), workdir / "logs")
+    return LocalExecutor(
+        factory, find_places(arguments.workers, has_tpu=launch.has_tpu()), workdir / "logs"
+    )
 
 
 def describe_start(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -17,17 +17,17 @@ from evonorm_jax.analysis.searches import (
     reason_label,
     total_fates,
 )
+from evonorm_jax.analysis.style import COLOURS, clean_axes
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.filters import Reason
 
-# Of Okabe and Ito's, told apart with any common colour vision.
 _COLOURS = {
-    "evolution": "#0072B2",
-    "random search": "#D55E00",
-    "random graphs": "#E69F00",
-    "mutations": "#0072B2",
+    "evolution": COLOURS[0],
+    "random search": COLOURS[1],
+    "random graphs": COLOURS[1],
+    "mutations": COLOURS[0],
 }
-_FRONT = "#D55E00"
+_FRONT = COLOURS[1]
 _CHANCE = 10.0  # percent: ten classes
 
 
@@ -84,7 +84,7 @@ def plot_progress(runs: Sequence[SearchRun], output: Path) -> Path:
     axis.set_xlabel("candidates trained")
     axis.set_ylabel("best accuracy, mean over networks (%)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _clean(axis)
+    clean_axes(axis)
     axis.legend(frameon=False, loc="lower right")
     return _save(figure, output)
 
@@ -107,7 +107,7 @@ def plot_fates(runs: Sequence[SearchRun], output: Path) -> Path:
     axis.invert_yaxis()
     axis.set_xlabel("share of candidates (%)")
     axis.margins(x=0.1)
-    _clean(axis)
+    clean_axes(axis)
     axis.legend(frameon=False, loc="lower right")
     return _save(figure, output)
 
@@ -139,19 +139,13 @@ def _pair_axes(runs: Sequence[SearchRun]) -> tuple[Figure, list[tuple[Axes, tupl
     for axis, (x, y) in zip(axes, pairs, strict=True):
         axis.set_xlabel(f"{network_label(names[x])} accuracy (%)")
         axis.set_ylabel(f"{network_label(names[y])} accuracy (%)")
-        _clean(axis)
+        clean_axes(axis)
     return figure, list(zip(axes, pairs, strict=True))
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-
-
-def _clean(axis: Axes) -> None:
-    axis.grid(alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_axisbelow(True)
 
 
 def _save(figure: Figure, output: Path) -> Path:

@@ -14,7 +14,7 @@ from evonorm_jax.analysis.runs import layer_label
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.evolution import pareto_front
 from evonorm_jax.search.protocol import Protocol
-from evonorm_jax.search.records import LEDGER_FILE, Contents, Entry, read_ledger
+from evonorm_jax.search.records import Contents, Entry, read_ledger
 
 #: Stages of candidates that were decided without training.
 UNTRAINED = ("filters", "cache")
@@ -92,12 +92,6 @@ class SearchRun:
         """The Pareto front of the scored candidates."""
         scored = self.scored
         return [scored[i] for i in pareto_front(self.scores().tolist())]
-
-
-def is_search(path: str | os.PathLike[str]) -> bool:
-    """Whether the path is the folder of a search, or its ledger."""
-    path = Path(path)
-    return (path / LEDGER_FILE).is_file() or (path.is_file() and path.suffix == ".sqlite")
 
 
 def load_searches(paths: Sequence[str | os.PathLike[str]]) -> list[SearchRun]:

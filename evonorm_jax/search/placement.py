@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 
 from evonorm_jax.errors import UserError
@@ -32,19 +30,22 @@ class Place:
             os.sched_setaffinity(0, self.cores)  # XLA has as many threads as it sees cores
 
 
-def find_places(num_workers: int | None = None) -> list[Place]:
+def find_places(num_workers: int | None = None, *, has_tpu: bool = False) -> list[Place]:
     """Places for the workers of this machine.
 
     Args:
       num_workers: by default one for each GPU, or for each core where there is none. More workers
         than GPUs share them and their memory evenly; fewer workers than cores share the cores.
+      has_tpu: the host has TPU chips, which one process takes together.
 
     Raises:
       UserError: for fewer than one worker.
     """
     if num_workers is not None and num_workers < 1:
         raise UserError(f"--workers={num_workers}: at least one worker must evaluate.")
-    if gpus := _visible_gpus():
+    from evonorm_jax.sweeps.slots import visible_gpus  # here: workers read this file, too
+
+    if gpus := visible_gpus():
         num_workers = num_workers or len(gpus)
         sharing = -(-num_workers // len(gpus))
         memory = {} if sharing == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"}
@@ -52,6 +53,10 @@ def find_places(num_workers: int | None = None) -> list[Place]:
             Place(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu} | memory)
             for gpu in (gpus[i % len(gpus)] for i in range(num_workers))
         ]
+    if has_tpu:
+        if num_workers not in (None, 1):
+            raise UserError(f"--workers={num_workers}: one process takes all TPU chips of a host.")
+        return [Place("TPU")]
     cores = _cores()
     num_workers = num_workers or len(cores)
     return [_cpu_place(i, num_workers, cores) for i in range(num_workers)]
@@ -71,16 +76,3 @@ def _cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _visible_gpus() -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` may name: the GPUs that JAX would use, without touching them."""
-    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu", ""):
-        return []
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return listed.stdout.split() if listed.returncode == 0 else []

@@ -136,6 +136,13 @@ def test_one_worker_for_each_core(monkeypatch, num_workers, cores):
         assert [place.cores for place in places] == cores
 
 
+def test_a_tpu_host_has_one_worker(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    assert [place.name for place in find_places(has_tpu=True)] == ["TPU"]
+    with pytest.raises(UserError, match="--workers=2: one process takes all TPU chips"):
+        find_places(2, has_tpu=True)
+
+
 def test_no_worker_is_refused():
     with pytest.raises(UserError, match="--workers=0"):
         find_places(0)
