@@ -79,6 +79,18 @@ def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: st
     return config
 
 
+def random_layers_config(arg: str) -> ConfigDict:
+    """Random layers, all of which are trained to the end unless their loss ceases to be finite."""
+    config = search_config(arg, batch_moments=True, num_steps=2_000, schedule="constant")
+    config.search.strategy = "random"
+    config.search.max_scored = {"": 5_000, "small": 500, "tiny": 100, "smoke": 4}[arg]
+    config.protocol.filters = None
+    config.protocol.abort_rules = []
+    config.protocol.quality_accuracy = 0.0
+    config.protocol.stability.num_steps = 0
+    return config
+
+
 def _protocol(arg: str, num_steps: int, schedule: str) -> Protocol:
     if arg == "smoke":
         return _smoke_protocol(num_steps=2, schedule=schedule)

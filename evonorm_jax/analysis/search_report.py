@@ -153,4 +153,5 @@ def _winners(runs: Sequence[SearchRun]) -> list[Winner]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ([cell.replace("|", r"\|") for cell in line] for line in lines)  # |x| in a formula
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

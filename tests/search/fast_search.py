@@ -19,21 +19,20 @@ from pathlib import Path
 
 from evonorm_jax.search.driver import Driver, Settings, StopRequest
 from evonorm_jax.search.engine import Evaluation
-from evonorm_jax.search.evolution import SearchConfig
-from evonorm_jax.search.filters import FilterConfig
 from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.local_executor import LocalExecutor
 from evonorm_jax.search.placement import Place
-from evonorm_jax.search.space import SearchSpace
 
 ANCHORS = ("wide", "deep")
-CONFIG = {"search": {"seed": 0, "population_size": 6}, "protocol": {"anchors": list(ANCHORS)}}
 
 
-def settings(**fields):
-    """Of a small evolution on two made-up networks."""
-    fields = {"population_size": 6, "max_candidates": 150, "num_scores": 2} | fields
-    return Settings(SearchConfig(**fields), SearchSpace(), FilterConfig(), ANCHORS)
+def make_config(*, seed=0, strategy="evolution", population_size=6, max_candidates=150, **fields):
+    """Of a small search on two made-up networks."""
+    search = {"strategy": strategy, "population_size": population_size}
+    search["max_candidates"] = max_candidates
+    anchors = [{"model": "resnet50_cifar", "fields": {}, "name": name} for name in ANCHORS]
+    protocol = {"anchors": anchors} | fields
+    return {"seed": seed, "search": search, "space": {}, "protocol": protocol}
 
 
 def evaluate(graph, seed):
@@ -96,15 +95,16 @@ class NoDisplay:
 
 
 def run(workdir, *, num_workers=1, seconds=0.0, should_stop=lambda: False, **fields):
-    """Runs the search in a folder to its end."""
+    """Runs the search in a folder to its end; `fields` are those of `make_config`."""
+    config = make_config(**fields)
+    log = workdir.parent / "evaluations.txt"
+    places = [Place(f"worker {i}") for i in range(num_workers)]
     with (
-        Ledger(workdir, CONFIG) as ledger,
-        LocalExecutor(
-            Factory(workdir.parent / "evaluations.txt", seconds),
-            [Place(f"worker {i}") for i in range(num_workers)],
-        ) as executor,
+        Ledger(workdir, config) as ledger,
+        LocalExecutor(Factory(log, seconds), places) as executor,
     ):
-        return Driver(settings(**fields), ledger, executor, NoDisplay()).run(should_stop)
+        settings = Settings.from_config(config)
+        return Driver(settings, ledger, executor, NoDisplay()).run(should_stop)
 
 
 if __name__ == "__main__":

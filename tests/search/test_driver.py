@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.search.driver import StopRequest, evaluation_seed, resume_search
+from evonorm_jax.search.driver import Settings, StopRequest, evaluation_seed, resume_search
 from evonorm_jax.search.filters import Reason, reject
 from evonorm_jax.search.records import read_ledger
 from tests.search import fast_search
-from tests.search.fast_search import evaluate, settings
+from tests.search.fast_search import evaluate, make_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CANDIDATES = 400
@@ -92,10 +92,8 @@ def test_every_candidate_is_judged_as_the_filters_and_the_evaluator_say(tmp_path
     assert min(seen[stage] for stage in ("filters", "wide", "scored")) > 5
 
 
-def test_without_filters_all_that_sees_x_is_evaluated(tmp_path, monkeypatch):
-    unfiltered = dataclasses.replace(settings(max_candidates=60), filters=None)
-    monkeypatch.setattr(fast_search, "settings", lambda **_: unfiltered)
-    assert fast_search.run(tmp_path / "a")
+def test_without_filters_all_that_sees_x_is_evaluated(tmp_path):
+    assert fast_search.run(tmp_path / "a", max_candidates=60, filters=None)
     entries = read_ledger(tmp_path / "a").entries
     for entry in entries:
         sees_x = 0 in entry.candidate.graph.effective
@@ -107,7 +105,7 @@ def test_a_ledger_of_another_version_of_the_search_is_refused(tmp_path):
     fast_search.run(tmp_path / "a", max_candidates=30)
     contents = read_ledger(tmp_path / "a")
     with pytest.raises(UserError, match="the record has the candidate 0, n4 = "):
-        resume_search(settings(seed=3), contents)
+        resume_search(Settings.from_config(make_config(seed=3)), contents)
 
 
 def test_seeds_of_candidates_are_their_own():
@@ -213,10 +211,12 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path, num_workers):
     targets = [search.random.choice(["driver", "worker"]) for _ in range(20)]
     search.run(targets)
     search.check(targets.count("worker") + num_workers * targets.count("driver"))
-    resume_search(settings(max_candidates=NUM_CANDIDATES), read_ledger(search.workdir))
+    config = make_config(max_candidates=NUM_CANDIDATES)
+    resumed = resume_search(Settings.from_config(config), read_ledger(search.workdir))
+    assert resumed.num_asked == NUM_CANDIDATES
     if num_workers == 1:
         assert fast_search.run(tmp_path / "whole", max_candidates=NUM_CANDIDATES)
-        assert history(search.workdir) == history(tmp_path / "whole")
+        assert history(tmp_path / "search") == history(tmp_path / "whole")
 
 
 def test_sigterm_stops_cleanly_and_at_once(tmp_path):

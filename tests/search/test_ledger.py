@@ -17,8 +17,9 @@ from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.records import LEDGER_FILE, read_ledger, search_events
 from evonorm_jax.search.space import SearchSpace
-from tests.search.fast_search import ANCHORS, CONFIG, evaluate
+from tests.search.fast_search import ANCHORS, evaluate
 
+CONFIG = {"search": {"seed": 0, "population_size": 6}, "protocol": {"anchors": list(ANCHORS)}}
 GRAPH = Graph.from_text("n4 = sigmoid(x); n5 = mul(x, n4)")
 SCORED = Evaluation(
     stage="scored", reason=None, scores={"wide": 71.25, "deep": 1 / 3}, seconds=2.5, steps=4000,

@@ -1,0 +1,139 @@
+"""Searches in tables and figures, from small ledgers of the test evaluator."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from evonorm_jax.analysis.search_report import summarize, write_search_report
+from evonorm_jax.analysis.searches import load_searches
+from evonorm_jax.errors import UserError
+from evonorm_jax.search.engine import Evaluation
+from evonorm_jax.search.evolution import Candidate, pareto_front
+from evonorm_jax.search.ledger import Ledger
+from evonorm_jax.search.library import LIBRARY
+from evonorm_jax.search.records import read_ledger
+from tests.search.fast_search import make_config
+
+# Graph, parent, stage, reason, accuracy on the two networks; in the order of the results.
+CANDIDATES = [
+    ("random", None, "filters", "no_spatial_dependence", None),
+    ("frn", None, "wide", "low_accuracy", None),
+    ("bn_relu", None, "scored", None, (60.0, 40.0)),
+    ("gn_relu", None, "scored", None, (50.0, 45.0)),
+    ("evonorm_s1", 2, "filters", "duplicate", None),
+    ("evonorm_s0", 3, "scored", None, (70.0, 44.0)),
+    ("evonorm_b0", 5, "scored", None, (40.0, 30.0)),
+]
+GRAPHS = {name: LIBRARY[name] for name, *_ in CANDIDATES}
+
+
+def make_search(folder, candidates=CANDIDATES, **fields):
+    with Ledger(folder, make_config(**fields)) as ledger:
+        for number, (name, parent, stage, reason, scores) in enumerate(candidates):
+            candidate = Candidate(number, GRAPHS[name], parent)
+            ledger.add_candidate(candidate, seed=0, function=None, results_before=number)
+            scores = dict(zip(("wide", "deep"), scores, strict=True)) if scores else {}
+            steps = 0 if stage == "filters" else 100
+            result = Evaluation(stage, reason, scores=scores, seconds=36.0, steps=steps)
+            ledger.add_result(number, result, place=number)
+        ledger.commit()
+    return folder
+
+
+def test_the_numbers_of_a_search(tmp_path):
+    (run,) = load_searches([make_search(tmp_path / "a")])
+    assert run.networks == ("wide", "deep")
+    assert run.strategy == "evolution"
+    np.testing.assert_array_equal(run.scores(), [[60, 40], [50, 45], [70, 44], [40, 30]])
+    # Of the trained ones: rejected, then means 50, 47.5, 57 and 35.
+    np.testing.assert_array_equal(run.best_so_far(), [np.nan, 50, 50, 57, 57])
+    assert run.fates() == {
+        "random graphs": {"no_spatial_dependence": 1, "low_accuracy": 1, "scored": 2},
+        "mutations": {"duplicate": 1, "scored": 2},
+    }
+    assert [entry.id for entry in run.front()] == [3, 5]
+    assert pareto_front(run.scores().tolist()) == [1, 2]
+
+
+def test_the_report_holds_every_file_and_the_numbers(tmp_path):
+    folder = make_search(tmp_path / "a")
+    files = write_search_report([folder], tmp_path / "out")
+    names = ["scatter", "progress", "fates", "front", "winner_1", "winner_2", "winner_3"]
+    assert [path.name for path in files] == [*(f"{name}.png" for name in names), "summary.md"]
+    for path in files[:-1]:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    text = files[-1].read_text()
+    assert "| a | evolution | 0 | 7 | 5 | 4 | 500 | 0.07 | 57.00 |" in text
+    assert "| scored | 2 | 2 |" in text
+    assert "| no spatial dependence | 1 | 0 |" in text
+    assert "The best layers at the budget of the search:" in text
+    places = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 2 |", "| 3 |"))]
+    assert [line.split(" | ")[1:4] for line in places] == [
+        ["5", "70.00", "44.00"],
+        ["2", "60.00", "40.00"],
+        ["3", "50.00", "45.00"],
+    ]
+
+
+def test_winners_come_from_the_larger_budget_where_there_is_one(tmp_path):
+    folder = make_search(tmp_path / "a")
+    with Ledger(folder, make_config()) as ledger:
+        for number, score in ((5, 71.0), (2, 72.0), (3, None)):
+            reason = None if score else "unstable"
+            scores = {"wide": score, "deep": score} if score else {}
+            ledger.add_reranked(number, 0, Evaluation("scored", reason, scores=scores))
+        ledger.commit()
+    text = summarize(load_searches([folder]))
+    assert "The best layers at the larger budget:" in text
+    assert text.index("| 1 | 2 | 72.00 |") < text.index("| 2 | 5 | 71.00 |")
+    assert "| 3 | 3 |" not in text
+
+
+def test_repeated_searches_are_drawn_together(tmp_path, monkeypatch):
+    folders = [
+        make_search(tmp_path / "evolution_0"),
+        make_search(tmp_path / "evolution_1", CANDIDATES[:-1], seed=1),
+        make_search(tmp_path / "random_0", CANDIDATES[:4], strategy="random"),
+    ]
+    lines, bands = {}, []
+
+    def plot(axis, x, y, **style):
+        lines[style["label"]] = (list(x), list(y))
+
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", plot)
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.fill_between", lambda axis, *band, **_: bands.append(band)
+    )
+    write_search_report(folders, tmp_path / "out")
+    steps, means = lines["evolution, mean and range of 2"]
+    assert steps == [1, 2, 3, 4]  # as far as the shorter one goes
+    np.testing.assert_array_equal(means, [np.nan, 50, 50, 57])
+    np.testing.assert_array_equal(lines["random search"][1], [np.nan, 50, 50])
+    assert len(bands) == 1
+
+
+def test_a_search_that_has_scored_nothing_yet_has_a_report(tmp_path):
+    folder = make_search(tmp_path / "a", CANDIDATES[:2])
+    files = write_search_report([folder], tmp_path / "out")
+    assert [path.name for path in files] == ["fates.png", "summary.md"]
+
+
+def test_a_ledger_alone_is_enough(tmp_path):
+    folder = make_search(tmp_path / "a")
+    shutil.copy(folder / "ledger.sqlite", tmp_path / "kept.sqlite")
+    assert len(read_ledger(tmp_path / "kept.sqlite").entries) == len(CANDIDATES)
+    assert "| 57.00 |" in summarize(load_searches([tmp_path / "kept.sqlite"]))
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path):
+    one = make_search(tmp_path / "one")
+    anchors = [{"model": "resnet50_cifar", "fields": {}, "name": "other"}]
+    other = make_search(tmp_path / "two", CANDIDATES[:1], anchors=anchors)
+    with pytest.raises(UserError, match=r"two' was scored on other, '.*one' on wide, deep"):
+        load_searches([one, other])
+    empty = make_search(tmp_path / "three", [])
+    with pytest.raises(UserError, match="has no result yet"):
+        load_searches([empty])
+    with pytest.raises(UserError, match="There is no ledger"):
+        load_searches([tmp_path])

@@ -1,0 +1,146 @@
+"""The launchers of searches, on the built-in digits: search, extend, rerank, draw; and mistakes."""
+
+import json
+import re
+
+import pytest
+
+from configs.search import cifar10_evonorm_b, cifar10_evonorm_s, cifar10_random_layers
+from evonorm_jax.data.config import check_fields
+from evonorm_jax.errors import UserError
+from evonorm_jax.search import Graph
+from evonorm_jax.search.driver import Settings
+from evonorm_jax.search.protocol import Protocol
+from evonorm_jax.search.records import read_ledger
+from evonorm_jax.search.rerank import RerankConfig
+from tests.experiments import command_line
+
+CONFIG = "configs/search/cifar10_evonorm_s.py:smoke"
+MODULES = {"b": cifar10_evonorm_b, "s": cifar10_evonorm_s}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "search"
+    result = command_line.run("search", f"--config={CONFIG}", f"--workdir={workdir}", "--workers=1")
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_a_search_ends_with_its_best_layer(searched):
+    workdir, result = searched
+    contents = read_ledger(workdir)
+    scored = [entry for entry in contents.entries if entry.is_scored]
+    assert len(scored) == 4
+    assert all(entry.place is not None for entry in contents.entries)
+    best = contents.best(1)[0]
+    assert Graph.load(workdir / "best.json") == best.candidate.graph
+    metadata = json.loads((workdir / "best.json").read_text())["metadata"]
+    assert metadata == {"candidate": best.id, "scores": dict(best.evaluation.scores)}
+    assert f"scored 4 of 4  best {best.mean:.2f} % (candidate {best.id})" in result.stdout
+    assert result.stderr == ""
+    assert contents.starts[0]["command"][1:3] == ["-m", "experiments.search"]
+
+
+def test_the_same_command_resumes_and_a_larger_budget_extends(searched, tmp_path):
+    workdir, _ = searched
+    before = read_ledger(workdir).entries
+    arguments = [f"--config={CONFIG}", f"--workdir={workdir}", "--workers=1"]
+    again = command_line.run("search", *arguments, "--config.search.max_scored=5")
+    assert again.returncode == 0, again.stderr
+    entries = read_ledger(workdir).entries
+    assert entries[: len(before)] == before
+    assert sum(entry.is_scored for entry in entries) == 5
+
+
+def test_the_best_are_ranked_again_and_drawn(searched):
+    workdir, _ = searched
+    result = command_line.run("rerank", f"--workdir={workdir}", "--workers=1")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    contents = read_ledger(workdir)
+    assert set(contents.reranked) == {(e.id, 0) for e in contents.entries if e.is_scored}
+    winners = sorted(path.name for path in (workdir / "winners").iterdir())
+    assert winners == ["1.json", "2.json", "3.json"]
+    best = max(contents.reranked.items(), key=lambda item: max(item[1].scores.values()))
+    saved = json.loads((workdir / "winners" / "1.json").read_text())["metadata"]
+    assert saved["candidate"] == best[0][0]
+    assert re.search(rf"^\* +{best[0][0]} ", result.stdout, re.MULTILINE)
+
+    drawn = command_line.run("plot", str(workdir))
+    assert drawn.returncode == 0, drawn.stderr
+    files = {line.rpartition("/")[2] for line in drawn.stdout.split()}
+    assert files >= {"scatter.png", "progress.png", "fates.png", "front.png", "winner_1.png"}
+    assert "at the larger budget" in (workdir / "figures" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([f"--config={CONFIG}", "--config.seed=1"], r"another config.*\n  seed: 0 there, 1 here"),
+        ([f"--config={CONFIG}", "--workers=0"], "--workers=0: at least one worker"),
+        ([f"--config={CONFIG}", "--config.search.criterion=best"], "criterion='best': choose"),
+        (["--config=configs/search/cifar10_evonorm_s.py:fast"], "knows small, tiny, smoke"),
+    ],
+)
+def test_mistakes_are_one_message_and_change_nothing(searched, arguments, message):
+    workdir, _ = searched
+    before = read_ledger(workdir).entries
+    result = command_line.run("search", *arguments, f"--workdir={workdir}")
+    assert result.returncode == 2
+    assert re.match(f"search: .*{message}", result.stderr)
+    assert "Traceback" not in result.stderr
+    assert read_ledger(workdir).entries == before
+
+
+@pytest.mark.parametrize("series", ["b", "s"])
+@pytest.mark.parametrize("form", ["", "small", "tiny", "smoke"])
+def test_every_form_of_the_configs_is_complete(series, form):
+    config = MODULES[series].get_config(form)
+    plain = json.loads(json.dumps(config.to_dict()))
+    settings = Settings.from_config(plain)
+    assert settings.space.batch_moments == (series == "b")
+    assert settings.space.num_nodes == 10
+    rerank = RerankConfig(**plain["rerank"])
+    assert (rerank.num_candidates, rerank.num_winners) == (10, 3)
+    protocol, larger = (Protocol.from_json(p) for p in (plain["protocol"], rerank.protocol))
+    assert larger.num_steps > protocol.num_steps
+    assert len(settings.anchors) == (1 if form == "smoke" else 3)
+    check_fields(config.dataset)
+    if form != "smoke":  # layers are not chosen by the images that they are reported on
+        assert (config.dataset.train_split, config.dataset.eval_split) == (
+            "train[:90%]",
+            "train[90%:]",
+        )
+
+
+@pytest.mark.parametrize(
+    ("series", "num_steps", "schedule"), [("b", 2_000, "constant"), ("s", 5_000, "cosine")]
+)
+def test_the_whole_form_is_the_published_protocol(series, num_steps, schedule):
+    protocol = Protocol.from_json(MODULES[series].get_config().protocol.to_dict())
+    assert protocol.num_steps == num_steps
+    assert protocol.schedule == schedule
+    assert (protocol.batch_size, protocol.crop_size, protocol.eval_batch_size) == (128, 24, 512)
+    assert (protocol.learning_rate, protocol.momentum, protocol.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (protocol.quality_steps, protocol.quality_accuracy) == (100, 20.0)
+    stability = protocol.stability
+    assert (stability.num_steps, stability.max_gradient_norm) == (100, 1e8)
+
+
+def test_random_layers_are_all_trained():
+    plain = json.loads(json.dumps(cifar10_random_layers.get_config().to_dict()))
+    settings, protocol = Settings.from_config(plain), Protocol.from_json(plain["protocol"])
+    assert (settings.search.strategy, settings.search.max_scored) == ("random", 5_000)
+    assert settings.filters is None
+    assert (protocol.quality_accuracy, protocol.stability.num_steps, protocol.abort_rules) == (
+        0,
+        0,
+        (),
+    )
+
+
+@pytest.mark.parametrize("series", ["b", "s"])
+def test_an_unknown_form_is_refused(series):
+    with pytest.raises(UserError, match=r"'fast' .* knows small, tiny, smoke\."):
+        MODULES[series].get_config("fast")

@@ -1,0 +1,116 @@
+"""Evaluations on a Ray cluster of this machine; without Ray, the message that says so."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.search.driver import Driver, Settings
+from evonorm_jax.search.executors import FAILED, MAX_ATTEMPTS, Task
+from evonorm_jax.search.graph import Graph
+from evonorm_jax.search.ledger import Ledger
+from evonorm_jax.search.ray_executor import RayExecutor
+from evonorm_jax.search.records import read_ledger
+from tests.search.fast_search import Factory, NoDisplay, evaluate, make_config
+from tests.search.test_local_executor import DEADLY, GOOD, run_to_end
+
+try:
+    import ray
+except ImportError:
+    ray = None
+
+needs_ray = pytest.mark.skipif(ray is None, reason="Ray is not installed: pip install ray")
+pytestmark = [
+    # Ray leaves its log files and sockets to the garbage collector, and warns of its own defaults.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def test_without_ray_there_is_one_message(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"^--ray needs Ray, .* pip install ray .* leave --ray out"):
+        RayExecutor(evaluate, "auto")
+
+
+@needs_ray
+def test_without_a_cluster_there_is_one_message():
+    with pytest.raises(UserError, match=r"--ray=127\.0\.0\.1:1: there is no Ray cluster"):
+        RayExecutor(evaluate, "127.0.0.1:1")
+
+
+@needs_ray
+def test_actors_that_die_lose_and_repeat_nothing(tmp_path):
+    """One from outside in the middle of a task, one by a task that kills, one by an exception."""
+    broken = Graph.from_text("n4 = square(x)")
+    log = tmp_path / "evaluations.txt"
+    factory = Factory(log, seconds=1.0, deadly=(str(DEADLY),), broken=(str(broken),))
+    tasks = [Task(i, graph, seed=i) for i, graph in enumerate([*GOOD, DEADLY, broken])]
+    with RayExecutor(factory, "local", num_workers=2) as executor:
+        executor.submit(tasks[0])
+        while not log.exists():
+            assert not executor.wait(0.05)
+        os.kill(int(log.read_text().split()[2]), signal.SIGKILL)
+        outcomes = run_to_end(executor, tasks[1:])
+        assert executor.deaths == 1 + 2 * MAX_ATTEMPTS
+    assert sorted(outcomes) == list(range(7))
+    for task in tasks[:5]:
+        assert outcomes[task.id] == evaluate(task.graph, task.seed)
+    died, raised = outcomes[5], outcomes[6]
+    assert died.reason == raised.reason == FAILED
+    assert "ActorDiedError" in died.details["message"]
+    assert "ZeroDivisionError: the evaluator broke" in raised.details["message"]
+    counts = [log.read_text().count(f"start {task.id} ") for task in tasks]
+    assert counts == [2, 1, 1, 1, 1, MAX_ATTEMPTS, MAX_ATTEMPTS]
+
+
+@needs_ray
+def test_a_search_on_actors_is_kept_and_resumed(tmp_path):
+    for budget in (60, 120):
+        config = make_config(max_candidates=budget)
+        with (
+            Ledger(tmp_path / "search", config) as ledger,
+            RayExecutor(Factory(tmp_path / "log"), "local", num_workers=2) as executor,
+        ):
+            settings = Settings.from_config(config)
+            assert Driver(settings, ledger, executor, NoDisplay()).run(lambda: False)
+    entries = read_ledger(tmp_path / "search").entries
+    assert [entry.id for entry in entries] == list(range(120))
+    evaluated = [entry for entry in entries if entry.evaluation.stage != "filters"]
+    assert len(evaluated) > 3
+    for entry in evaluated:
+        assert entry.evaluation == evaluate(entry.candidate.graph, entry.seed)
+    starts = [line for line in (tmp_path / "log").read_text().splitlines() if "start" in line]
+    assert len(starts) == len(evaluated)
+
+
+@needs_ray
+def test_a_node_may_leave_a_cluster(tmp_path):
+    """The driver joins a cluster of two nodes with a core each; one node dies with its task."""
+    from ray.cluster_utils import Cluster
+
+    log = tmp_path / "evaluations.txt"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        with pytest.raises(UserError, match="--workers=3: this Ray cluster has room for 1 to 2"):
+            RayExecutor(Factory(log), cluster.address, num_workers=3)
+        tasks = [Task(i, graph, seed=i) for i, graph in enumerate(GOOD)]
+        with RayExecutor(Factory(log, seconds=1.0), cluster.address) as executor:
+            assert executor.num_workers == 2
+            executor.submit(tasks[0])
+            executor.submit(tasks[1])
+            while not log.exists() or log.read_text().count("start") < 2:
+                assert not executor.wait(0.05)
+            cluster.remove_node(node, allow_graceful=False)
+            outcomes = run_to_end(executor, tasks[2:])
+            assert executor.deaths == 1
+    finally:
+        cluster.shutdown()
+    assert outcomes == {task.id: evaluate(task.graph, task.seed) for task in tasks}
+    assert log.read_text().count("start") == len(tasks) + 1
