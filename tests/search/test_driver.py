@@ -130,51 +130,61 @@ def test_a_signal_asks_to_stop(number):
 class Harassed:
     """A search in processes of its own that are killed at random moments."""
 
-    def __init__(self, folder, num_workers, seconds, seed):
+    def __init__(self, folder, num_workers, seconds, seed, num_candidates=NUM_CANDIDATES):
         self.workdir, self.log = folder / "search", folder / "evaluations.txt"
         self.command = [sys.executable, "-m", "tests.search.fast_search", str(self.workdir)]
         self.command += ["--workers", str(num_workers), "--seconds", str(seconds)]
-        self.command += ["--candidates", str(NUM_CANDIDATES)]
+        self.command += ["--candidates", str(num_candidates)]
         self.random = random.Random(seed)
         self.seconds = seconds
+        self.num_candidates = num_candidates
         self.known = []  # entries with a result after a kill, and how long the log was then
+        self.num_lines = 0  # of the log, when the driver was started
         self.driver = None
 
     def lines(self):
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     def start(self):
-        before = len(self.lines())
+        self.num_lines = len(self.lines())
         self.driver = subprocess.Popen(self.command, cwd=ROOT)
-        while len(self.lines()) == before and self.driver.poll() is None:
+        while len(self.lines()) == self.num_lines and self.driver.poll() is None:
             time.sleep(0.01)
 
     def kill(self, target):
         time.sleep(self.random.uniform(0, 12 * self.seconds))
+        assert self.driver.poll() is None, "the search ended before it was killed"
         if target == "driver":
             self.driver.kill()
             self.driver.wait()
         else:
-            workers = [line.split()[2] for line in self.lines() if line.startswith("start")]
-            os.kill(int(self.random.choice(workers[-2:])), signal.SIGKILL)
+            self.kill_worker()
         done = [entry for entry in read_ledger(self.workdir).entries if entry.place is not None]
         self.known.append((done, len(self.lines())))
+
+    def kill_worker(self):
+        while True:
+            lines = self.lines()[self.num_lines :]
+            workers = [int(line.split()[2]) for line in lines if line.startswith("start")]
+            try:
+                os.kill(self.random.choice(workers[-2:]), signal.SIGKILL)
+                return
+            except (IndexError, ProcessLookupError):
+                time.sleep(0.01)  # until the one in its place has begun
 
     def run(self, targets):
         self.start()
         for target in targets:
-            if self.driver.poll() is not None:
-                self.start()
             self.kill(target)
-        if self.driver.poll() is not None:
-            self.start()
+            if target == "driver":
+                self.start()
         assert self.driver.wait(120) == 0
 
     def check(self, most_repeated):
         """Nothing lost, nothing repeated, and never more than was unfinished at a kill."""
         entries = read_ledger(self.workdir).entries
-        assert [entry.id for entry in entries] == list(range(NUM_CANDIDATES))
-        assert sorted(entry.place for entry in entries) == list(range(NUM_CANDIDATES))
+        assert [entry.id for entry in entries] == list(range(self.num_candidates))
+        assert sorted(entry.place for entry in entries) == list(range(self.num_candidates))
         lines = self.lines()
         for done, length in self.known:
             assert all(entries[entry.id] == entry for entry in done)
@@ -207,16 +217,18 @@ def test_kills_lose_and_repeat_nothing_with_two_workers(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_twenty_kills_lose_and_repeat_nothing(tmp_path, num_workers):
-    search = Harassed(tmp_path, num_workers, seconds=0.2, seed=num_workers)
-    targets = [search.random.choice(["driver", "worker"]) for _ in range(20)]
+    many = 1500
+    search = Harassed(tmp_path, num_workers, seconds=0.1, seed=num_workers, num_candidates=many)
+    targets = ["driver"] * 10 + ["worker"] * 10
+    search.random.shuffle(targets)
     search.run(targets)
-    search.check(targets.count("worker") + num_workers * targets.count("driver"))
-    config = make_config(max_candidates=NUM_CANDIDATES)
+    search.check(most_repeated=10 + 10 * num_workers)
+    config = make_config(max_candidates=many)
     resumed = resume_search(Settings.from_config(config), read_ledger(search.workdir))
-    assert resumed.num_asked == NUM_CANDIDATES
+    assert resumed.num_asked == many
     if num_workers == 1:
-        assert fast_search.run(tmp_path / "whole", max_candidates=NUM_CANDIDATES)
-        assert history(tmp_path / "search") == history(tmp_path / "whole")
+        assert fast_search.run(tmp_path / "whole", max_candidates=many)
+        assert history(search.workdir) == history(tmp_path / "whole")
 
 
 def test_sigterm_stops_cleanly_and_at_once(tmp_path):
