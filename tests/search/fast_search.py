@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evonorm_jax.search.driver import Driver, Settings, StopRequest
 from evonorm_jax.search.engine import Evaluation
+from evonorm_jax.search.executors import Executor
 from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.local_executor import LocalExecutor
 from evonorm_jax.search.placement import Place
@@ -94,15 +95,39 @@ class NoDisplay:
         pass
 
 
-def run(workdir, *, num_workers=1, seconds=0.0, should_stop=lambda: False, **fields):
-    """Runs the search in a folder to its end; `fields` are those of `make_config`."""
+class InlineExecutor(Executor):
+    """Evaluates in this process, when it is given a task.
+
+    Attributes:
+      evaluate: gives the evaluation of a task.
+    """
+
+    def __init__(self, evaluate):
+        super().__init__(num_workers=1)
+        self.evaluate = evaluate
+
+    def submit(self, task):
+        self._end(task, self.evaluate(task))
+
+    def close(self):
+        pass
+
+    _create = _start = _collect = None
+
+
+def run(workdir, *, num_workers=0, seconds=0.0, should_stop=lambda: False, **fields):
+    """Runs the search in a folder to its end, without workers in this process.
+
+    `fields` are those of `make_config`.
+    """
     config = make_config(**fields)
     log = workdir.parent / "evaluations.txt"
-    places = [Place(f"worker {i}") for i in range(num_workers)]
-    with (
-        Ledger(workdir, config) as ledger,
-        LocalExecutor(Factory(log, seconds), places) as executor,
-    ):
+    if num_workers:
+        places = [Place(f"worker {i}") for i in range(num_workers)]
+        workers = LocalExecutor(Factory(log, seconds), places)
+    else:
+        workers = InlineExecutor(lambda task: evaluate(task.graph, task.seed))
+    with Ledger(workdir, config) as ledger, workers as executor:
         settings = Settings.from_config(config)
         return Driver(settings, ledger, executor, NoDisplay()).run(should_stop)
 

@@ -38,7 +38,8 @@ def history(workdir):
 
 
 def test_the_same_seed_gives_the_same_search(tmp_path):
-    for name, fields in (("one", {}), ("two", {}), ("three", {"seed": 1})):
+    searches = {"one": {"num_workers": 1}, "two": {}, "three": {"seed": 1}}
+    for name, fields in searches.items():
         assert fast_search.run(tmp_path / name, **fields)
     one, two, three = (history(tmp_path / name) for name in ("one", "two", "three"))
     assert one == two

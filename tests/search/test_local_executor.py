@@ -9,14 +9,15 @@ import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.search import placement
-from evonorm_jax.search.executors import FAILED, MAX_ATTEMPTS, MAX_FAILURES, Task
+from evonorm_jax.search.executors import FAILED, MAX_ATTEMPTS, MAX_FAILURES, Task, Worker
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.local_executor import LocalExecutor
 from evonorm_jax.search.placement import Place, find_places
-from tests.search.fast_search import Factory, evaluate
+from tests.search.fast_search import Factory, InlineExecutor, evaluate
 
 GOOD = [Graph.from_text(f"n4 = {name}(x)") for name in ("exp", "tanh", "sigmoid", "abs", "neg")]
 DEADLY = Graph.from_text("n4 = log(x)")
+SCORED = evaluate(GOOD[0], 1)
 PLACES = [Place("one"), Place("two")]
 
 
@@ -57,7 +58,7 @@ def test_tasks_end_with_the_values_of_the_function_although_workers_die(tmp_path
     assert "ZeroDivisionError: the evaluator broke" in raised.details["message"]
     counts = [log.read_text().count(f"start {task.id} ") for task in tasks]
     assert counts == [2, 1, 1, 1, 1, MAX_ATTEMPTS, MAX_ATTEMPTS]
-    assert executor.deaths == 1 + 2 * MAX_ATTEMPTS
+    assert executor.deaths >= 2 * MAX_ATTEMPTS  # and one more, if it was waited for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +90,29 @@ def test_workers_that_cannot_start_are_one_message(tmp_path, how, error, message
         run_to_end(executor, [Task(0, GOOD[0], 0)])
 
 
-def test_a_fault_that_is_not_the_candidates_ends_the_search(monkeypatch, tmp_path):
-    monkeypatch.setattr("evonorm_jax.search.executors.MAX_ATTEMPTS", 1)
-    factory = Factory(tmp_path / "log", broken=tuple(map(str, GOOD)))
-    tasks = [Task(i, graph, 0) for i, graph in enumerate(GOOD)]
-    assert len(tasks) == MAX_FAILURES
-    executor = LocalExecutor(factory, PLACES, tmp_path / "logs")
-    with (
-        executor,
-        pytest.raises(UserError, match=r"5 evaluations in succession failed(.|\n)*broke"),
-    ):
-        run_to_end(executor, tasks)
+class Failing(InlineExecutor):
+    """Workers that fail on every task but those with the seed 1."""
+
+    def submit(self, task):
+        for _ in range(MAX_ATTEMPTS):
+            worker = Worker()
+            worker.task = task
+            self._take(worker, ("done", SCORED) if task.seed else ("failed", "broken GPU"))
+            if self._ended:
+                return
+            assert self._queue.popleft() is task
+
+
+def test_a_fault_that_is_not_the_candidates_ends_the_search():
+    executor = Failing(None)
+    fails = [Task(i, GOOD[0], seed=0) for i in range(MAX_FAILURES)]
+    good = Task("good", GOOD[0], seed=1)
+    outcomes = run_to_end(executor, [*fails[1:], good])
+    outcomes |= run_to_end(executor, fails[1:])
+    assert outcomes["good"] is SCORED
+    assert {outcomes[task.id].reason for task in fails[1:]} == {FAILED}
+    with pytest.raises(UserError, match=r"5 evaluations in succession failed.* broken GPU"):
+        run_to_end(executor, fails[:1])
 
 
 def test_closing_leaves_no_process_behind(tmp_path):

@@ -5,11 +5,10 @@ import pytest
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine import Evaluation
 from evonorm_jax.search.evolution import Candidate
-from evonorm_jax.search.executors import Executor, Outcome
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.rerank import RerankConfig, rerank, standings
-from tests.search.fast_search import make_config
+from tests.search.fast_search import InlineExecutor, make_config
 
 PROTOCOL = {"num_steps": 8000}
 # Of candidates 0 ... 4 in the search; 2 was rejected.
@@ -24,21 +23,16 @@ def evaluation(score):
     return Evaluation(stage="scored", scores={"wide": score - 1, "deep": score + 1})
 
 
-class Table(Executor):
-    """Evaluates by looking up, in this process."""
+class Table(InlineExecutor):
+    """Evaluates by looking up."""
 
     def __init__(self):
-        super().__init__(num_workers=1)
+        super().__init__(self.look_up)
         self.asked = []
 
-    def submit(self, task):
+    def look_up(self, task):
         self.asked.append(task.id)
-        self._ended.append(Outcome(task, evaluation(LARGER[task.id])))
-
-    def close(self):
-        pass
-
-    _create = _start = _collect = None
+        return evaluation(LARGER[task.id])
 
 
 class Counts:
