@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
-from evonorm_jax.models.classifier import check_positive
+from evonorm_jax.models.classifier import check_positive, resnet_head_init
 from evonorm_jax.models.inverted_residual import (
     InvertedResidualNetwork,
     Stage,
@@ -98,4 +98,7 @@ def scaled(name: str) -> functools.partial:
 
 
 # For the layer search on CIFAR; the paper does not give its networks, the width is our choice.
-EfficientNetB0Cifar = functools.partial(EfficientNet, width_multiplier=0.5, stem="cifar")
+# `head_init` as in `MobileNetV2Cifar`.
+EfficientNetB0Cifar = functools.partial(
+    EfficientNet, width_multiplier=0.5, stem="cifar", head_init=resnet_head_init
+)

@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.typing import Dtype
+from flax.typing import Dtype, Initializer
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.models.classifier import (
@@ -112,6 +112,7 @@ class InvertedResidualNetwork(nn.Module):
             resolution, which is 4 times finer everywhere after, as in a ResNet's "cifar" stem.
             Where to leave out strides is our choice.
         padding: of the convolutions: "symmetric", or "same" for weights of TensorFlow.
+        head_init: of the kernel of the dense layer.
         dropout_rate: dropout before the dense layer; where above 0, training needs the rng
             "dropout".
         survival_probability: of residual branches in training, from 1 at the first block linearly
@@ -129,6 +130,7 @@ class InvertedResidualNetwork(nn.Module):
     stage_sizes: Sequence[int] = ()
     stem: str = "imagenet"
     padding: str = "symmetric"
+    head_init: Initializer = _HEAD_INIT
     dropout_rate: float = 0.0
     survival_probability: float = 1.0
     dtype: Dtype = jnp.float32
@@ -161,8 +163,8 @@ class InvertedResidualNetwork(nn.Module):
 
     @property
     def head_channels(self) -> int:
-        """Channels of the last convolution: not narrowed below the family's 1280."""
-        return max(1280, round_channels(1280 * self.width_multiplier))
+        """Channels of the last convolution; each family has its own rule."""
+        raise NotImplementedError
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -206,7 +208,7 @@ class InvertedResidualNetwork(nn.Module):
             num_classes=self.num_classes,
             dropout_rate=self.dropout_rate,
             train=train,
-            kernel_init=_HEAD_INIT,
+            kernel_init=self.head_init,
         )
 
 

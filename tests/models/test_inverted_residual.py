@@ -132,6 +132,7 @@ def test_cifar_stem_is_four_times_finer(name):
         ("mobilenet_v2", {}, 17, 1280),
         ("mobilenet_v2", {"width_multiplier": 0.5}, 17, 1280),
         ("mobilenet_v2", {"width_multiplier": 1.4}, 17, 1792),
+        ("mobilenet_v2", {"width_multiplier": 0.25, "min_head_channels": 8}, 17, 320),
         ("mnasnet_b1", {"width_multiplier": 1.4}, 17, 1280),
         ("efficientnet_b0", {"width_multiplier": 0.5}, 16, 640),
         ("efficientnet_b5", {}, 39, 2048),

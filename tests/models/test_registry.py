@@ -53,7 +53,7 @@ def test_native_image_sizes():
         ("mnasnet_b1", MnasNetB1, {"stage_sizes": (1, 3, 3, 3, 2, 4, 1)}),
         ("efficientnet_b5", EfficientNet, {"width_multiplier": 1.6, "depth_multiplier": 2.2}),
         ("resnet50_cifar", ResNet, {"num_filters": 16, "stem": "cifar", "bottleneck": True}),
-        ("mobilenet_v2_cifar", MobileNetV2, {"width_multiplier": 0.5, "stem": "cifar"}),
+        ("mobilenet_v2_cifar", MobileNetV2, {"width_multiplier": 0.5, "head_channels": 640}),
         ("efficientnet_b0_cifar", EfficientNet, {"width_multiplier": 0.5, "stem": "cifar"}),
     ],
 )
