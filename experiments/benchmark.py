@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="input suite: class folder to read (default: made-up JPEGs); search suite: CIFAR-10 as "
-        ".npz",
+        help="input suite: class folder to read (default: made-up JPEGs); search suite: CIFAR-10 "
+        "as .npz",
     )
     parser.add_argument(
         "--quick",

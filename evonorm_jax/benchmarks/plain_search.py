@@ -2,8 +2,8 @@
 
 A network is built with the candidate's layers, its whole training step is compiled, 100 steps are
 made, its evaluation is compiled, and the accuracy decides; then the next anchor, until one rejects.
-Networks, data, initial weights and evaluation are those of the engine, drawing the weights is even
-free; what differs is what this file does, written as any training script is.
+Networks, data, initial weights and evaluation are those of the engine, and drawing the weights is
+not timed; what differs is what this file does, written as any training script is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,10 +21,19 @@ import numpy as np
 import optax
 
 from evonorm_jax.search.canonical import canonical
-from evonorm_jax.search.engine import Engine
 from evonorm_jax.search.graph import Graph, X
 from evonorm_jax.search.layer import BatchGraphLayer, BatchGroupGraphLayer
+from evonorm_jax.search.protocol import Protocol
+from evonorm_jax.search.trainer import AnchorTrainer
 from evonorm_jax.training.optimizer import decay_mask
+
+#: Returns seconds. Of all threads of this process on a CPU, where others may share its cores.
+Clock = Callable[[], float]
+
+
+def clock() -> Clock:
+    """Processor time on a CPU; on an accelerator, which it does not see, the time on the wall."""
+    return time.process_time if jax.default_backend() == "cpu" else time.perf_counter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,46 +43,53 @@ class PlainVerdict:
     Attributes:
       passed: whether all anchors let it pass.
       accuracies: in percent, of each anchor that was trained.
-      first_nonfinite: step of the first loss that was not finite, of each such anchor; else None.
-      seconds: that it took.
-      seconds_watched: that it would have taken, had training ended at such a loss, and had a
-        candidate that does not see x been turned away.
+      seconds: that it took, see `clock`.
+      seconds_watched: that it would have taken, had a loss that is not finite ended the training,
+        and had a candidate that does not see x been turned away.
     """
 
     passed: bool
     accuracies: tuple[float, ...]
-    first_nonfinite: tuple[int | None, ...]
     seconds: float
     seconds_watched: float
 
 
-def judge(engine: Engine, graph: Graph, seed: int) -> PlainVerdict:
-    """Trains the candidate on one anchor after the other."""
-    accuracies, nonfinite = [], []
+def judge(
+    trainers: list[AnchorTrainer], protocol: Protocol, graph: Graph, seed: int
+) -> PlainVerdict:
+    """Trains the candidate on one anchor after the other.
+
+    Args:
+      trainers: of the anchors; they give the networks, the data and the initial weights.
+      protocol: for the steps, the optimizer and the accuracy that passes.
+      graph: any.
+      seed: as the engine takes it.
+    """
+    graph = canonical(graph)
+    accuracies = []
     seconds = watched = 0.0
-    ended = X not in graph.effective  # for the watched way
-    passed = True
-    for trainer in engine.trainers:
-        accuracy, first, spent, until_nonfinite = _train(engine, trainer, canonical(graph), seed)
+    watching = X in graph.effective
+    for trainer in trainers:
+        accuracy, spent, until_nonfinite = _train(trainer, protocol, graph, seed)
         accuracies.append(accuracy)
-        nonfinite.append(first)
         seconds += spent
-        if not ended:
-            watched += spent if first is None else until_nonfinite
-            ended = first is not None
-        if accuracy < engine.protocol.quality_accuracy:
-            passed = False
+        if watching:
+            watched += spent if until_nonfinite is None else until_nonfinite
+            watching = until_nonfinite is None
+        if accuracy < protocol.quality_accuracy:
             break
-    return PlainVerdict(passed, tuple(accuracies), tuple(nonfinite), seconds, watched)
+    passed = accuracies[-1] >= protocol.quality_accuracy
+    return PlainVerdict(passed, tuple(accuracies), seconds, watched)
 
 
 def _train(
-    engine: Engine, trainer: Any, graph: Graph, seed: int
-) -> tuple[float, int | None, float, float]:
-    """Accuracy, step of the first loss that is no number, seconds, seconds until that step."""
-    protocol, data = engine.protocol, engine.data
-    params = trainer.stitched.initial_params(seed, data.image_shape)
-    start = time.perf_counter()
+    trainer: AnchorTrainer, protocol: Protocol, graph: Graph, seed: int
+) -> tuple[float, float, float | None]:
+    """Accuracy, seconds, and seconds until the first loss that is not finite, if there is one."""
+    data = trainer.data
+    params, batch_stats, _ = trainer.initial_state(graph, seed)
+    now = clock()
+    start = now()
     # Not `graph_layer`, which refuses candidates that do not see x.
     by_group = any(primitive.index_set == "whcg" for primitive in graph.primitives())
     layer = functools.partial(BatchGroupGraphLayer if by_group else BatchGraphLayer, graph=graph)
@@ -108,16 +125,13 @@ def _train(
         hits = (jnp.argmax(logits, -1) == labels) & jnp.isfinite(logits).all(-1)
         return jnp.sum(hits * mask), jnp.sum(mask)
 
-    _, batch_stats, _ = trainer.initial_state(graph, seed)
-    params = jax.tree.map(jnp.copy, params)  # donated
     state = params, batch_stats, optimizer.init(params)
-    batches = data.train_batches(seed)
-    first_nonfinite, until_nonfinite = None, 0.0
-    for number in range(1, protocol.quality_steps + 1):
-        state, loss = step(state, *next(batches))
-        if first_nonfinite is None and not math.isfinite(float(loss)):
-            first_nonfinite, until_nonfinite = number, time.perf_counter() - start
+    until_nonfinite = None
+    for _, batch in zip(range(protocol.quality_steps), data.train_batches(seed), strict=False):
+        state, loss = step(state, *batch)
+        if until_nonfinite is None and not math.isfinite(float(loss)):
+            until_nonfinite = now() - start
     counted = [count(*state[:2], *batch) for batch in data.eval_batches(protocol.quality_examples)]
     hits, examples = np.sum(jax.device_get(counted), axis=0)
-    seconds = time.perf_counter() - start
-    return 100 * float(hits / examples), first_nonfinite, seconds, until_nonfinite
+    # In Python's numbers, as the engine: 20 % must be 20 %, not the float32 next to it.
+    return 100 * float(hits) / float(examples), now() - start, until_nonfinite

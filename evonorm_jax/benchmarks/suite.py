@@ -22,8 +22,8 @@ class Options:
 
     Attributes:
       quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing.
-      data: root of a class folder for the input suite, None makes JPEGs up; CIFAR-10 as .npz for the
-        search suite.
+      data: root of a class folder for the input suite, None makes JPEGs up; CIFAR-10 as .npz for
+        the search suite.
       log: takes a line as soon as something is measured.
     """
 

@@ -67,11 +67,13 @@ def without_filters(protocol: Protocol) -> Protocol:
     )
 
 
-def candidates(seed: int, num_each: int, space: SearchSpace) -> Iterator[tuple[str, Graph]]:
+def candidates(
+    seed: int, num_each: int, space: SearchSpace, *, num_drawn: int = 20_000
+) -> Iterator[tuple[str, Graph]]:
     """What is to be trained: `num_each` distinct functions for each filter, as many survivors.
 
-    Random graphs and children alternate. Filters that hardly ever reject get what 20,000 graphs
-    hold. Candidates that do not see x cannot be trained and need not be.
+    Random graphs and children alternate. Filters that hardly ever reject get what `num_drawn`
+    graphs hold. Candidates that do not see x cannot be trained and need not be.
 
     Yields:
       the reason of the rejection, or `SURVIVES`, and the graph.
@@ -80,7 +82,7 @@ def candidates(seed: int, num_each: int, space: SearchSpace) -> Iterator[tuple[s
     parents = [pad_graph(graph, rng, space) for graph in _known(space)]
     seen: set[str] = set()
     counts: Counter[str] = Counter()
-    for i in range(20_000):
+    for i in range(num_drawn):
         if i % 2:
             graph = random_graph(rng, space)
         else:
@@ -102,7 +104,13 @@ def _known(space: SearchSpace) -> list[Graph]:
 
 
 def record_candidates(
-    engine: Engine, path: Path, *, seed: int, num_each: int, max_candidates: int | None = None
+    engine: Engine,
+    path: Path,
+    *,
+    seed: int,
+    num_each: int,
+    num_drawn: int = 20_000,
+    max_candidates: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Trains what is not in the file yet, and appends it line by line.
 
@@ -113,6 +121,7 @@ def record_candidates(
       path: of the records, JSON lines.
       seed: of the candidates and their training.
       num_each: candidates for each filter.
+      num_drawn: among so many graphs.
       max_candidates: to train at most, of all reasons together.
 
     Yields:
@@ -121,7 +130,7 @@ def record_candidates(
     space = SearchSpace()
     known = {record["graph"] for record in read_records(path)}
     by_reason: dict[str, list[Graph]] = {}
-    for reason, graph in candidates(seed, num_each, space):
+    for reason, graph in candidates(seed, num_each, space, num_drawn=num_drawn):
         by_reason.setdefault(reason, []).append(graph)
     turns = [
         (reason, graphs[i])

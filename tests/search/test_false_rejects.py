@@ -67,7 +67,7 @@ def test_table_says_how_many():
 
 
 def test_candidates_are_distinct_and_meet_their_filter():
-    found = list(false_rejects.candidates(0, 3, SearchSpace()))
+    found = list(false_rejects.candidates(0, 3, SearchSpace(), num_drawn=300))
     assert len({functional_hash(graph) for _, graph in found}) == len(found)
     for reason, graph in found:
         rejection = reject(graph)
@@ -94,7 +94,9 @@ def test_goes_on_where_it_was_interrupted(tmp_path):
 
     def run(engine, path, limit=None):
         return list(
-            false_rejects.record_candidates(engine, path, seed=1, num_each=2, max_candidates=limit)
+            false_rejects.record_candidates(
+                engine, path, seed=1, num_each=2, num_drawn=60, max_candidates=limit
+            )
         )
 
     run(whole, tmp_path / "whole.jsonl")

@@ -15,7 +15,7 @@ EXTRA = {
     "the input alone": "n4 = max(x, x)",
     "a statistic alone": "n4 = std_whc(x)",
     "constant": "n4 = exp(0); n5 = tanh(x); n6 = mul(n4, n5)",
-    "not through x": "n4 = mean_bwh(x); n5 = mul(0, n4); n6 = exp(v1)",
+    "not through x": "n4 = mean_bwh(x); n5 = mul(0, n4); n6 = exp(v1); n7 = add(n5, n6)",
     "moments of moments": "n4 = std_wh(x); n5 = rms_bwh(n4); n6 = mean_whcg(n5); n7 = div(x, n6)",
     "vectors together": "n4 = add(v0, v1); n5 = std_whc(n4); n6 = mul(x, n5); n7 = add(n6, v1)",
 }
