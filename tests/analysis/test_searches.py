@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from evonorm_jax.analysis.search_report import summarize, write_search_report
 from evonorm_jax.analysis.searches import load_searches
@@ -97,14 +98,18 @@ def test_repeated_searches_are_drawn_together(tmp_path, monkeypatch):
         make_search(tmp_path / "random_0", CANDIDATES[:4], strategy="random"),
     ]
     lines, bands = {}, []
+    plot, fill_between = Axes.plot, Axes.fill_between
 
-    def plot(axis, x, y, **style):
+    def noted_plot(axis, x, y, **style):
         lines[style["label"]] = (list(x), list(y))
+        return plot(axis, x, y, **style)
 
-    monkeypatch.setattr("matplotlib.axes.Axes.plot", plot)
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.fill_between", lambda axis, *band, **_: bands.append(band)
-    )
+    def noted_band(axis, *band, **style):
+        bands.append(band)
+        return fill_between(axis, *band, **style)
+
+    monkeypatch.setattr(Axes, "plot", noted_plot)
+    monkeypatch.setattr(Axes, "fill_between", noted_band)
     write_search_report(folders, tmp_path / "out")
     steps, means = lines["evolution, mean and range of 2"]
     assert steps == [1, 2, 3, 4]  # as far as the shorter one goes

@@ -65,7 +65,7 @@ def test_the_best_are_ranked_again_and_drawn(searched):
     best = max(contents.reranked.items(), key=lambda item: max(item[1].scores.values()))
     saved = json.loads((workdir / "winners" / "1.json").read_text())["metadata"]
     assert saved["candidate"] == best[0][0]
-    assert re.search(rf"^\* +{best[0][0]} ", result.stdout, re.MULTILINE)
+    assert re.search(rf"^ +\* +{best[0][0]} ", result.stdout, re.MULTILINE)
 
     drawn = command_line.run("plot", str(workdir))
     assert drawn.returncode == 0, drawn.stderr

@@ -1,6 +1,6 @@
 """A search whose evaluations take milliseconds, and a driver of it to kill.
 
-    python -m tests.search.fast_search WORKDIR [--workers N] [--seed S] [--candidates N]
+    python -m tests.search.fast_search WORKDIR [--workers N] [--seconds S] [--candidates N]
 
 The evaluator is a pure function like the engine; it also writes to WORKDIR/evaluations.txt when it
 starts and when it has ended, so that tests can see what was evaluated how often.
