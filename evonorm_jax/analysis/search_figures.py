@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,7 +30,7 @@ _FRONT = COLOURS[1]
 _CHANCE = 10.0  # percent: ten classes
 
 
-def plot_scatter(runs: Sequence[SearchRun], output: Path) -> Path:
+def draw_scatter(runs: Sequence[SearchRun]) -> Figure:
     """Accuracy on one network against that on another, for each pair (paper v1, Figure 4)."""
     figure, axes = _pair_axes(runs)
     for axis, (x, y) in axes:
@@ -42,10 +41,10 @@ def plot_scatter(runs: Sequence[SearchRun], output: Path) -> Path:
         for line in (axis.axhline, axis.axvline):
             line(_CHANCE, color="#999999", linewidth=0.8, linestyle=":")
     _legend(figure, axes[0][0])
-    return _save(figure, output)
+    return figure
 
 
-def plot_front(runs: Sequence[SearchRun], output: Path) -> Path:
+def draw_front(runs: Sequence[SearchRun]) -> Figure:
     """The scored layers that no other one beats on all networks, among all of them."""
     figure, axes = _pair_axes(runs)
     scores = np.concatenate([run.scores() for run in runs])
@@ -59,10 +58,10 @@ def plot_front(runs: Sequence[SearchRun], output: Path) -> Path:
             axis.scatter(*point, s=22, color=_FRONT, label=label, zorder=3)
             axis.annotate(str(entry.id), point, (3, 3), textcoords="offset points", fontsize=7)
     _legend(figure, axes[0][0])
-    return _save(figure, output)
+    return figure
 
 
-def plot_progress(runs: Sequence[SearchRun], output: Path) -> Path:
+def draw_progress(runs: Sequence[SearchRun]) -> Figure:
     """The best mean accuracy against candidates trained; searches of one strategy together.
 
     Several searches are shown by their mean, as far as the shortest goes, in the band from the
@@ -86,10 +85,10 @@ def plot_progress(runs: Sequence[SearchRun], output: Path) -> Path:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     clean_axes(axis)
     axis.legend(frameon=False, loc="lower right")
-    return _save(figure, output)
+    return figure
 
 
-def plot_fates(runs: Sequence[SearchRun], output: Path) -> Path:
+def draw_fates(runs: Sequence[SearchRun]) -> Figure:
     """What became of random graphs and of mutations: shares, by reason of rejection."""
     totals = total_fates(runs)
     reasons = _ordered_reasons(set().union(*totals.values()))
@@ -109,7 +108,7 @@ def plot_fates(runs: Sequence[SearchRun], output: Path) -> Path:
     axis.margins(x=0.1)
     clean_axes(axis)
     axis.legend(frameon=False, loc="lower right")
-    return _save(figure, output)
+    return figure
 
 
 def _ordered_reasons(reasons: set[str]) -> list[str]:
@@ -148,16 +147,10 @@ def _legend(figure: Figure, axis: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
-def _save(figure: Figure, output: Path) -> Path:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
-    return output
-
-
 #: All figures of searches by file name, without its ending.
-FIGURES: dict[str, Callable[[Sequence[SearchRun], Path], Path]] = {
-    "scatter": plot_scatter,
-    "progress": plot_progress,
-    "fates": plot_fates,
-    "front": plot_front,
+FIGURES: dict[str, Callable[[Sequence[SearchRun]], Figure]] = {
+    "scatter": draw_scatter,
+    "progress": draw_progress,
+    "fates": draw_fates,
+    "front": draw_front,
 }

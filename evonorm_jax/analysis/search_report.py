@@ -58,10 +58,10 @@ def write_search_report(
     runs, folder = load_searches(paths), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    if any(run.scored for run in runs):
-        files += [draw(runs, folder / f"{name}.png") for name, draw in FIGURES.items()]
-    else:
-        files.append(FIGURES["fates"](runs, folder / "fates.png"))
+    # Without scores there is nothing else to see.
+    for name in FIGURES if any(run.scored for run in runs) else ("fates",):
+        files.append(folder / f"{name}.png")
+        FIGURES[name](runs).savefig(files[-1], dpi=150)
     for place, winner in enumerate(_winners(runs), start=1):
         path = folder / f"winner_{place}.png"
         draw_graph(winner.entry.candidate.graph, path)

@@ -21,12 +21,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.formula import formula
 from evonorm_jax.search.graph import INITIAL_NODES, Graph
 from evonorm_jax.search.primitives import INDEX_SETS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _UNUSED = "#a0a0a0"
 _USED = "#000000"
@@ -84,19 +87,37 @@ def draw_graph(
     title: str | None = None,
     unused: bool = True,
 ) -> Path:
-    """Draws the graph into the PNG (or SVG, PDF) file `output`, inputs at the bottom.
+    """Draws the graph into the PNG (or SVG, PDF) file `output`.
 
     Args:
       graph: any.
       output: the image file; its folder is made if need be.
-      title: above the picture; None for the formula.
-      unused: whether to show the nodes that the output does not depend on, in grey.
+      title: see `graph_figure`, like `unused`.
+      unused: see there.
 
     Returns:
       The path of the image.
 
     Raises:
       UserError: the ending of `output` names no image format.
+    """
+    figure = graph_figure(graph, title=title, unused=unused)
+    output = Path(output)
+    formats = figure.canvas.get_supported_filetypes()
+    if output.suffix.lstrip(".") not in formats:
+        raise UserError(f"'{output}' must end in one of .{', .'.join(sorted(formats))}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output)
+    return output
+
+
+def graph_figure(graph: Graph, *, title: str | None = None, unused: bool = True) -> "Figure":
+    """The graph as a figure of matplotlib, inputs at the bottom.
+
+    Args:
+      graph: any.
+      title: above the picture; None for the formula.
+      unused: whether to show the nodes that the output does not depend on, in grey.
     """
     from matplotlib.figure import Figure  # not needed for the DOT form, nor installed with layers
 
@@ -111,13 +132,7 @@ def draw_graph(
     figure.draw_without_rendering()
     _draw_edges(axis, graph, places, bends)
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / (height + 0.35), va="top")
-    output = Path(output)
-    formats = figure.canvas.get_supported_filetypes()
-    if output.suffix.lstrip(".") not in formats:
-        raise UserError(f"'{output}' must end in one of .{', .'.join(sorted(formats))}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output)
-    return output
+    return figure
 
 
 def _shown(graph: Graph, unused: bool) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ SCHEMA = (
         scores TEXT NOT NULL,             -- JSON: accuracy in percent by anchor network
         steps INTEGER NOT NULL,           -- training steps, over all networks
         seconds REAL NOT NULL,
-        details TEXT NOT NULL,            -- JSON
+        details TEXT NOT NULL,            -- JSON; null for what is not finite
         time REAL NOT NULL
     )""",
     """CREATE TABLE reranked (
@@ -256,11 +257,27 @@ def to_columns(evaluation: Evaluation) -> tuple[Any, ...]:
     return (
         evaluation.stage,
         evaluation.reason,
-        json.dumps(dict(evaluation.scores)),
+        _to_json(evaluation.scores),
         evaluation.steps,
         evaluation.seconds,
-        json.dumps(dict(evaluation.details)),
+        _to_json(evaluation.details),
     )
+
+
+def _to_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """With None for numbers that JSON does not have, such as a loss of NaN or a norm of infinity.
+
+    Python would write them all the same, and SQLite refuse to read the column as JSON.
+    """
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _from_columns(

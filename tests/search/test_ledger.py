@@ -1,6 +1,9 @@
 """The ledger: what it keeps, whom it refuses, and that no accident harms it."""
 
+import contextlib
+import dataclasses
 import hashlib
+import math
 import os
 import resource
 import signal
@@ -62,6 +65,20 @@ def test_what_is_added_is_read_again(tmp_path):
     assert [start["command"] for start in contents.starts] == [["me"]]
     assert contents.best(5) == [first]
     assert first.mean == pytest.approx((71.25 + 1 / 3) / 2)
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    """SQLite reads the columns as JSON, which has no NaN."""
+    details = {"losses": {"wide": [2.5, math.nan, -math.inf]}, "gradient_norm": math.inf}
+    with Ledger(tmp_path, CONFIG) as ledger:
+        fill(ledger)
+        ledger.add_result(2, dataclasses.replace(REJECTED, details=details), place=2)
+        ledger.commit()
+    evaluation = read_ledger(tmp_path).entries[2].evaluation
+    assert evaluation.details == {"losses": {"wide": [2.5, None, None]}, "gradient_norm": None}
+    with contextlib.closing(sqlite3.connect(tmp_path / LEDGER_FILE)) as connection:
+        query = "SELECT json_extract(details, '$.losses.wide[0]') FROM results WHERE place = 2"
+        assert connection.execute(query).fetchone() == (2.5,)
 
 
 def test_a_ledger_at_rest_is_one_file(tmp_path):
