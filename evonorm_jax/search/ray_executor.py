@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ _MISSING = (
     "--ray needs Ray, which is not installed: pip install ray (the same version as the cluster's), "
     "or leave --ray out to search on this machine alone."
 )
+_CONNECT_SECONDS = 10.0
 
 
 class RayExecutor(Executor):
@@ -144,6 +146,7 @@ def _connect(address: str) -> ModuleType:
         raise UserError(_MISSING) from error
     package = Path(evonorm_jax.__file__).parent
     try:
+        _check_reachable(address)
         ray.init(
             address=address,
             # The nodes run the code that this process runs; the packages it needs are theirs.
@@ -152,9 +155,16 @@ def _connect(address: str) -> ModuleType:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--ray={address}: there is no Ray cluster ({error}). Start one with 'ray start "
             "--head', or take 'local' for this machine alone."
         ) from error
     return ray
+
+
+def _check_reachable(address: str) -> None:
+    """Raises OSError if nothing answers at HOST:PORT; Ray itself goes on trying for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
