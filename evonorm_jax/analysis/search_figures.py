@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evonorm_jax.analysis.searches import (
+    MEASURES,
     SearchRun,
     network_label,
+    progress,
     reason_label,
     total_fates,
 )
@@ -62,29 +64,29 @@ def draw_front(runs: Sequence[SearchRun]) -> Figure:
 
 
 def draw_progress(runs: Sequence[SearchRun]) -> Figure:
-    """The best mean accuracy against candidates trained; searches of one strategy together.
+    """The best mean accuracy against candidates scored and training steps, by strategy.
 
     Several searches are shown by their mean, as far as the shortest goes, in the band from the
     worst to the best.
     """
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-    axis = figure.subplots()
-    for strategy in sorted({run.strategy for run in runs}):
-        curves = [run.best_so_far() for run in runs if run.strategy == strategy]
-        length = min(map(len, curves))
-        stacked = np.stack([curve[:length] for curve in curves])
-        steps = np.arange(1, length + 1)
-        label = strategy
-        if len(curves) > 1:
-            label += f", mean and range of {len(curves)}"
-            low, high = stacked.min(axis=0), stacked.max(axis=0)
-            axis.fill_between(steps, low, high, color=_COLOURS[strategy], alpha=0.15, linewidth=0)
-        axis.plot(steps, stacked.mean(axis=0), color=_COLOURS[strategy], label=label)
-    axis.set_xlabel("candidates trained")
-    axis.set_ylabel("best accuracy, mean over networks (%)")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    clean_axes(axis)
-    axis.legend(frameon=False, loc="lower right")
+    measures = ("scored", "steps")
+    figure = Figure(figsize=(4.6 * len(measures), 3.9), layout="constrained")
+    axes = figure.subplots(1, len(measures), sharey=True)
+    for axis, measure in zip(axes, measures, strict=True):
+        for strategy, costs, best in progress(runs, measure):
+            label, colour = strategy, _COLOURS[strategy]
+            if len(best) > 1:
+                label += f", mean and range of {len(best)}"
+                low, high = best.min(axis=0), best.max(axis=0)
+                band = {"color": colour, "alpha": 0.15, "linewidth": 0, "step": "post"}
+                axis.fill_between(costs, low, high, **band)
+            mean = best.mean(axis=0)
+            axis.plot(costs, mean, color=colour, label=label, drawstyle="steps-post")
+        axis.set_xlabel(MEASURES[measure])
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        clean_axes(axis)
+    axes[0].set_ylabel("best accuracy, mean over networks (%)")
+    axes[0].legend(frameon=False, loc="lower right")
     return figure
 
 

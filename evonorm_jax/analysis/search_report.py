@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from evonorm_jax.analysis.search_figures import FIGURES
 from evonorm_jax.analysis.searches import (
-    UNTRAINED,
+    MEASURES,
     SearchRun,
     load_searches,
     network_label,
@@ -46,8 +49,8 @@ def write_search_report(
 
     Args:
       paths: folders of searches, or their ledgers; those of one strategy count as repetitions.
-      folder: for the files: scatter.png, progress.png, fates.png, front.png, winner_<place>.png and
-        summary.md.
+      folder: for the files: scatter.png, progress.png, fates.png, front.png, winner_<place>.png,
+        summary.md, and scored.csv with a row for each scored layer.
 
     Returns:
       The files.
@@ -68,12 +71,15 @@ def write_search_report(
         files.append(path)
     summary = folder / "summary.md"
     summary.write_text(summarize(runs), encoding="utf-8")
-    return [*files, summary]
+    return [*files, summary, _write_scored(runs, folder / "scored.csv")]
 
 
 def summarize(runs: Sequence[SearchRun]) -> str:
     """The searches in Markdown: how many candidates ended where, and the best layers."""
-    parts = ["# Layer search", _counts_table(runs), _fates_table(runs)]
+    parts = ["# Layer search", _counts_table(runs)]
+    if len(runs) > 1 and all(run.scored for run in runs):
+        parts += ["The best layer at an equal cost:", _equal_cost_table(runs)]
+    parts.append(_fates_table(runs))
     if winners := _winners(runs):
         networks = list(winners[0].scores)
         budget = "the larger budget" if winners[0].reranked else "the budget of the search"
@@ -85,16 +91,15 @@ def _counts_table(runs: Sequence[SearchRun]) -> str:
     rows = []
     for run in runs:
         decided = run.decided
-        trained = [e for e in decided if e.evaluation and e.evaluation.stage not in UNTRAINED]
         hours = sum(e.evaluation.seconds for e in decided if e.evaluation) / 3600
         best = max((entry.mean for entry in run.scored), default=None)
         rows.append(
             (
-                run.path.parent.name or str(run.path),
+                run.name,
                 run.strategy,
                 f"{run.contents.config['seed']}",
                 f"{len(decided):,}",
-                f"{len(trained):,}",
+                f"{len(run.trained):,}",
                 f"{len(run.scored):,}",
                 f"{sum(e.evaluation.steps for e in decided if e.evaluation):,}",
                 f"{hours:.2f}",
@@ -103,6 +108,25 @@ def _counts_table(runs: Sequence[SearchRun]) -> str:
         )
     header = ("search", "strategy", "seed", "candidates", "trained", "scored", "training steps")
     return _table((*header, "worker hours", "best mean (%)"), rows)
+
+
+def _equal_cost_table(runs: Sequence[SearchRun]) -> str:
+    """The best of each strategy when all searches had spent as much as the one that spent least."""
+    rows = []
+    for measure, label in MEASURES.items():
+        budget = min(run.best_so_far(measure)[0][-1] for run in runs)
+        for strategy in sorted({run.strategy for run in runs}):
+            curves = [run.best_so_far(measure) for run in runs if run.strategy == strategy]
+            best = [means[costs <= budget][-1:] for costs, means in curves]
+            found = np.concatenate([means[np.isfinite(means)] for means in best])
+            each = [f"{mean:.2f}" for mean in sorted(found, reverse=True)]
+            each += ["none"] * (len(curves) - len(found))  # had scored nothing by then
+            whole = len(found) == len(curves)
+            mean = f"{found.mean():.2f}" if whole else "-"
+            spread = f"{found.std(ddof=1):.2f}" if whole and len(found) > 1 else "-"
+            rows.append((f"{budget:,} {label}", strategy, mean, spread, ", ".join(each)))
+    header = ("cost of each search", "strategy", "best mean (%)", "standard deviation", "each")
+    return _table(header, rows)
 
 
 def _fates_table(runs: Sequence[SearchRun]) -> str:
@@ -149,6 +173,22 @@ def _winners(runs: Sequence[SearchRun]) -> list[Winner]:
             if entry.evaluation is not None
         ]
     return sorted(found, key=lambda winner: -statistics.fmean(winner.scores.values()))[:NUM_WINNERS]
+
+
+def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:
+    """What the figures of accuracies were drawn from, for those who have no ledger."""
+    header = ["search", "strategy", "seed", "candidate", "parent", *MEASURES, *runs[0].networks]
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*header, "graph"])
+        for run in runs:
+            costs = [run.cost(measure) for measure in MEASURES]
+            for entry, scores, *spent in zip(run.scored, run.scores(), *costs, strict=True):
+                candidate, seed = entry.candidate, run.contents.config["seed"]
+                about = [run.name, run.strategy, seed, candidate.id, candidate.parent]
+                accuracies = [f"{score:.2f}" for score in scores]
+                writer.writerow([*about, *spent, *accuracies, candidate.graph.to_text()])
+    return path
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,14 @@ from evonorm_jax.search.records import Contents, Entry, read_ledger
 
 #: Stages of candidates that were decided without training.
 UNTRAINED = ("filters", "cache")
+
+#: What a search can be said to have cost: candidates that were scored, candidates that were trained
+#: at all, and training steps of both.
+MEASURES = {
+    "scored": "candidates scored",
+    "trained": "candidates trained",
+    "steps": "training steps",
+}
 
 _NETWORKS = {
     "efficientnet_b0_cifar": "EfficientNet-B0",
@@ -42,6 +51,11 @@ class SearchRun:
     def path(self) -> Path:
         """Of the ledger."""
         return self.contents.path
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.path.resolve().parent.name
 
     @property
     def strategy(self) -> str:
@@ -69,15 +83,38 @@ class SearchRun:
         ]
         return np.array(rows, dtype=float).reshape(-1, len(self.networks))
 
-    def best_so_far(self) -> np.ndarray:
-        """The best mean accuracy after each candidate that was trained; NaN before the first."""
-        means = [
-            entry.mean if entry.is_scored else -np.inf
+    @property
+    def trained(self) -> list[Entry]:
+        """Those of the decided candidates that were trained, be it for a single step."""
+        return [
+            entry
             for entry in self.decided
             if entry.evaluation is not None and entry.evaluation.stage not in UNTRAINED
         ]
-        best = np.maximum.accumulate(np.array(means, dtype=float))
-        return np.where(np.isfinite(best), best, np.nan)
+
+    def best_so_far(self, measure: str) -> tuple[np.ndarray, np.ndarray]:
+        """What had been spent after each candidate that was trained, and the best mean until then.
+
+        Args:
+          measure: of what was spent, one of `MEASURES`.
+
+        Returns:
+          The cost, and the mean accuracy over the networks in percent; NaN before the first one.
+        """
+        trained = self.trained
+        costs = [
+            {"scored": entry.is_scored, "trained": 1, "steps": entry.evaluation.steps}[measure]
+            for entry in trained
+            if entry.evaluation is not None
+        ]
+        means = np.array([entry.mean if entry.is_scored else -np.inf for entry in trained])
+        best = np.maximum.accumulate(means)
+        return np.cumsum(costs, dtype=int), np.where(np.isfinite(best), best, np.nan)
+
+    def cost(self, measure: str) -> np.ndarray:
+        """What had been spent after each of the scored candidates."""
+        costs, _ = self.best_so_far(measure)
+        return costs[[entry.is_scored for entry in self.trained]]
 
     def fates(self) -> dict[str, Counter[str]]:
         """How many random graphs and how many mutations ended in which way."""
@@ -113,6 +150,43 @@ def load_searches(paths: Sequence[str | os.PathLike[str]]) -> list[SearchRun]:
                 f"{', '.join(runs[0].networks)}; draw them apart."
             )
     return runs
+
+
+class Progress(NamedTuple):
+    """Searches of one strategy, at equal costs.
+
+    Attributes:
+      strategy: of them all.
+      costs: in ascending order, `[points]`; as far as the search that spent least.
+      best: mean accuracy of the best layer by then, in percent, `[searches, points]`.
+    """
+
+    strategy: str
+    costs: np.ndarray
+    best: np.ndarray
+
+
+def progress(runs: Sequence[SearchRun], measure: str) -> list[Progress]:
+    """The best accuracy of each strategy against what was spent.
+
+    Args:
+      runs: searches; those of one strategy are repetitions.
+      measure: of what was spent, one of `MEASURES`.
+    """
+    found = []
+    for strategy in sorted({run.strategy for run in runs}):
+        curves = [run.best_so_far(measure) for run in runs if run.strategy == strategy]
+        curves = [(costs, best) for costs, best in curves if len(costs)]
+        if not curves:
+            continue
+        last = min(costs[-1] for costs, _ in curves)
+        grid = np.unique(np.concatenate([costs for costs, _ in curves]))
+        # From where each of them has something to show.
+        first = max(costs[np.isfinite(best)][:1].sum() for costs, best in curves)
+        grid = grid[(grid <= last) & (grid >= first)]
+        rows = [best[np.searchsorted(costs, grid, side="right") - 1] for costs, best in curves]
+        found.append(Progress(strategy, grid, np.array(rows)))
+    return found
 
 
 def total_fates(runs: Sequence[SearchRun]) -> dict[str, Counter[str]]:

@@ -1,11 +1,14 @@
 """Searches in tables and figures, from small ledgers of the test evaluator."""
 
+import csv
 import shutil
+from collections import defaultdict
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from evonorm_jax.analysis.search_figures import draw_progress
 from evonorm_jax.analysis.search_report import summarize, write_search_report
 from evonorm_jax.analysis.searches import load_searches
 from evonorm_jax.errors import UserError
@@ -48,7 +51,14 @@ def test_the_numbers_of_a_search(tmp_path):
     assert run.strategy == "evolution"
     np.testing.assert_array_equal(run.scores(), [[60, 40], [50, 45], [70, 44], [40, 30]])
     # Of the trained ones: rejected, then means 50, 47.5, 57 and 35.
-    np.testing.assert_array_equal(run.best_so_far(), [np.nan, 50, 50, 57, 57])
+    best = [np.nan, 50, 50, 57, 57]
+    for measure, costs in (
+        ("trained", [1, 2, 3, 4, 5]),
+        ("scored", [0, 1, 2, 3, 4]),
+        ("steps", [100, 200, 300, 400, 500]),
+    ):
+        np.testing.assert_array_equal(run.best_so_far(measure), (costs, best))
+        np.testing.assert_array_equal(run.cost(measure), costs[1:])
     assert run.fates() == {
         "random graphs": {"no_spatial_dependence": 1, "low_accuracy": 1, "scored": 2},
         "mutations": {"duplicate": 1, "scored": 2},
@@ -61,10 +71,15 @@ def test_the_report_holds_every_file_and_the_numbers(tmp_path):
     folder = make_search(tmp_path / "a")
     files = write_search_report([folder], tmp_path / "out")
     names = ["scatter", "progress", "fates", "front", "winner_1", "winner_2", "winner_3"]
-    assert [path.name for path in files] == [*(f"{name}.png" for name in names), "summary.md"]
-    for path in files[:-1]:
+    assert [path.name for path in files] == [
+        *(f"{name}.png" for name in names),
+        "summary.md",
+        "scored.csv",
+    ]
+    *pictures, summary, scored = files
+    for path in pictures:
         assert path.read_bytes().startswith(b"\x89PNG")
-    text = files[-1].read_text()
+    text = summary.read_text()
     assert "| a | evolution | 0 | 7 | 5 | 4 | 500 | 0.07 | 57.00 |" in text
     assert "| scored | 2 | 2 |" in text
     assert "| no spatial dependence | 1 | 0 |" in text
@@ -75,6 +90,21 @@ def test_the_report_holds_every_file_and_the_numbers(tmp_path):
         ["2", "60.00", "40.00"],
         ["3", "50.00", "45.00"],
     ]
+    rows = list(csv.DictReader(scored.read_text().splitlines()))
+    assert len(rows) == 4
+    assert rows[2] == {
+        "search": "a",
+        "strategy": "evolution",
+        "seed": "0",
+        "candidate": "5",
+        "parent": "3",
+        "scored": "3",
+        "trained": "4",
+        "steps": "400",
+        "wide": "70.00",
+        "deep": "44.00",
+        "graph": GRAPHS["evonorm_s0"].to_text(),
+    }
 
 
 def test_winners_come_from_the_larger_budget_where_there_is_one(tmp_path):
@@ -97,11 +127,11 @@ def test_repeated_searches_are_drawn_together(tmp_path, monkeypatch):
         make_search(tmp_path / "evolution_1", CANDIDATES[:-1], seed=1),
         make_search(tmp_path / "random_0", CANDIDATES[:4], strategy="random"),
     ]
-    lines, bands = {}, []
+    lines, bands = defaultdict(list), []
     plot, fill_between = Axes.plot, Axes.fill_between
 
     def noted_plot(axis, x, y, **style):
-        lines[style["label"]] = (list(x), list(y))
+        lines[style["label"].split(",")[0]].append((style["label"], (list(x), list(y))))
         return plot(axis, x, y, **style)
 
     def noted_band(axis, *band, **style):
@@ -110,18 +140,37 @@ def test_repeated_searches_are_drawn_together(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Axes, "plot", noted_plot)
     monkeypatch.setattr(Axes, "fill_between", noted_band)
-    write_search_report(folders, tmp_path / "out")
-    steps, means = lines["evolution, mean and range of 2"]
-    assert steps == [1, 2, 3, 4]  # as far as the shorter one goes
-    np.testing.assert_array_equal(means, [np.nan, 50, 50, 57])
-    np.testing.assert_array_equal(lines["random search"][1], [np.nan, 50, 50])
-    assert len(bands) == 1
+    runs = load_searches(folders)
+    draw_progress(runs)
+    # As far as the shorter one goes; 3 of 4 candidates, 400 of 500 steps.
+    costs = {"scored": [1, 2, 3], "steps": [200, 300, 400]}
+    for measure, (label, (x, y)) in zip(costs, lines["evolution"], strict=True):
+        assert label == "evolution, mean and range of 2"
+        assert x == costs[measure]
+        np.testing.assert_array_equal(y, [50, 50, 57])
+    assert [label for label, _ in lines["random search"]] == ["random search"] * 2
+    assert len(bands) == 2
+    text = summarize(runs)
+    assert "| 2 candidates scored | evolution | 50.00 | 0.00 | 50.00, 50.00 |" in text
+    assert "| 2 candidates scored | random search | 50.00 | - | 50.00 |" in text
+    assert "| 300 training steps | evolution | 50.00 | 0.00 |" in text
+
+
+def test_a_search_that_had_scored_nothing_by_then_is_not_averaged_away(tmp_path):
+    late = [CANDIDATES[1], CANDIDATES[1], CANDIDATES[5]]
+    folders = [
+        make_search(tmp_path / "0", CANDIDATES[:3]),
+        make_search(tmp_path / "1", late, seed=1),
+    ]
+    text = summarize(load_searches(folders))
+    assert "| 1 candidates scored | evolution | 53.50 | 4.95 | 57.00, 50.00 |" in text
+    assert "| 2 candidates trained | evolution | - | - | 50.00, none |" in text
 
 
 def test_a_search_that_has_scored_nothing_yet_has_a_report(tmp_path):
     folder = make_search(tmp_path / "a", CANDIDATES[:2])
     files = write_search_report([folder], tmp_path / "out")
-    assert [path.name for path in files] == ["fates.png", "summary.md"]
+    assert [path.name for path in files] == ["fates.png", "summary.md", "scored.csv"]
 
 
 def test_a_ledger_alone_is_enough(tmp_path):
