@@ -23,7 +23,8 @@ from evonorm_jax.search.protocol import Protocol, Stability
 FORMS = ("small", "tiny", "smoke")
 
 # Ours, all of them. Evolution needs several times its population to get anywhere, so the number of
-# scored layers is 8 and, where time is short, 4 times that. Of a small population 5 % would be nobody.
+# scored layers is 8 and, where time is short, 4 times that. Of a small population 5 % would be
+# nobody.
 _SEARCH = {
     "": {"population_size": 2_500, "tournament_fraction": 0.05, "max_scored": 20_000},
     "small": {"population_size": 64, "tournament_fraction": 0.1, "max_scored": 512},

@@ -1,7 +1,13 @@
 """The launchers of searches, on the built-in digits: search, extend, rerank, draw; and mistakes."""
 
+import dataclasses
 import json
+import os
+import random
 import re
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +17,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.search import Graph
 from evonorm_jax.search.driver import Settings
 from evonorm_jax.search.protocol import Protocol
-from evonorm_jax.search.records import read_ledger
+from evonorm_jax.search.records import LEDGER_FILE, read_ledger
 from evonorm_jax.search.rerank import RerankConfig
 from tests.experiments import command_line
 
@@ -72,6 +78,50 @@ def test_the_best_are_ranked_again_and_drawn(searched):
     files = {line.rpartition("/")[2] for line in drawn.stdout.split()}
     assert files >= {"scatter.png", "progress.png", "fates.png", "front.png", "winner_1.png"}
     assert "at the larger budget" in (workdir / "figures" / "summary.md").read_text()
+
+
+def verdicts(workdir):
+    """What a search found, without when and how fast."""
+    found = []
+    for entry in read_ledger(workdir).entries:
+        evaluation = dataclasses.replace(entry.evaluation, seconds=0.0)
+        found.append((entry.candidate, entry.seed, entry.function, entry.place, evaluation))
+    return found
+
+
+def workers_of(process):
+    """Process ids of a driver's workers."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(i) for i in children if b"spawn_main" in Path(f"/proc/{i}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_kills_change_nothing_of_what_is_found(tmp_path):
+    """The driver, and the worker, at random moments; then the search that nobody has killed."""
+    workdir, rng = tmp_path / "search", random.Random(0)
+    search = [f"--config={CONFIG}", "--config.search.max_scored=12", "--workers=1"]
+    arguments = [*search, f"--workdir={workdir}"]
+    process = command_line.start("search", *arguments)
+    for target in ("driver", "worker", "driver", "worker", "worker", "driver"):
+        while not (workers_of(process) and (workdir / LEDGER_FILE).exists()):
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(rng.uniform(2, 12))
+        assert process.poll() is None, "the search ended before it was killed"
+        before = [entry for entry in read_ledger(workdir).entries if entry.place is not None]
+        if target == "driver":
+            process.kill()
+            process.communicate()
+            process = command_line.start("search", *arguments)
+        else:
+            os.kill(workers_of(process)[0], signal.SIGKILL)
+        after = read_ledger(workdir).entries
+        assert all(after[entry.id] == entry for entry in before)
+    _, stderr = process.communicate(timeout=300)
+    assert (process.returncode, stderr) == (0, "")
+    whole = tmp_path / "whole"
+    assert command_line.run("search", *search, f"--workdir={whole}").returncode == 0
+    assert verdicts(workdir) == verdicts(whole)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Evaluations on a Ray cluster of this machine; without Ray, the message that says so.
 
-    pip install -e ".[cluster]" && pytest -m cluster
+For the former, `pip install -e ".[cluster]"` and `pytest -m cluster`.
 """
 
 import os
