@@ -132,7 +132,7 @@ def _rerank_protocol(arg: str, num_steps: int) -> Protocol:
 
 def _smoke_protocol(**fields: Any) -> Protocol:
     return Protocol(
-        anchors=ANCHOR_SIZES["tiny"][-1:],
+        anchors=(Anchor("resnet50_cifar", {"stage_sizes": (1,), "num_filters": 8}),),
         crop_size=0,
         batch_size=8,
         eval_batch_size=180,

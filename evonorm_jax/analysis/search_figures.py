@@ -20,6 +20,7 @@ from evonorm_jax.analysis.searches import (
 )
 from evonorm_jax.analysis.style import COLOURS, clean_axes
 from evonorm_jax.errors import UserError
+from evonorm_jax.search.evolution import pareto_front
 from evonorm_jax.search.filters import Reason
 
 _COLOURS = {
@@ -47,18 +48,20 @@ def draw_scatter(runs: Sequence[SearchRun]) -> Figure:
 
 
 def draw_front(runs: Sequence[SearchRun]) -> Figure:
-    """The scored layers that no other one beats on all networks, among all of them."""
+    """The scored layers that no other one beats on all networks, among those of all searches."""
     figure, axes = _pair_axes(runs)
     scores = np.concatenate([run.scores() for run in runs])
-    fronts = [(run, entry) for run in runs for entry in run.front()]
+    numbers = [entry.id for run in runs for entry in run.scored]
+    front = pareto_front(scores.tolist())
     for axis, (x, y) in axes:
         axis.scatter(scores[:, x], scores[:, y], s=7, linewidths=0, color="#bbbbbb", label="scored")
-        for number, (run, entry) in enumerate(fronts):
-            assert entry.evaluation is not None
-            point = [entry.evaluation.scores[run.networks[i]] for i in (x, y)]
-            label = "Pareto front" if number == 0 else None
-            axis.scatter(*point, s=22, color=_FRONT, label=label, zorder=3)
-            axis.annotate(str(entry.id), point, (3, 3), textcoords="offset points", fontsize=7)
+        points = scores[front][:, [x, y]]
+        axis.scatter(*points.T, s=22, color=_FRONT, label="Pareto front", zorder=3)
+        if len(runs) > 1:  # each counts its candidates from 0
+            continue
+        for index, point in zip(front, points, strict=True):
+            where = {"xytext": (3, 3), "textcoords": "offset points"}
+            axis.annotate(str(numbers[index]), point, fontsize=7, **where)
     _legend(figure, axes[0][0])
     return figure
 

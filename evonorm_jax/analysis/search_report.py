@@ -20,6 +20,7 @@ from evonorm_jax.analysis.searches import (
     reason_label,
     total_fates,
 )
+from evonorm_jax.search.canonical import canonical_hash
 from evonorm_jax.search.drawing import draw_graph
 from evonorm_jax.search.formula import formula
 from evonorm_jax.search.records import Entry
@@ -32,11 +33,13 @@ class Winner(NamedTuple):
     """One of the best layers.
 
     Attributes:
+      search: that found it, by name.
       entry: in the ledger.
       scores: accuracy by network in percent.
       reranked: whether at the larger budget.
     """
 
+    search: str
     entry: Entry
     scores: Mapping[str, float]
     reranked: bool
@@ -146,6 +149,7 @@ def _winners_table(winners: Sequence[Winner], networks: Sequence[str]) -> str:
     rows = [
         (
             f"{place}",
+            winner.search,
             f"{winner.entry.id}",
             *(f"{winner.scores[name]:.2f}" for name in networks),
             f"`{formula(winner.entry.candidate.graph, 'unicode')}`",
@@ -153,26 +157,30 @@ def _winners_table(winners: Sequence[Winner], networks: Sequence[str]) -> str:
         for place, winner in enumerate(winners, start=1)
     ]
     labels = (f"{network_label(name)} (%)" for name in networks)
-    return _table(("place", "candidate", *labels, "layer"), rows)
+    return _table(("place", "search", "candidate", *labels, "layer"), rows)
 
 
 def _winners(runs: Sequence[SearchRun]) -> list[Winner]:
     """The best at the larger budget where every search was ranked again, else in the searches."""
     if all(run.contents.reranked for run in runs):
         found = [
-            Winner(standing.entry, standing.scores, reranked=True)
+            Winner(run.name, standing.entry, standing.scores, reranked=True)
             for run in runs
             for standing in standings(run.contents, len(run.contents.entries))
             if standing.scores
         ]
     else:
         found = [
-            Winner(entry, entry.evaluation.scores, reranked=False)
+            Winner(run.name, entry, entry.evaluation.scores, reranked=False)
             for run in runs
-            for entry in run.contents.best(NUM_WINNERS)
+            for entry in run.contents.best(NUM_WINNERS * len(runs))
             if entry.evaluation is not None
         ]
-    return sorted(found, key=lambda winner: -statistics.fmean(winner.scores.values()))[:NUM_WINNERS]
+    found.sort(key=lambda winner: -statistics.fmean(winner.scores.values()))
+    layers: dict[str, Winner] = {}  # several searches may find the same one
+    for winner in found:
+        layers.setdefault(canonical_hash(winner.entry.candidate.graph), winner)
+    return list(layers.values())[:NUM_WINNERS]
 
 
 def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:

@@ -63,6 +63,8 @@ class SearchDisplay:
         seconds = now - started
         evaluated = num_evaluated(search) - evaluated_before
         parts = [summary_line(search, self._front_size(search))]
+        if search.pending:  # or the seconds of the first one, which compiles, look like a fault
+            parts.append(f"evaluating {len(search.pending)}")
         if evaluated and seconds > 0:
             parts.append(f"{3600 * evaluated / seconds:,.0f}/h")
         left = []

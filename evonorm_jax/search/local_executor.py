@@ -133,15 +133,12 @@ def _work(
         _print_to(log)
     place.enter()
     evaluate, message = build(make_evaluate)
-    connection.send(message)
-    # Its end after an exception is the driver's sign to start a fresh process.
-    while evaluate is not None and message[0] != "failed":
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        message = attempt(evaluate, task)
+    with contextlib.suppress(EOFError, OSError):  # the driver is gone
         connection.send(message)
+        # Its end after an exception is the driver's sign to start a fresh process.
+        while evaluate is not None and message[0] != "failed":
+            message = attempt(evaluate, connection.recv())
+            connection.send(message)
 
 
 def _end_with_driver() -> None:

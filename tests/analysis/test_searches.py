@@ -14,6 +14,7 @@ from evonorm_jax.analysis.searches import load_searches
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine import Evaluation
 from evonorm_jax.search.evolution import Candidate, pareto_front
+from evonorm_jax.search.formula import formula
 from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.library import LIBRARY
 from evonorm_jax.search.records import read_ledger
@@ -85,10 +86,10 @@ def test_the_report_holds_every_file_and_the_numbers(tmp_path):
     assert "| no spatial dependence | 1 | 0 |" in text
     assert "The best layers at the budget of the search:" in text
     places = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 2 |", "| 3 |"))]
-    assert [line.split(" | ")[1:4] for line in places] == [
-        ["5", "70.00", "44.00"],
-        ["2", "60.00", "40.00"],
-        ["3", "50.00", "45.00"],
+    assert [line.split(" | ")[1:5] for line in places] == [
+        ["a", "5", "70.00", "44.00"],
+        ["a", "2", "60.00", "40.00"],
+        ["a", "3", "50.00", "45.00"],
     ]
     rows = list(csv.DictReader(scored.read_text().splitlines()))
     assert len(rows) == 4
@@ -117,8 +118,8 @@ def test_winners_come_from_the_larger_budget_where_there_is_one(tmp_path):
         ledger.commit()
     text = summarize(load_searches([folder]))
     assert "The best layers at the larger budget:" in text
-    assert text.index("| 1 | 2 | 72.00 |") < text.index("| 2 | 5 | 71.00 |")
-    assert "| 3 | 3 |" not in text
+    assert text.index("| 1 | a | 2 | 72.00 |") < text.index("| 2 | a | 5 | 71.00 |")
+    assert "| 3 | a |" not in text
 
 
 def test_repeated_searches_are_drawn_together(tmp_path, monkeypatch):
@@ -154,6 +155,8 @@ def test_repeated_searches_are_drawn_together(tmp_path, monkeypatch):
     assert "| 2 candidates scored | evolution | 50.00 | 0.00 | 50.00, 50.00 |" in text
     assert "| 2 candidates scored | random search | 50.00 | - | 50.00 |" in text
     assert "| 300 training steps | evolution | 50.00 | 0.00 |" in text
+    # The layer that both evolutions have found stands there once.
+    assert text.count(f"`{formula(GRAPHS['evonorm_s0'], 'unicode')}`") == 1
 
 
 def test_a_search_that_had_scored_nothing_by_then_is_not_averaged_away(tmp_path):

@@ -44,10 +44,11 @@ def test_plain_lines_are_far_apart_and_estimate_the_rest(monkeypatch):
             shown.update(search, deaths=1)
     first, second, third, fourth = stream.getvalue().splitlines()
     assert first.startswith("evaluated 5 of 25  scored 3 of 13  best 40.00 %")
+    assert "  evaluating 1  " in first
     assert first.endswith("rejected: low_accuracy 1, duplicate 1")
     # One candidate in 3.6 s: 1,000 an hour; none scored since, so the other budget sets the time.
     assert "evaluated 8 of 25" in second
-    assert "1,000/h  1m01s left" in second
+    assert "evaluating 1  1,000/h  1m01s left" in second
     assert "evaluated 11 of 25" in third
     assert fourth.endswith(
         "dead 9, low_accuracy 1, duplicate 1  1 worker(s) died and were replaced"
