@@ -32,6 +32,7 @@ if __name__ == "__main__":
 import jax
 
 import evonorm_jax
+from evonorm_jax.benchmarks.machine import num_cores, processor
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import command, git_commit
 from evonorm_jax.search.driver import Driver, Settings, StopRequest
@@ -133,6 +134,7 @@ def describe_start(arguments: argparse.Namespace) -> dict[str, Any]:
         "command": command(),
         "commit": git_commit(),
         "versions": {"evonorm_jax": evonorm_jax.__version__, "jax": jax.__version__},
+        "machine": f"{num_cores()} x {processor()}",
         "workers": arguments.workers,
         "ray": arguments.ray,
     }

@@ -1,10 +1,12 @@
-"""All of a search in one folder: the figures, the winners drawn, and a summary in Markdown."""
+"""All of a search in one folder: the figures, the winners drawn, and a report in Markdown."""
 
 from __future__ import annotations
 
 import csv
 import os
+import shlex
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,12 +22,14 @@ from evonorm_jax.analysis.searches import (
     reason_label,
     total_fates,
 )
+from evonorm_jax.analysis.sweep_report import short_commit
 from evonorm_jax.search.canonical import canonical_hash
 from evonorm_jax.search.drawing import draw_graph
 from evonorm_jax.search.formula import formula
 from evonorm_jax.search.records import Entry
 from evonorm_jax.search.rerank import standings
 
+REPORT_FILE = "README.md"
 NUM_WINNERS = 3
 
 
@@ -53,7 +57,7 @@ def write_search_report(
     Args:
       paths: folders of searches, or their ledgers; those of one strategy count as repetitions.
       folder: for the files: scatter.png, progress.png, fates.png, front.png, winner_<place>.png,
-        summary.md, and scored.csv with a row for each scored layer.
+        README.md with the numbers, and scored.csv with a row for each scored layer.
 
     Returns:
       The files.
@@ -72,9 +76,11 @@ def write_search_report(
         path = folder / f"winner_{place}.png"
         draw_graph(winner.entry.candidate.graph, path)
         files.append(path)
-    summary = folder / "summary.md"
-    summary.write_text(summarize(runs), encoding="utf-8")
-    return [*files, summary, _write_scored(runs, folder / "scored.csv")]
+    report = folder / REPORT_FILE
+    pictures = "\n".join(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in files)
+    text = f"{summarize(runs)}\n{pictures}\n\n## How it was measured\n\n{_provenance(runs)}\n"
+    report.write_text(text, encoding="utf-8")
+    return [*files, report, _write_scored(runs, folder / "scored.csv")]
 
 
 def summarize(runs: Sequence[SearchRun]) -> str:
@@ -181,6 +187,22 @@ def _winners(runs: Sequence[SearchRun]) -> list[Winner]:
     for winner in found:
         layers.setdefault(canonical_hash(winner.entry.candidate.graph), winner)
     return list(layers.values())[:NUM_WINNERS]
+
+
+def _provenance(runs: Sequence[SearchRun]) -> str:
+    """Commands, commits, machines and dates, as the searches noted them at their starts."""
+    starts = [start for run in runs for start in run.contents.starts if "command" in start]
+    commands = dict.fromkeys(shlex.join(start["command"]) for start in starts)
+    dates = {time.strftime("%Y-%m-%d", time.gmtime(start["time"])) for start in starts}
+    lines = ["```bash", *commands, "```", ""] if commands else []
+    for label, values in (
+        ("date", dates),
+        ("commit", {short_commit(start.get("commit") or "") for start in starts}),
+        ("machine of the driver", {start.get("machine", "") for start in starts}),
+    ):
+        lines.append(f"- {label}: {', '.join(sorted(values - {''})) or 'unknown'}")
+    lines.append("- every scored layer: [scored.csv](scored.csv)")
+    return "\n".join(lines)
 
 
 def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:

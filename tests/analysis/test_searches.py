@@ -33,8 +33,11 @@ CANDIDATES = [
 GRAPHS = {name: LIBRARY[name] for name, *_ in CANDIDATES}
 
 
+START = {"command": ["python", "-m", "search"], "commit": "eb0fffd" + 33 * "0", "machine": "a PDP"}
+
+
 def make_search(folder, candidates=CANDIDATES, **fields):
-    with Ledger(folder, make_config(**fields)) as ledger:
+    with Ledger(folder, make_config(**fields), START) as ledger:
         for number, (name, parent, stage, reason, scores) in enumerate(candidates):
             candidate = Candidate(number, GRAPHS[name], parent)
             ledger.add_candidate(candidate, seed=0, function=None, results_before=number)
@@ -74,7 +77,7 @@ def test_the_report_holds_every_file_and_the_numbers(tmp_path):
     names = ["scatter", "progress", "fates", "front", "winner_1", "winner_2", "winner_3"]
     assert [path.name for path in files] == [
         *(f"{name}.png" for name in names),
-        "summary.md",
+        "README.md",
         "scored.csv",
     ]
     *pictures, summary, scored = files
@@ -83,6 +86,9 @@ def test_the_report_holds_every_file_and_the_numbers(tmp_path):
     text = summary.read_text()
     assert "| a | evolution | 0 | 7 | 5 | 4 | 500 | 0.07 | 57.00 |" in text
     assert "| scored | 2 | 2 |" in text
+    assert "![winner 1](winner_1.png)" in text
+    assert "```bash\npython -m search\n```" in text
+    assert "- commit: `eb0fffd`\n- machine of the driver: a PDP\n" in text
     assert "| no spatial dependence | 1 | 0 |" in text
     assert "The best layers at the budget of the search:" in text
     places = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 2 |", "| 3 |"))]
@@ -173,7 +179,7 @@ def test_a_search_that_had_scored_nothing_by_then_is_not_averaged_away(tmp_path)
 def test_a_search_that_has_scored_nothing_yet_has_a_report(tmp_path):
     folder = make_search(tmp_path / "a", CANDIDATES[:2])
     files = write_search_report([folder], tmp_path / "out")
-    assert [path.name for path in files] == ["fates.png", "summary.md", "scored.csv"]
+    assert [path.name for path in files] == ["fates.png", "README.md", "scored.csv"]
 
 
 def test_a_ledger_alone_is_enough(tmp_path):

@@ -68,16 +68,17 @@ def test_the_best_are_ranked_again_and_drawn(searched):
     assert set(contents.reranked) == {(e.id, 0) for e in contents.entries if e.is_scored}
     winners = sorted(path.name for path in (workdir / "winners").iterdir())
     assert winners == ["1.json", "2.json", "3.json"]
-    best = max(contents.reranked.items(), key=lambda item: max(item[1].scores.values()))
+    best = max(max(result.scores.values()) for result in contents.reranked.values())
     saved = json.loads((workdir / "winners" / "1.json").read_text())["metadata"]
-    assert saved["candidate"] == best[0][0]
-    assert re.search(rf"^ +\* +{best[0][0]} ", result.stdout, re.MULTILINE)
+    assert saved["scores"] == {"resnet50_cifar": best}
+    assert dict(contents.reranked[saved["candidate"], 0].scores) == saved["scores"]
+    assert re.search(rf"^ +\* +{saved['candidate']} ", result.stdout, re.MULTILINE)
 
     drawn = command_line.run("plot", str(workdir))
     assert drawn.returncode == 0, drawn.stderr
     files = {line.rpartition("/")[2] for line in drawn.stdout.split()}
     assert files >= {"scatter.png", "progress.png", "fates.png", "front.png", "winner_1.png"}
-    assert "at the larger budget" in (workdir / "figures" / "summary.md").read_text()
+    assert "at the larger budget" in (workdir / "figures" / "README.md").read_text()
 
 
 def verdicts(workdir):
