@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,7 +40,12 @@ def draw_scatter(runs: Sequence[SearchRun]) -> Figure:
     for axis, (x, y) in axes:
         for origin, chosen in _by_origin(runs).items():
             if len(chosen):
-                style = {"s": 9, "alpha": 0.6, "linewidths": 0, "color": _COLOURS[origin]}
+                style: dict[str, Any] = {
+                    "s": 9,
+                    "alpha": 0.6,
+                    "linewidths": 0,
+                    "color": _COLOURS[origin],
+                }
                 axis.scatter(chosen[:, x], chosen[:, y], label=origin, **style)
         for line in (axis.axhline, axis.axvline):
             line(_CHANCE, color="#999999", linewidth=0.8, linestyle=":")
@@ -56,12 +62,12 @@ def draw_front(runs: Sequence[SearchRun]) -> Figure:
     for axis, (x, y) in axes:
         axis.scatter(scores[:, x], scores[:, y], s=7, linewidths=0, color="#bbbbbb", label="scored")
         points = scores[front][:, [x, y]]
-        axis.scatter(*points.T, s=22, color=_FRONT, label="Pareto front", zorder=3)
+        axis.scatter(points[:, 0], points[:, 1], s=22, color=_FRONT, label="Pareto front", zorder=3)
         if len(runs) > 1:  # each counts its candidates from 0
             continue
         for index, point in zip(front, points, strict=True):
-            where = {"xytext": (3, 3), "textcoords": "offset points"}
-            axis.annotate(str(numbers[index]), point, fontsize=7, **where)
+            label = str(numbers[index])
+            axis.annotate(label, point, (3, 3), textcoords="offset points", fontsize=7)
     _legend(figure, axes[0][0])
     return figure
 

@@ -29,7 +29,7 @@ class SearchDisplay:
         self._interval = _LIVE_SECONDS if self._console.is_terminal else _PLAIN_SECONDS
         self._next = 0.0
         self._start: tuple[float, int, int] | None = None
-        self._shown = ""
+        self._shown: list[str] = []
         self._front = (0, 0)
 
     def __enter__(self) -> SearchDisplay:

@@ -138,7 +138,8 @@ def rerank(
         while waiting and executor.has_room:
             executor.submit(waiting.pop(0))
         for outcome in executor.wait(_POLL_SECONDS):
-            ledger.add_reranked(*outcome.task.id, outcome.evaluation)
+            candidate, seed = outcome.task.id
+            ledger.add_reranked(candidate, seed, outcome.evaluation)
             ledger.commit()
             left -= 1
             display.update(len(wanted) - left, len(wanted))
