@@ -21,6 +21,7 @@ FIGURES = {
     "02_batch_size": ("live_accuracy", 90),
     "03_train_your_own": ("predictions", 70),
     "04_read_results": ("layer_times", 80),
+    "05_layer_search": ("live", 80),
 }
 
 

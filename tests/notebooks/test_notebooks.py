@@ -33,8 +33,9 @@ def cells(path):
     return found
 
 
-def test_there_are_four():
-    assert NAMES == ["01_layers", "02_batch_size", "03_train_your_own", "04_read_results"]
+def test_there_are_five():
+    first = ["01_layers", "02_batch_size", "03_train_your_own", "04_read_results"]
+    assert [*first, "05_layer_search"] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
