@@ -157,8 +157,9 @@ def _connect(address: str) -> ModuleType:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"--ray={address}: there is no Ray cluster ({error}). Start one with 'ray start "
-            "--head', or take 'local' for this machine alone."
+            f"--ray={address}: there is no Ray cluster, or it does not take this driver ({error}). "
+            "Start one with 'ray start --head', or take 'local' for this machine alone; on a node "
+            "of a cluster that asks for a token take 'auto', elsewhere set RAY_AUTH_MODE=token."
         ) from error
     return ray
 

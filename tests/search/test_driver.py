@@ -225,7 +225,7 @@ def test_kills_lose_and_repeat_nothing_with_two_workers(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_twenty_kills_lose_and_repeat_nothing(tmp_path, num_workers):
-    many = 500 * num_workers  # so that the last kill finds it at work
+    many = 1500  # so that the last kill finds it at work
     search = Harassed(tmp_path, num_workers, seconds=0.1, seed=num_workers, num_candidates=many)
     targets = ["driver"] * 10 + ["worker"] * 10
     search.random.shuffle(targets)

@@ -45,7 +45,7 @@ def test_without_ray_there_is_one_message(monkeypatch):
 def test_without_a_cluster_there_is_one_message(address, monkeypatch):
     """At once, and not after the minutes for which Ray would go on trying."""
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=None))
-    with pytest.raises(UserError, match=f"--ray={address}: there is no Ray cluster .*refused"):
+    with pytest.raises(UserError, match=f"--ray={address}: there is no Ray cluster.*refused"):
         RayExecutor(evaluate, address)
 
 
