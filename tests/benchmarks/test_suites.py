@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from evonorm_jax.benchmarks import gpu, layers, startup, suite, train_step
+from evonorm_jax.benchmarks import gpu, layers, search, startup, suite, train_step
 from evonorm_jax.benchmarks import input as input_suite
 from evonorm_jax.benchmarks.report import as_json
 from evonorm_jax.errors import UserError
@@ -146,6 +146,25 @@ def test_startup_outside_of_a_clone(options, monkeypatch, tmp_path):
     monkeypatch.setattr(startup, "ROOT", tmp_path)
     with pytest.raises(UserError, match="run it in a clone"):
         startup.measure(options)
+
+
+def test_search(options, lines):
+    """Also: the plain way reaches the engine's verdict on whatever both train."""
+    report = search.measure(options)
+    check(report, rounds=1)
+    for case in ("random graphs", "one-mutation children"):
+        ours, plain, watched = (
+            report.find("seconds per candidate", case, name)
+            for name in (search.OURS, search.PLAIN, search.WATCHED)
+        )
+        assert ours.figures["equal verdicts"] == ours.figures["both trained"] > 0
+        assert watched.seconds <= plain.seconds
+        assert not [line for line in lines if "differ" in line]
+
+
+def test_search_needs_real_images(options):
+    with pytest.raises(UserError, match=r"name its \.npz file"):
+        search.measure(suite.Options())
 
 
 def test_gpu_refuses_a_machine_without_one(options):
