@@ -3,13 +3,14 @@
     python -m experiments.false_rejects --data cifar10.npz --output runs/false_rejects
 
 Every candidate is trained for the first steps of the protocol on all anchors. Records are appended
-to <output>/records.jsonl; started again, the command goes on where it was interrupted, and at any
-time the table says how many candidates each rate stands on.
+to <output>/records.jsonl; started again, the command goes on where it was interrupted. At its end
+it writes <output>/README.md, the rates, and <output>/candidates.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 from pathlib import Path
 
 from experiments.allocator import tune_allocator
@@ -17,7 +18,11 @@ from experiments.allocator import tune_allocator
 
 def main() -> None:
     """Parses the command line, trains, prints the table."""
+    import jax
+
+    from evonorm_jax.benchmarks import machine
     from evonorm_jax.data import dataset_config
+    from evonorm_jax.provenance import command
     from evonorm_jax.search import false_rejects
     from evonorm_jax.search.anchors import ANCHOR_SIZES
     from evonorm_jax.search.engine import Engine
@@ -43,29 +48,43 @@ def main() -> None:
         "--each", type=int, default=40, help="candidates for each filter (default: %(default)s)"
     )
     parser.add_argument("--limit", type=int, help="candidates in all, if fewer")
-    parser.add_argument("--report", action="store_true", help="the table alone, of what is there")
     arguments = parser.parse_args()
 
     protocol = Protocol(ANCHOR_SIZES[arguments.anchors], crop_size=24 if arguments.data else 0)
-    path = Path(arguments.output) / "records.jsonl"
-    if not arguments.report:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if arguments.data:
-            splits = {"train_split": "train[:45000]", "eval_split": "train[49000:]"}
-            data = dataset_config("cifar10", "npz", path=arguments.data, **splits)
-        else:
-            data = dataset_config("digits", "embedded")
-        engine = Engine(false_rejects.without_filters(protocol), data)
-        for record in false_rejects.record_candidates(
-            engine,
-            path,
-            seed=arguments.seed,
-            num_each=arguments.each,
-            max_candidates=arguments.limit,
-        ):
-            end = record["reason"] or "passed"
-            print(f"{record['filter']}: {end} ({record['seconds']:.1f} s)", flush=True)
-    print(false_rejects.as_table(false_rejects.read_records(path), protocol))
+    output = Path(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
+    if arguments.data:
+        splits = {"train_split": "train[:45000]", "eval_split": "train[49000:]"}
+        data = dataset_config("cifar10", "npz", path=arguments.data, **splits)
+    else:
+        data = dataset_config("digits", "embedded")
+    path = output / "records.jsonl"
+    for record in false_rejects.record_candidates(
+        Engine(false_rejects.without_filters(protocol), data),
+        path,
+        seed=arguments.seed,
+        num_each=arguments.each,
+        max_candidates=arguments.limit,
+    ):
+        end = record["reason"] or "passed"
+        print(f"{record['filter']}: {end} ({record['seconds']:.1f} s)", flush=True)
+    records = false_rejects.read_records(path)
+    commits = ", ".join(sorted({str(record["commit"]) for record in records}))
+    lines = [
+        "# False rejects of the layer search's filters",
+        "",
+        f"- command: `{' '.join(command())}`",
+        f"- commit: {commits}",
+        f"- hardware: {machine.num_cores()} x {machine.processor()}",
+        f"- date: {datetime.date.today()}, jax {jax.__version__}",
+        "",
+        false_rejects.as_markdown(records, protocol),
+    ]
+    (output / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    (output / "candidates.csv").write_text(
+        false_rejects.as_csv(records, protocol), encoding="utf-8"
+    )
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

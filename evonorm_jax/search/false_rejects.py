@@ -2,14 +2,16 @@
 
 A rejection is wrong if the candidate, trained on all anchors with no filter and no abort rule,
 passes the check of quality. Candidates are random graphs and one-mutation children of known layers,
-drawn until every filter has met its share; one record of each is appended to a file, so a run may
-be interrupted, gone on with, and read at any time.
+drawn until every filter has met its share, and the known layers themselves; one record of each is
+appended to a file, so a run may be interrupted, gone on with, and read at any time.
 
 An abort rule is judged by every anchor's run by itself: it is wrong if it would have ended a run
 whose accuracy passes.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import math
 from collections import Counter
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from evonorm_jax.provenance import git_commit
 from evonorm_jax.search.engine import Engine
 from evonorm_jax.search.filters import FilterConfig, functional_hash, reject
 from evonorm_jax.search.graph import Graph, X
@@ -27,8 +30,9 @@ from evonorm_jax.search.mutation import mutate_layer
 from evonorm_jax.search.protocol import AbortRule, Protocol, Stability
 from evonorm_jax.search.space import SearchSpace, pad_graph, random_graph
 
-#: What is written for a candidate that no filter rejects.
+#: What is written for a candidate that no filter rejects, and for such a known layer.
 SURVIVES = "survives"
+KNOWN = "known"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +118,8 @@ def record_candidates(
 ) -> Iterator[dict[str, Any]]:
     """Trains what is not in the file yet, and appends it line by line.
 
-    The reasons take turns, so that a run that was cut short says something of each.
+    The known layers come first. Then the reasons take turns, so that a run that was cut short says
+    something of each.
 
     Args:
       engine: with a protocol from `without_filters`.
@@ -132,7 +137,8 @@ def record_candidates(
     by_reason: dict[str, list[Graph]] = {}
     for reason, graph in candidates(seed, num_each, space, num_drawn=num_drawn):
         by_reason.setdefault(reason, []).append(graph)
-    turns = [
+    turns = [(KNOWN, graph) for graph in LIBRARY.values() if reject(graph) is None]
+    turns += [
         (reason, graphs[i])
         for i in range(num_each)
         for reason, graphs in by_reason.items()
@@ -144,7 +150,8 @@ def record_candidates(
             if graph.to_text() in known:
                 continue
             evaluation = engine.evaluate(graph, seed)
-            record = {"filter": reason, "graph": graph.to_text()} | evaluation.to_json()
+            record = {"filter": reason, "graph": graph.to_text(), "commit": git_commit()}
+            record |= evaluation.to_json()
             file.write(json.dumps(record) + "\n")
             file.flush()
             yield record
@@ -166,7 +173,7 @@ def _drop_cut_line(path: Path) -> None:
 
 
 def filter_rates(records: Sequence[Mapping[str, Any]]) -> dict[str, Rate]:
-    """The false-reject rate of each filter; for the survivors, how many pass."""
+    """The false-reject rate of each filter; for survivors and known layers, how many pass."""
     trained = Counter(record["filter"] for record in records)
     passed = Counter(record["filter"] for record in records if record["reason"] is None)
     return {reason: Rate(passed[reason], trained[reason]) for reason in sorted(trained)}
@@ -177,7 +184,7 @@ def abort_rate(
 ) -> tuple[Rate, Rate]:
     """Of the runs that a rule would end, those that pass; and of those that fail, it ends.
 
-    Only records of survivors count, and of them the runs whose losses stayed finite.
+    Only layers that pass all filters count, and of them the runs whose losses stayed finite.
 
     Raises:
       ValueError: the records keep means of ten losses, and the rule averages over other steps.
@@ -186,7 +193,7 @@ def abort_rate(
         raise ValueError(f"{rule}: step and window must be multiples of 10")
     ended_and_passed = ended = failed = ended_and_failed = 0
     for record in records:
-        if record["filter"] != SURVIVES:
+        if record["filter"] not in (SURVIVES, KNOWN):
             continue
         details = record["details"]
         for anchor, accuracy in details["quality"].items():
@@ -200,21 +207,57 @@ def abort_rate(
     return Rate(ended_and_passed, ended), Rate(ended_and_failed, failed)
 
 
-def as_table(records: Sequence[Mapping[str, Any]], protocol: Protocol) -> str:
-    """Markdown, with the abort rules of the protocol."""
+def as_markdown(records: Sequence[Mapping[str, Any]], protocol: Protocol) -> str:
+    """Tables: the filters, the abort rules of the protocol, and the known layers."""
+    rates = filter_rates(records)
     lines = [
-        f"{len(records)} candidates trained on {', '.join(protocol.anchor_names)}",
+        f"{len(records)} candidates trained for {protocol.quality_steps} steps on "
+        f"{', '.join(protocol.anchor_names)}, with no filter and no abort rule. A rejection is "
+        f"wrong if the candidate reaches {protocol.quality_accuracy:g} % on all of them. Bounds: "
+        "Wilson, 97.5 %.",
         "",
-        "| would be rejected as | trained all the same, passed quality |",
+        "| would be rejected as | wrong |",
         "|---|---|",
     ]
-    rates = filter_rates(records)
-    lines += [f"| {reason} | {rate} |" for reason, rate in rates.items() if reason != SURVIVES]
+    lines += [f"| {reason} | {rates[reason]} |" for reason in rates.keys() - {SURVIVES, KNOWN}]
+    lines[4:] = sorted(lines[4:])
+    lines += ["", "| would be ended | wrong, of the runs it ends | ends, of those that fail |"]
+    lines += ["|---|---|---|"]
     for rule in protocol.abort_rules:
         wrong, caught = abort_rate(records, rule, protocol.quality_accuracy)
-        name = f"hopeless: mean loss of {rule.window} steps above {rule.max_loss} at {rule.step}"
-        lines.append(f"| {name} | {wrong} (ends {caught.wrong} of {caught.trained} that fail) |")
+        name = f"mean loss of {rule.window} steps above {rule.max_loss} at step {rule.step}"
+        lines.append(f"| {name} | {wrong} | {caught.wrong} of {caught.trained} |")
     if SURVIVES in rates:
         rate = rates[SURVIVES]
-        lines += ["", f"Of {rate.trained} that no filter rejects, {rate.wrong} passed."]
-    return "\n".join(lines)
+        lines += ["", f"Of {rate.trained} that no filter rejects, {rate.wrong} reached it."]
+    lines += ["", f"| known layer | {' | '.join(protocol.anchor_names)} |"]
+    lines += ["|---" * (1 + len(protocol.anchors)) + "|"]
+    accuracies = {record["graph"]: record["details"]["quality"] for record in records}
+    for layer, graph in LIBRARY.items():
+        if graph.to_text() in accuracies:
+            quality = accuracies[graph.to_text()]
+            cells = [f"{quality[a]:.1f} %" if a in quality else "" for a in protocol.anchor_names]
+            lines.append(f"| {layer} | {' | '.join(cells)} |")
+        elif (rejection := reject(graph)) is not None:
+            lines.append(f"| {layer} | {rejection.reason}" + " |" * len(protocol.anchors))
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(records: Sequence[Mapping[str, Any]], protocol: Protocol) -> str:
+    """One line for each candidate, with what the rates are made from."""
+    names = protocol.anchor_names
+    ends = [rule.step for rule in protocol.abort_rules]
+    columns = ["filter", "verdict", *(f"{name} accuracy" for name in names)]
+    columns += [f"{name} loss {end - 9}-{end}" for name in names for end in ends]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*columns, "graph"])
+    for record in records:
+        quality, losses = record["details"]["quality"], record["details"]["losses"]
+        row = [record["filter"], record["reason"] or "passed"]
+        row += [f"{quality[name]:.1f}" if name in quality else "" for name in names]
+        for name in names:
+            means = losses.get(name, ())
+            row += [f"{means[end // 10 - 1]:.4g}" if len(means) * 10 >= end else "" for end in ends]
+        writer.writerow([*row, record["graph"]])
+    return file.getvalue()

@@ -80,8 +80,8 @@ class Protocol:
         a third of the training before them.
       stability: see there.
       filters: what is looked at before training; None trains everything that sees x.
-      abort_rules: see `AbortRule`. Ours: of the candidates that were trained on regardless, none
-        that passed the check of quality had such losses (results/search).
+      abort_rules: see `AbortRule`. Ours; `experiments.false_rejects` measures how often they are
+        wrong.
       num_groups: of the index set (w, h, c/g); the authors' code has 32.
     """
 

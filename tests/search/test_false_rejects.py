@@ -1,12 +1,14 @@
 """Rates from records by hand, and a run that is interrupted and goes on."""
 
+import csv
 import json
 
 import pytest
 
-from evonorm_jax.search import SearchSpace, false_rejects
+from evonorm_jax.search import LIBRARY, SearchSpace, false_rejects
+from evonorm_jax.search.anchors import Anchor
 from evonorm_jax.search.engine import Evaluation
-from evonorm_jax.search.false_rejects import SURVIVES, Rate
+from evonorm_jax.search.false_rejects import KNOWN, SURVIVES, Rate
 from evonorm_jax.search.filters import functional_hash, reject
 from evonorm_jax.search.protocol import AbortRule, Protocol
 
@@ -59,11 +61,29 @@ def test_rules_between_the_means():
 
 
 def test_table_says_how_many():
-    table = false_rejects.as_table(RECORDS, Protocol(abort_rules=(AbortRule(20, 10, 2.3),)))
-    assert "| dead | 1 of 2, at most" in table
-    assert "| hopeless: mean loss of 10 steps above 2.3 at 20 | 0 of 1" in table
-    assert "ends 1 of 2 that fail" in table
-    assert "Of 5 that no filter rejects, 2 passed." in table
+    anchors = (Anchor("resnet50_cifar", name="net"),)
+    protocol = Protocol(anchors, abort_rules=(AbortRule(20, 10, 2.3),))
+    known = record(KNOWN, "low_accuracy", [2.4, 2.1], 12.5)
+    known["graph"] = LIBRARY["bn_relu"].to_text()
+    lines = false_rejects.as_markdown([*RECORDS, known], protocol).splitlines()
+    assert lines[0].startswith("9 candidates trained for 100 steps on net, ")
+    assert "| blow_up | 0 of 1, at most 79.3 % |" in lines
+    assert "| dead | 1 of 2, at most 90.5 % |" in lines
+    assert lines.index("| blow_up | 0 of 1, at most 79.3 % |") == 4
+    rule = "| mean loss of 10 steps above 2.3 at step 20 | 0 of 1, at most 79.3 % | 1 of 3 |"
+    assert rule in lines
+    assert "Of 5 that no filter rejects, 2 reached it." in lines
+    assert lines[-2:] == ["| bn_relu | 12.5 % |", "| random | no_spatial_dependence |"]
+
+
+def test_csv_holds_what_the_rates_are_made_from():
+    anchors = (Anchor("resnet50_cifar", name="net"),)
+    protocol = Protocol(anchors, abort_rules=(AbortRule(20, 10, 2.3),))
+    rows = list(csv.reader(false_rejects.as_csv(RECORDS, protocol).splitlines()))
+    assert rows[0] == ["filter", "verdict", "net accuracy", "net loss 11-20", "graph"]
+    assert rows[2] == ["dead", "low_accuracy", "", "", ""]
+    assert rows[4] == [SURVIVES, "passed", "40.0", "2.1", ""]
+    assert len(rows) == 1 + len(RECORDS)
 
 
 def test_candidates_are_distinct_and_meet_their_filter():
