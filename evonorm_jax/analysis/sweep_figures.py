@@ -87,10 +87,10 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     """
     if not any(accuracy_metric(run.config) in run.series for run in sweep.curves):
         raise UserError("no run of this sweep has been evaluated yet, so there are no curves")
-    columns = min(_COLUMNS, len(sweep.sizes))
-    rows = math.ceil(len(sweep.sizes) / columns)
+    rows = math.ceil(len(sweep.sizes) / _COLUMNS)
+    columns = math.ceil(len(sweep.sizes) / rows)
     figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axis, size in zip(axes, sweep.sizes, strict=False):
         for layer in sweep.layers:
             runs = [run for run in sweep.curves if _is(run, layer, size)]
@@ -99,8 +99,9 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
         axis.set_xlabel("epoch", fontsize=9)
         axis.label_outer()
         clean_axes(axis)
-    for axis in list(axes)[len(sweep.sizes) :]:
+    for axis in axes[len(sweep.sizes) :]:
         axis.set_visible(False)
+        axes[axes.index(axis) - columns].tick_params(labelbottom=True)  # nothing is below it
     figure.supylabel(axis_label("top1"), fontsize=10)
     figure.suptitle(setting_line(sweep), fontsize=10)
     handles = [

@@ -121,7 +121,8 @@ def _train(
 
     @jax.jit
     def count(params: Any, batch_stats: Any, images: Any, labels: Any, mask: Any) -> Any:
-        logits = model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits: Any = model.apply(variables, images, train=False)
         hits = (jnp.argmax(logits, -1) == labels) & jnp.isfinite(logits).all(-1)
         return jnp.sum(hits * mask), jnp.sum(mask)
 

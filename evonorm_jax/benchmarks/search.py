@@ -68,7 +68,7 @@ _QUICK = Workload(
         (
             Anchor(
                 "mobilenet_v2_cifar",
-                {"stage_sizes": (1,), "width_multiplier": 0.25, "stem": "imagenet"},
+                (("stage_sizes", (1,)), ("width_multiplier", 0.25), ("stem", "imagenet")),
             ),
         ),
         crop_size=0,
@@ -162,8 +162,8 @@ def _measure_list(
             total += len(stratum) * float(np.mean(sample))
         return total / len(graphs)
 
-    sampled = {"candidates timed": len(plain)}
-    verdicts = {"both trained": len(both), "equal verdicts": sum(equal)}
+    sampled: dict[str, float] = {"candidates timed": len(plain)}
+    verdicts: dict[str, float] = {"both trained": len(both), "equal verdicts": sum(equal)}
     rows = {
         OURS: (ours, _figures(evaluations, seconds) | verdicts),
         PLAIN: (mean("seconds"), sampled),

@@ -115,8 +115,16 @@ def test_seeds_of_candidates_are_their_own():
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
+@pytest.fixture
+def handled_interrupts():
+    """SIGINT as in the foreground, also where the tests run as a background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_asks_to_stop(number):
+def test_a_signal_asks_to_stop(number, handled_interrupts):
     before = signal.getsignal(number)
     with StopRequest() as stop:
         assert not stop()
@@ -126,6 +134,13 @@ def test_a_signal_asks_to_stop(number):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(number) is before
+
+
+def test_what_is_ignored_stays_ignored(handled_interrupts):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop()
 
 
 class Harassed:
