@@ -98,8 +98,8 @@ for name, points in losses.items():
 # ## The recorded sweep
 #
 # Five layers, six sizes, three seeds, ten epochs: 90 runs, of which
-# `results/digits_batch_size/results.csv` keeps a row each. `make figure` runs it anew (13.5
-# minutes on two cores). Bars are one standard deviation over the seeds.
+# `results/digits_batch_size/results.csv` keeps a row each. `make figure` runs it anew (17
+# minutes on two cores beside other work). Bars are one standard deviation over the seeds.
 
 # %%
 recorded = read_results(ROOT / "results" / "digits_batch_size" / "results.csv")
