@@ -238,36 +238,3 @@ config = recipes.digits(layer)
 config.num_epochs = 3.0
 summary = train_and_evaluate(config, folder / "run")
 print({name: round(float(value), 3) for name, value in summary.items() if "top1" in name})
-
-# %% [markdown]
-# ## Recorded searches
-#
-# `results/search` has the searches that were run at length on CIFAR-10: a row per scored layer,
-# with what had been spent by then.
-
-# %%
-import csv
-
-recorded = sorted((ROOT / "results" / "search").glob("*/scored.csv"))
-spent, axes = plt.subplots(
-    1, max(1, len(recorded)), figsize=(5.5 * max(1, len(recorded)), 3.6), layout="constrained"
-)
-for path, axis in zip(recorded, np.atleast_1d(axes), strict=False):
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    networks = list(rows[0])[list(rows[0]).index("steps") + 1 : -1]
-    for name in dict.fromkeys(row["search"] for row in rows):
-        chosen = [row for row in rows if row["search"] == name]
-        means = [np.mean([float(row[network]) for network in networks]) for row in chosen]
-        best = formula(Graph.from_text(chosen[int(np.argmax(means))]["graph"]), "unicode")
-        print(f"{name:14}{len(chosen):4} scored, best {max(means):.2f} %: {best}")
-        axis.step(
-            [int(row["steps"]) for row in chosen],
-            np.maximum.accumulate(means),
-            where="post",
-            color=COLOURS[chosen[0]["strategy"] != "evolution"],
-            label=name,
-        )
-    axis.set(xlabel="training steps", ylabel="best mean accuracy (%)", title=path.parent.name)
-    axis.legend(frameon=False, fontsize=8)
-    clean_axes(axis)
-spent
