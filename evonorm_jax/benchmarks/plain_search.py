@@ -1,18 +1,16 @@
 """A candidate judged the plain way: the rival of the search engine.
 
 A network is built with the candidate's layers, its whole training step is compiled, 100 steps are
-made, its evaluation is compiled, and the accuracy decides; then the next anchor, until one rejects.
-Networks, data, initial weights and evaluation are those of the engine, and drawing the weights is
-not timed; what differs is what this file does, written as any training script is.
+made, its evaluation is compiled, and so on with each anchor; the accuracies decide. Networks, data,
+initial weights and evaluation are those of the engine, and drawing the weights is not timed; what
+differs is what this file does, written as any training script is.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,22 +40,24 @@ class PlainVerdict:
 
     Attributes:
       passed: whether all anchors let it pass.
-      accuracies: in percent, of each anchor that was trained.
+      accuracies: in percent, by anchor.
       seconds: that it took, see `clock`.
-      seconds_watched: that it would have taken, had a loss that is not finite ended the training,
-        and had a candidate that does not see x been turned away.
+      seconds_watched: that it would have taken, had a candidate that does not see x been turned
+        away, and had a loss that is not finite ended all training.
+      seconds_thrifty: likewise, had also the first anchor that rejects it ended all training.
     """
 
     passed: bool
     accuracies: tuple[float, ...]
     seconds: float
     seconds_watched: float
+    seconds_thrifty: float
 
 
 def judge(
-    trainers: list[AnchorTrainer], protocol: Protocol, graph: Graph, seed: int
+    trainers: Sequence[AnchorTrainer], protocol: Protocol, graph: Graph, seed: int
 ) -> PlainVerdict:
-    """Trains the candidate on one anchor after the other.
+    """Trains the candidate on every anchor.
 
     Args:
       trainers: of the anchors; they give the networks, the data and the initial weights.
@@ -67,19 +67,19 @@ def judge(
     """
     graph = canonical(graph)
     accuracies = []
-    seconds = watched = 0.0
-    watching = X in graph.effective
+    seconds = watched = thrifty = 0.0
+    watching = saving = X in graph.effective
     for trainer in trainers:
         accuracy, spent, until_nonfinite = _train(trainer, protocol, graph, seed)
         accuracies.append(accuracy)
         seconds += spent
-        if watching:
-            watched += spent if until_nonfinite is None else until_nonfinite
-            watching = until_nonfinite is None
-        if accuracy < protocol.quality_accuracy:
-            break
-    passed = accuracies[-1] >= protocol.quality_accuracy
-    return PlainVerdict(passed, tuple(accuracies), seconds, watched)
+        needed = spent if until_nonfinite is None else until_nonfinite
+        watched += needed * watching
+        thrifty += needed * saving
+        watching = watching and until_nonfinite is None
+        saving = saving and watching and accuracy >= protocol.quality_accuracy
+    passed = min(accuracies) >= protocol.quality_accuracy
+    return PlainVerdict(passed, tuple(accuracies), seconds, watched, thrifty)
 
 
 def _train(

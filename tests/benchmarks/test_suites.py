@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from evonorm_jax.benchmarks import gpu, layers, search, startup, suite, train_step
+from evonorm_jax.benchmarks import gpu, layers, plain_search, search, startup, suite, train_step
 from evonorm_jax.benchmarks import input as input_suite
 from evonorm_jax.benchmarks.report import as_json
 from evonorm_jax.errors import UserError
 from evonorm_jax.models import create_model
+from evonorm_jax.search import Graph
 
 
 @pytest.fixture
@@ -153,13 +154,37 @@ def test_search(options, lines):
     report = search.measure(options)
     check(report, rounds=1)
     for case in ("random graphs", "one-mutation children"):
-        ours, plain, watched = (
+        ours, plain, watched, thrifty = (
             report.find("seconds per candidate", case, name)
-            for name in (search.OURS, search.PLAIN, search.WATCHED)
+            for name in (search.OURS, search.PLAIN, search.WATCHED, search.THRIFTY)
         )
         assert ours.figures["equal verdicts"] == ours.figures["both trained"] > 0
-        assert watched.seconds <= plain.seconds
+        assert thrifty.seconds <= watched.seconds <= plain.seconds
         assert not [line for line in lines if "differ" in line]
+
+
+SEES_X = Graph.from_text("n4 = tanh(x)")
+SEES_NONE = Graph.from_text("n4 = exp(v1)")
+
+
+@pytest.mark.parametrize(
+    ("graph", "networks", "expected"),
+    [
+        # accuracy in percent, seconds, seconds until the loss was not finite
+        (SEES_X, [(30.0, 1, None), (20.0, 2, None), (40.0, 4, None)], (True, 7, 7, 7)),
+        (SEES_X, [(30.0, 1, None), (19.9, 2, None), (40.0, 4, None)], (False, 7, 7, 3)),
+        (SEES_X, [(30.0, 1, None), (10.0, 2, 0.5), (40.0, 4, None)], (False, 7, 1.5, 1.5)),
+        (SEES_X, [(10.0, 1, 0.25), (10.0, 2, 0.5), (10.0, 4, 0.5)], (False, 7, 0.25, 0.25)),
+        (SEES_NONE, [(10.0, 1, None), (10.0, 2, None), (10.0, 4, None)], (False, 7, 0, 0)),
+    ],
+)
+def test_what_the_plain_ways_spend(graph, networks, expected, monkeypatch):
+    monkeypatch.setattr(plain_search, "_train", lambda network, *args: network)
+    verdict = plain_search.judge(networks, search._QUICK.protocol, graph, seed=0)
+    passed, *seconds = expected
+    assert search._QUICK.protocol.quality_accuracy == 20
+    assert verdict.passed is passed
+    assert [verdict.seconds, verdict.seconds_watched, verdict.seconds_thrifty] == seconds
 
 
 def test_search_needs_real_images(options):
