@@ -24,7 +24,7 @@ class SearchDisplay:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, soft_wrap=True, highlight=False)
+        self._console = Console(file=stream, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._interval = _LIVE_SECONDS if self._console.is_terminal else _PLAIN_SECONDS
         self._next = 0.0
@@ -54,7 +54,7 @@ class SearchDisplay:
         if self._console.is_terminal:
             self._live.update(Text("\n".join(lines)), refresh=True)
         elif lines != self._shown:
-            self._console.print("  ".join(filter(None, lines)), markup=False)
+            self._console.print("  ".join(filter(None, lines)), markup=False, soft_wrap=True)
             self._shown = lines
 
     def _standing(self, search: Search, now: float) -> str:

@@ -1,6 +1,7 @@
 """What a person sees of a search: counts, the best, the rest of the time."""
 
 import io
+import re
 
 from evonorm_jax.search import display
 from evonorm_jax.search.evolution import Search, SearchConfig
@@ -53,3 +54,20 @@ def test_plain_lines_are_far_apart_and_estimate_the_rest(monkeypatch):
     assert fourth.endswith(
         "dead 9, low_accuracy 1, duplicate 1  1 worker(s) died and were replaced"
     )
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_narrow_terminal_loses_no_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    search, stream = some_search(max_scored=9), Terminal()
+    with display.SearchDisplay(stream) as shown:
+        shown.update(search, deaths=1)
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 40
+    words = " ".join(lines).split()
+    assert {"low_accuracy", "duplicate", "replaced"} <= set(words)
