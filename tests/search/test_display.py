@@ -62,12 +62,12 @@ class Terminal(io.StringIO):
 
 
 def test_a_narrow_terminal_loses_no_words(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setenv("TERM", "xterm")
     search, stream = some_search(max_scored=9), Terminal()
     with display.SearchDisplay(stream) as shown:
         shown.update(search, deaths=1)
         lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).splitlines()
-    assert max(map(len, lines)) <= 40
+    assert max(map(len, lines)) <= 30
     words = " ".join(lines).split()
     assert {"low_accuracy", "duplicate", "replaced"} <= set(words)
