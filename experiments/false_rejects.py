@@ -62,6 +62,7 @@ def main() -> None:
     for record in false_rejects.record_candidates(
         Engine(false_rejects.without_filters(protocol), data),
         path,
+        dataset=data.to_dict(),
         seed=arguments.seed,
         num_each=arguments.each,
         max_candidates=arguments.limit,

@@ -81,7 +81,9 @@ ANCHOR_SIZES: Mapping[str, tuple[Anchor, ...]] = MappingProxyType(
                 "stem": "imagenet",
                 "width_multiplier": 0.25,
             },
-            resnet50_cifar={"stage_sizes": (1, 1, 1), "num_filters": 8},
+            # Two wide stages at a low resolution: as accurate after 100 steps as three narrow ones
+            # at the full one, which take five times as long and more than both others together.
+            resnet50_cifar={"stage_sizes": (1, 1), "num_filters": 16, "stem": "imagenet"},
         ),
     }
 )

@@ -1,9 +1,10 @@
 """How often a filter is wrong: candidates that it would have rejected, trained all the same.
 
 A rejection is wrong if the candidate, trained on all anchors with no filter and no abort rule,
-passes the check of quality. Candidates are random graphs and one-mutation children of known layers,
-drawn until every filter has met its share, and the known layers themselves; one record of each is
-appended to a file, so a run may be interrupted, gone on with, and read at any time.
+passes the check of quality; that of a duplicate, if besides the first layer of its function does
+not pass. Candidates are random graphs and one-mutation children of known layers, drawn until every
+filter has met its share, and the known layers themselves; one record of each is appended to a file,
+so a run may be interrupted, gone on with, and read at any time.
 
 An abort rule is judged by every anchor's run by itself: it is wrong if it would have ended a run
 whose accuracy passes.
@@ -21,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import git_commit
+from evonorm_jax.search.canonical import canonical_hash
 from evonorm_jax.search.engine import Engine
-from evonorm_jax.search.filters import FilterConfig, functional_hash, reject
+from evonorm_jax.search.filters import FilterConfig, Reason, functional_hash, reject
 from evonorm_jax.search.graph import Graph, X
 from evonorm_jax.search.library import LIBRARY
 from evonorm_jax.search.mutation import mutate_layer
@@ -77,14 +80,17 @@ def candidates(
     """What is to be trained: `num_each` distinct functions for each filter, as many survivors.
 
     Random graphs and children alternate. Filters that hardly ever reject get what `num_drawn`
-    graphs hold. Candidates that do not see x cannot be trained and need not be.
+    graphs hold. Candidates that do not see x cannot be trained and need not be. Duplicates compute
+    the function of one of the survivors by other operations.
 
     Yields:
       the reason of the rejection, or `SURVIVES`, and the graph.
     """
     rng = np.random.default_rng(seed)
     parents = [pad_graph(graph, rng, space) for graph in _known(space)]
-    seen: set[str] = set()
+    seen: set[str] = set()  # functions
+    survivors: set[str] = set()
+    written: set[str] = set()  # canonical forms
     counts: Counter[str] = Counter()
     for i in range(num_drawn):
         if i % 2:
@@ -95,9 +101,21 @@ def candidates(
             continue
         rejection = reject(graph, FilterConfig())
         reason = SURVIVES if rejection is None else str(rejection.reason)
-        if counts[reason] >= num_each or (function := functional_hash(graph)) in seen:
+        if counts[reason] >= num_each and not (
+            reason == SURVIVES and counts[Reason.DUPLICATE] < num_each
+        ):
             continue
+        function, form = functional_hash(graph), canonical_hash(graph)
+        if reason == SURVIVES and function in survivors and form not in written:
+            reason = str(Reason.DUPLICATE)
+        elif function in seen:
+            continue
+        if counts[reason] >= num_each:
+            continue
+        if reason == SURVIVES:
+            survivors.add(function)
         seen.add(function)
+        written.add(form)
         counts[reason] += 1
         yield reason, graph
 
@@ -111,6 +129,7 @@ def record_candidates(
     engine: Engine,
     path: Path,
     *,
+    dataset: Mapping[str, Any],
     seed: int,
     num_each: int,
     num_drawn: int = 20_000,
@@ -123,7 +142,8 @@ def record_candidates(
 
     Args:
       engine: with a protocol from `without_filters`.
-      path: of the records, JSON lines.
+      path: of the records, JSON lines; the first has what all of them depend on.
+      dataset: what the engine trains on, for the first line.
       seed: of the candidates and their training.
       num_each: candidates for each filter.
       num_drawn: among so many graphs.
@@ -131,8 +151,13 @@ def record_candidates(
 
     Yields:
       each new record.
+
+    Raises:
+      UserError: the records in the file depend on something else.
     """
     space = SearchSpace()
+    basis = {"protocol": engine.protocol.to_json(), "dataset": dict(dataset), "seed": seed}
+    _prepare(path, basis)
     known = {record["graph"] for record in read_records(path)}
     by_reason: dict[str, list[Graph]] = {}
     for reason, graph in candidates(seed, num_each, space, num_drawn=num_drawn):
@@ -144,7 +169,6 @@ def record_candidates(
         for reason, graphs in by_reason.items()
         if i < len(graphs)
     ]
-    _drop_cut_line(path)
     with path.open("a", encoding="utf-8") as file:
         for reason, graph in turns[:max_candidates]:
             if graph.to_text() in known:
@@ -158,25 +182,50 @@ def record_candidates(
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a file of records; none where there is no file."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline was cut short
+    """The records in a file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[1:]]
 
 
-def _drop_cut_line(path: Path) -> None:
-    """What a kill left of a line must not begin the next one."""
-    if path.exists():
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+def _prepare(path: Path, basis: Mapping[str, Any]) -> None:
+    """Begins the file, or takes from it what a kill has left of a line."""
+    first, content = json.dumps(basis) + "\n", b""
+    with path.open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+        if not whole:
+            file.write(first.encode())
+    if whole and content.split(b"\n", 1)[0].decode() + "\n" != first:
+        raise UserError(
+            f"{path} has records of another protocol, data set or seed. Go on with the arguments "
+            "that it was begun with, or choose another folder."
+        )
 
 
 def filter_rates(records: Sequence[Mapping[str, Any]]) -> dict[str, Rate]:
-    """The false-reject rate of each filter; for survivors and known layers, how many pass."""
-    trained = Counter(record["filter"] for record in records)
-    passed = Counter(record["filter"] for record in records if record["reason"] is None)
-    return {reason: Rate(passed[reason], trained[reason]) for reason in sorted(trained)}
+    """The false-reject rate of each filter; for survivors and known layers, how many pass.
+
+    Duplicates count where the first layer of their function was trained.
+    """
+    firsts = {
+        record["details"]["function"]: record["reason"] is None
+        for record in records
+        if record["filter"] == SURVIVES
+    }
+    trained: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    for record in records:
+        reason, passed = record["filter"], record["reason"] is None
+        if reason == Reason.DUPLICATE:
+            if (function := record["details"]["function"]) not in firsts:
+                continue
+            passed = passed and not firsts[function]
+        trained[reason] += 1
+        wrong[reason] += passed
+    return {reason: Rate(wrong[reason], trained[reason]) for reason in sorted(trained)}
 
 
 def abort_rate(
@@ -213,8 +262,8 @@ def as_markdown(records: Sequence[Mapping[str, Any]], protocol: Protocol) -> str
     lines = [
         f"{len(records)} candidates trained for {protocol.quality_steps} steps on "
         f"{', '.join(protocol.anchor_names)}, with no filter and no abort rule. A rejection is "
-        f"wrong if the candidate reaches {protocol.quality_accuracy:g} % on all of them. Bounds: "
-        "Wilson, 97.5 %.",
+        f"wrong if the candidate reaches {protocol.quality_accuracy:g} % on all of them, and that "
+        "of a duplicate if the first layer of its function does not. Bounds: Wilson, 97.5 %.",
         "",
         "| would be rejected as | wrong |",
         "|---|---|",

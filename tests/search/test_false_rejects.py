@@ -1,12 +1,13 @@
 """Rates from records by hand, and a run that is interrupted and goes on."""
 
 import csv
-import json
 
 import pytest
 
+from evonorm_jax.errors import UserError
 from evonorm_jax.search import LIBRARY, SearchSpace, false_rejects
 from evonorm_jax.search.anchors import Anchor
+from evonorm_jax.search.canonical import canonical_hash
 from evonorm_jax.search.engine import Evaluation
 from evonorm_jax.search.false_rejects import KNOWN, SURVIVES, Rate
 from evonorm_jax.search.filters import functional_hash, reject
@@ -20,9 +21,9 @@ def test_bound_by_hand():
     assert Rate(0, 0).upper == 1
 
 
-def record(kind, reason, losses=(), accuracy=None):
+def record(kind, reason, losses=(), accuracy=None, function=""):
     quality = {} if accuracy is None else {"net": accuracy}
-    details = {"losses": {"net": list(losses)}, "quality": quality}
+    details = {"losses": {"net": list(losses)}, "quality": quality, "function": function}
     return {"filter": kind, "graph": "", "reason": reason, "details": details}
 
 
@@ -41,6 +42,19 @@ RECORDS = [
 def test_rates_of_filters():
     rates = false_rejects.filter_rates(RECORDS)
     assert rates == {"dead": Rate(1, 2), "blow_up": Rate(0, 1), SURVIVES: Rate(2, 5)}
+
+
+def test_a_duplicate_is_judged_by_the_first_of_its_function():
+    records = [
+        record(SURVIVES, None, function="good"),
+        record(SURVIVES, "low_accuracy", function="bad"),
+        record("duplicate", None, function="good"),
+        record("duplicate", "low_accuracy", function="good"),
+        record("duplicate", None, function="bad"),
+        record("duplicate", None, function="not trained"),
+    ]
+    rates = false_rejects.filter_rates(records)
+    assert rates == {"duplicate": Rate(1, 3), SURVIVES: Rate(1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -87,20 +101,28 @@ def test_csv_holds_what_the_rates_are_made_from():
 
 
 def test_candidates_are_distinct_and_meet_their_filter():
-    found = list(false_rejects.candidates(0, 3, SearchSpace(), num_drawn=300))
-    assert len({functional_hash(graph) for _, graph in found}) == len(found)
-    for reason, graph in found:
+    found = list(false_rejects.candidates(0, 24, SearchSpace(), num_drawn=300))
+    assert len({canonical_hash(graph) for _, graph in found}) == len(found)
+    firsts = [(reason, graph) for reason, graph in found if reason != "duplicate"]
+    assert len({functional_hash(graph) for _, graph in firsts}) == len(firsts) < len(found)
+    for reason, graph in firsts:
         rejection = reject(graph)
         assert reason == (SURVIVES if rejection is None else rejection.reason)
+    survivors = {functional_hash(graph) for reason, graph in firsts if reason == SURVIVES}
+    for reason, graph in found:
+        if reason == "duplicate":
+            assert reject(graph) is None
+            assert functional_hash(graph) in survivors
     counts = [sum(kind == reason for kind, _ in found) for reason in {kind for kind, _ in found}]
-    assert max(counts) == 3
+    assert max(counts) == 24
     assert len(counts) >= 6
 
 
 class Recorder:
     """An engine that counts."""
 
-    def __init__(self):
+    def __init__(self, **fields):
+        self.protocol = Protocol(**fields)
         self.graphs = []
 
     def evaluate(self, graph, seed):
@@ -108,16 +130,23 @@ class Recorder:
         return Evaluation("quality", "low_accuracy", details={"quality": {}, "losses": {}})
 
 
+def run(engine, path, limit=None, seed=1):
+    return list(
+        false_rejects.record_candidates(
+            engine,
+            path,
+            dataset={"name": "digits"},
+            seed=seed,
+            num_each=2,
+            num_drawn=60,
+            max_candidates=limit,
+        )
+    )
+
+
 def test_goes_on_where_it_was_interrupted(tmp_path):
     path = tmp_path / "records.jsonl"
     whole, first, second = Recorder(), Recorder(), Recorder()
-
-    def run(engine, path, limit=None):
-        return list(
-            false_rejects.record_candidates(
-                engine, path, seed=1, num_each=2, num_drawn=60, max_candidates=limit
-            )
-        )
 
     run(whole, tmp_path / "whole.jsonl")
     run(first, path, 3)
@@ -125,9 +154,26 @@ def test_goes_on_where_it_was_interrupted(tmp_path):
         file.write('{"filter": "dea')  # killed while writing
     run(second, path)
     assert first.graphs + second.graphs == whole.graphs
-    lines = path.read_text().splitlines()
-    assert len(lines) == len(whole.graphs)
-    assert [json.loads(line)["graph"] for line in lines] == [str(graph) for graph in whole.graphs]
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    graphs = [record["graph"] for record in false_rejects.read_records(path)]
+    assert graphs == [str(graph) for graph in whole.graphs]
+
+
+def test_killed_while_beginning(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"protocol": {"anch')
+    run(Recorder(), path, 1)
+    assert len(false_rejects.read_records(path)) == 1
+
+
+def test_records_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "records.jsonl"
+    run(Recorder(), path, 1)
+    before = path.read_bytes()
+    for engine, seed in ((Recorder(), 2), (Recorder(batch_size=64), 1)):
+        with pytest.raises(UserError, match="another protocol, data set or seed"):
+            run(engine, path, seed=seed)
+    assert path.read_bytes() == before
 
 
 def test_nothing_ends_a_run_that_is_to_be_judged():
