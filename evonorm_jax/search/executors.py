@@ -1,7 +1,8 @@
 """What evaluates candidates elsewhere, and what all such places have in common.
 
 An executor takes tasks and gives outcomes in whatever order they end. A worker that dies takes
-nothing along: its task goes to another one, and a task on which several have failed is given up.
+nothing along: its task goes to another one, and a task on which several have failed is given up,
+once a later one has shown that the fault is not the machine's.
 `local_executor.py` has processes of this machine, `ray_executor.py` actors on a cluster.
 """
 
@@ -134,15 +135,14 @@ class Executor(abc.ABC):
         self.deaths = 0
         self._queue: deque[Task] = deque()
         self._attempts: Counter[Any] = Counter()
-        self._failures = 0  # of tasks, in succession
+        self._given_up: list[Outcome] = []  # since the last success
         self._deaths_at_start = 0  # of workers that were never ready, in succession
         self._ended: list[Outcome] = []
 
     @property
     def num_unfinished(self) -> int:
         """Tasks that were submitted and not yet handed out as outcomes."""
-        running = sum(worker.task is not None for worker in self.workers)
-        return len(self._queue) + running + len(self._ended)
+        return self._num_active + len(self._ended) + len(self._given_up)
 
     @property
     def has_room(self) -> bool:
@@ -150,7 +150,7 @@ class Executor(abc.ABC):
 
         Tasks wait with the search, not here: a proposal should know of as many results as it can.
         """
-        return self.num_unfinished < self.num_workers
+        return self._num_active + len(self._ended) < self.num_workers
 
     def submit(self, task: Task) -> None:
         """Takes a task, for the next worker that is free; the first one starts the workers."""
@@ -168,6 +168,8 @@ class Executor(abc.ABC):
         Raises:
           UserError: the workers cannot do their work, whatever the task.
         """
+        if not self._num_active:  # no success can come any more
+            self._end_given_up()
         if not self._ended and self.workers:
             self._collect(timeout)
         self._start_tasks()
@@ -196,6 +198,11 @@ class Executor(abc.ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def _num_active(self) -> int:
+        """Tasks that wait for a worker or that one has."""
+        return len(self._queue) + sum(worker.task is not None for worker in self.workers)
+
     def _start_tasks(self) -> None:
         for worker in self.workers:
             if self._queue and worker.is_free:
@@ -214,7 +221,7 @@ class Executor(abc.ABC):
         elif worker.task is not None:
             task, worker.task = worker.task, None
             if kind == "done":
-                self._failures = 0
+                self._end_given_up()
                 self._end(task, content)
             else:
                 worker.ending = True
@@ -243,13 +250,18 @@ class Executor(abc.ABC):
         if self._attempts[task.id] < MAX_ATTEMPTS:
             self._queue.appendleft(task)
             return
-        self._failures += 1
-        if self._failures >= MAX_FAILURES:
+        failed = Evaluation(stage="evaluation", reason=FAILED, details={"message": how})
+        self._given_up.append(Outcome(task, failed))
+        if len(self._given_up) >= MAX_FAILURES:
             raise UserError(
                 f"{MAX_FAILURES} evaluations in succession failed, each in {MAX_ATTEMPTS} "
                 f"processes; the last: {how}"
             )
-        self._end(task, Evaluation(stage="evaluation", reason=FAILED, details={"message": how}))
+
+    def _end_given_up(self) -> None:
+        for outcome in self._given_up:
+            self._end(outcome.task, outcome.evaluation)
+        self._given_up = []
 
     def _end(self, task: Task, evaluation: Evaluation) -> None:
         del self._attempts[task.id]

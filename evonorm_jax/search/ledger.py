@@ -27,9 +27,12 @@ from evonorm_jax.search.records import (
     LEDGER_FILE,
     SCHEMA,
     Contents,
+    is_empty,
+    read_about,
     read_config,
     read_contents,
     to_columns,
+    was_trained,
 )
 
 LOCK_FILE = "driver.lock"
@@ -44,7 +47,8 @@ _ENVIRONMENT_ERRORS = (
 )
 
 #: A search may go on with other values of these: how long it lasts, where its data lie, and what
-#: is done with its result (`rerank` is checked for itself).
+#: is done with its result (`rerank` is checked for itself). Before anything is trained, with
+#: another data set as well: only the first worker finds out that there is none.
 OPEN_FIELDS = ("search.max_candidates", "search.max_scored", "dataset.path", "rerank")
 
 
@@ -75,9 +79,10 @@ class Ledger:
         self._lock = _lock(self.workdir)
         self._connection: sqlite3.Connection | None = None
         try:
-            is_new = not self.path.exists() or self.path.stat().st_size == 0
+            is_new = is_empty(self.path)
             if not is_new:
-                _check_config(self.path, read_config(self.path), self.config, OPEN_FIELDS)
+                open_fields = OPEN_FIELDS if was_trained(self.path) else (*OPEN_FIELDS, "dataset")
+                _check_config(self.path, read_config(self.path), self.config, open_fields)
             self._open(is_new, dict(description or {}))
         except BaseException:
             self.close()
@@ -98,8 +103,18 @@ class Ledger:
                 about = {"format": FORMAT, "config": json.dumps(self.config)}
                 insert = "INSERT INTO about VALUES (?, ?)"
                 self._connection.executemany(insert, about.items())
+        if not is_new:
+            self._set_dataset()
         self._add("INSERT INTO starts VALUES (?, ?)", time.time(), json.dumps(description))
         self.commit()
+
+    def _set_dataset(self) -> None:
+        """Notes the data set of this start: where it lies, if nothing else, may have changed."""
+        assert self._connection is not None
+        saved = read_about(self._connection, self.path)["config"]
+        if (dataset := self.config.get("dataset")) != saved.get("dataset"):
+            update = "UPDATE about SET value = ? WHERE key = 'config'"
+            self._add(update, json.dumps({**saved, "dataset": dataset}))
 
     def contents(self) -> Contents:
         """All that has been added."""
@@ -142,18 +157,18 @@ class Ledger:
         )
 
     def set_rerank_config(self, config: Mapping[str, Any]) -> None:
-        """Notes how candidates are evaluated again, once for all.
+        """Notes how candidates are evaluated again; once one was, for all.
 
         Raises:
-          UserError: it was noted before, and differs.
+          UserError: some were, and it differs.
         """
         assert self._connection is not None
         config = _plain(config)
-        query = "SELECT value FROM about WHERE key = 'rerank'"
+        query = "SELECT value FROM about WHERE key = 'rerank' AND EXISTS (SELECT * FROM reranked)"
         if (row := self._connection.execute(query).fetchone()) is not None:
             _check_config(self.path, {"rerank": json.loads(row[0])}, {"rerank": config})
         else:
-            self._add("INSERT INTO about VALUES ('rerank', ?)", json.dumps(config))
+            self._add("INSERT OR REPLACE INTO about VALUES ('rerank', ?)", json.dumps(config))
             self.commit()
 
     def commit(self) -> None:

@@ -184,6 +184,25 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         return read_about(connection, ledger_path(path))["config"]
 
 
+def is_empty(path: str | os.PathLike[str]) -> bool:
+    """Whether a ledger was never begun, or its first start was cut short.
+
+    Raises:
+      UserError: it is no database.
+    """
+    path = ledger_path(path)
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    with open_to_read(path) as connection:
+        return connection.execute("SELECT * FROM sqlite_master").fetchone() is None
+
+
+def was_trained(path: str | os.PathLike[str]) -> bool:
+    """Whether a ledger has a result that took training."""
+    with open_to_read(path) as connection:
+        return connection.execute("SELECT * FROM results WHERE steps").fetchone() is not None
+
+
 def ledger_path(path: str | os.PathLike[str]) -> Path:
     """The file of a ledger that is named by its folder or itself."""
     path = Path(path)

@@ -16,6 +16,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine import Evaluation
 from evonorm_jax.search.executors import Executor, Task
 from evonorm_jax.search.ledger import Ledger
+from evonorm_jax.search.protocol import Protocol as SearchProtocol
 from evonorm_jax.search.records import Contents, Entry
 
 #: Folder of the winners' graph files, 1.json and so on, within that of the search.
@@ -41,6 +42,7 @@ class RerankConfig:
     num_seeds: int = 1
 
     def __post_init__(self) -> None:
+        SearchProtocol.from_json(self.protocol)
         for field in ("num_candidates", "num_winners", "num_seeds"):
             if (value := getattr(self, field)) < 1:
                 raise UserError(f"rerank.{field}={value} must be at least 1")

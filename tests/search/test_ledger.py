@@ -43,6 +43,19 @@ def fill(ledger, count=3):
         ledger.commit()
 
 
+@contextlib.contextmanager
+def file_size_limit(limit):
+    """A quota, in effect: writes fail in the middle of a commit."""
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -141,17 +154,36 @@ def test_a_ledger_of_another_config_is_refused_and_left_alone(tmp_path):
 
 def test_the_budget_and_the_place_of_the_data_may_change(tmp_path):
     config = {"search": {"max_candidates": 5}, "dataset": {"path": "a", "pad": 4}, "rerank": {}}
-    Ledger(tmp_path, config).close()
+    with Ledger(tmp_path, config) as ledger:
+        fill(ledger)
     config = {"search": {"max_candidates": 9}, "dataset": {"path": "b", "pad": 4}, "rerank": 1}
     Ledger(tmp_path, config).close()
+    assert read_ledger(tmp_path).config["dataset"] == {"path": "b", "pad": 4}
     config["dataset"] = {"path": "b", "pad": 2}
     with pytest.raises(UserError, match=r"dataset\.pad: 4 there, 2 here"):
         Ledger(tmp_path, config)
 
 
+def test_before_anything_is_trained_another_data_set_may_be_named(tmp_path):
+    config = {"search": {"seed": 0}, "dataset": {"source": "tfds"}}
+    with Ledger(tmp_path, config) as ledger:
+        ledger.add_candidate(Candidate(0, GRAPH), seed=1, function=None, results_before=0)
+        ledger.add_result(0, Evaluation("filters", "constant"), place=0)
+        ledger.commit()
+    config["dataset"] = {"source": "npz"}
+    with Ledger(tmp_path, config) as ledger:
+        assert len(ledger.contents().entries) == 1
+    assert read_ledger(tmp_path).config == config
+    with pytest.raises(UserError, match=r"search\.seed: 0 there, 1 here"):
+        Ledger(tmp_path, {**config, "search": {"seed": 1}})
+
+
 def test_the_rerank_config_is_checked_for_itself(tmp_path):
     with Ledger(tmp_path, CONFIG) as ledger:
+        fill(ledger)
+        ledger.set_rerank_config({"steps": 30})  # nothing comes of it
         ledger.set_rerank_config({"steps": 10, "seeds": (0, 1)})
+        ledger.add_reranked(0, 0, SCORED)
         ledger.set_rerank_config({"steps": 10, "seeds": [0, 1]})
         with pytest.raises(UserError, match=r"rerank\.steps: 10 there, 20 here"):
             ledger.set_rerank_config({"steps": 20, "seeds": (0, 1)})
@@ -205,20 +237,15 @@ def test_a_full_disk_is_one_message_and_no_harm(tmp_path):
 
 
 def test_a_file_that_may_not_grow_is_one_message_and_no_harm(tmp_path):
-    """A quota, in effect: writes fail in the middle of a commit."""
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with Ledger(tmp_path, CONFIG) as ledger:
-            fill(ledger)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
-            details = {"message": 200_000 * "x"}
-            with pytest.raises(UserError, match=r"cannot be written: .* is intact"):  # noqa: PT012
-                ledger.add_result(2, Evaluation("a", None, {}, 0.0, 0, details), place=2)
-                ledger.commit()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with Ledger(tmp_path, CONFIG) as ledger:
+        fill(ledger)
+        details = {"message": 200_000 * "x"}
+        with (  # noqa: PT012
+            file_size_limit(150_000),
+            pytest.raises(UserError, match=r"cannot be written: .* is intact"),
+        ):
+            ledger.add_result(2, Evaluation("a", None, {}, 0.0, 0, details), place=2)
+            ledger.commit()
     assert [entry.place for entry in read_ledger(tmp_path).entries] == [0, 1, None]
 
 
@@ -249,7 +276,26 @@ def test_what_is_no_ledger_is_refused(tmp_path):
 
 
 def test_a_creation_that_was_cut_short_is_done_again(tmp_path):
-    (tmp_path / LEDGER_FILE).touch()
+    for folder in (tmp_path / "no byte", tmp_path / "no table"):
+        folder.mkdir()
+        (folder / LEDGER_FILE).touch()
+    # A kill between the two: the header is written before the tables are committed.
+    code = (
+        "import os, sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode=WAL')"
+    )
+    code += "; os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, folder / LEDGER_FILE], check=False)
+    assert (folder / LEDGER_FILE).stat().st_size > 0
+    for folder in tmp_path.iterdir():
+        with Ledger(folder, CONFIG) as ledger:
+            fill(ledger)
+        assert len(read_ledger(folder).entries) == 3
+
+
+@pytest.mark.parametrize("limit", [5_000, 20_000, 33_000])
+def test_a_disk_that_is_full_at_the_first_start(tmp_path, limit):
+    with file_size_limit(limit), pytest.raises(UserError, match="cannot be written"):
+        Ledger(tmp_path, CONFIG)
     with Ledger(tmp_path, CONFIG) as ledger:
         fill(ledger)
     assert len(read_ledger(tmp_path).entries) == 3

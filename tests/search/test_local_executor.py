@@ -98,9 +98,22 @@ class Failing(InlineExecutor):
             worker = Worker()
             worker.task = task
             self._take(worker, ("done", SCORED) if task.seed else ("failed", "broken GPU"))
-            if self._ended:
+            if not self._queue:
                 return
             assert self._queue.popleft() is task
+
+
+def test_what_was_given_up_is_an_outcome_once_another_task_succeeds():
+    executor = Failing(None)
+    for number, seed in enumerate((0, 0, 1, 0)):
+        assert executor.has_room == (number < 3)  # the next is not kept waiting by those
+        executor.submit(Task(number, GOOD[0], seed))
+        assert executor.num_unfinished == number + 1
+    outcomes = executor.wait(0.0)
+    assert [outcome.task.id for outcome in outcomes] == [0, 1, 2, 3]  # 3: nothing else is left
+    reasons = [outcome.evaluation.reason for outcome in outcomes]
+    assert reasons == [FAILED, FAILED, SCORED.reason, FAILED] != [FAILED] * 4
+    assert executor.num_unfinished == 0
 
 
 def test_a_fault_that_is_not_the_candidates_ends_the_search():
@@ -108,11 +121,14 @@ def test_a_fault_that_is_not_the_candidates_ends_the_search():
     fails = [Task(i, GOOD[0], seed=0) for i in range(MAX_FAILURES)]
     good = Task("good", GOOD[0], seed=1)
     outcomes = run_to_end(executor, [*fails[1:], good])
-    outcomes |= run_to_end(executor, fails[1:])
     assert outcomes["good"] is SCORED
     assert {outcomes[task.id].reason for task in fails[1:]} == {FAILED}
+    for task in fails[1:]:
+        executor.submit(task)
+        assert executor.has_room
     with pytest.raises(UserError, match=r"5 evaluations in succession failed.* broken GPU"):
-        run_to_end(executor, fails[:1])
+        executor.submit(fails[0])
+    assert not executor._ended  # none of them is called the candidate's failure
 
 
 def test_closing_leaves_no_process_behind(tmp_path):

@@ -100,10 +100,11 @@ def test_a_search_without_scores_has_nothing_to_rerank(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"protocol": {"num_steps": 50}}, "quality_steps=100 .* must be 1 to num_steps=50"),
         ({"num_seeds": 0}, r"rerank\.num_seeds=0 must be at least 1"),
         ({"num_candidates": 2}, r"num_winners=3 must not be above rerank\.num_candidates=2"),
     ],
 )
 def test_values_out_of_range_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
-        RerankConfig(PROTOCOL, **fields)
+        RerankConfig(**{"protocol": PROTOCOL, **fields})
