@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import importlib.util
 import logging
 import os
@@ -20,6 +21,18 @@ from evonorm_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
+
 # What layers and networks take differs between them; they check the names themselves.
 OPEN_FIELDS = ("config.model.norm_act_fields", "config.model.fields")
 
@@ -27,6 +40,7 @@ OPEN_FIELDS = ("config.model.norm_act_fields", "config.model.fields")
 def run_main(main: Callable[[], None]) -> None:
     """Runs a launcher; a `UserError` becomes its message on stderr and exit code 2.
 
+    So does a file or folder that cannot be written.
     Output that nobody reads any more ends it in silence, with exit code 1.
     """
     try:
@@ -38,6 +52,13 @@ def run_main(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # as of `--print | head`: whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        message = f"{name}{error.strerror}. Make room, or name a place that can be written."
+        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+        sys.exit(2)
 
 
 def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:

@@ -62,7 +62,8 @@ def main() -> None:
         help="configuration; :small for one GPU, :tiny for two CPU cores, :smoke for seconds",
     )
     parser.add_argument(
-        "--workdir", help="folder of the search: ledger, logs, result (default: runs/<config>)"
+        "--workdir",
+        help="folder of the search: ledger, logs, result (default: runs/search_<config>_<form>)",
     )
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()

@@ -1,4 +1,4 @@
-"""Random layers, none of them rejected: how do the accuracies on different networks go together?
+"""Random layers, none rejected that sees x: how do accuracies on different networks compare?
 
     python -m experiments.search --config configs/search/cifar10_random_layers.py --workdir runs/r
     python -m experiments.plot runs/r

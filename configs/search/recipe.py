@@ -82,13 +82,14 @@ def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: st
 
 
 def random_layers_config(arg: str) -> ConfigDict:
-    """Random layers, all of which are trained to the end unless their loss ceases to be finite."""
+    """Random layers, all of which are scored that see x: what diverges, with that of guessing."""
     config = search_config(arg, batch_moments=True, num_steps=2_000, schedule="constant")
     config.search.strategy = "random"
     config.search.max_scored = {"": 5_000, "small": 500, "tiny": 100, "smoke": 4}[arg]
     config.protocol.filters = None
     config.protocol.abort_rules = []
     config.protocol.quality_accuracy = 0.0
+    config.protocol.nonfinite_rejects = False
     config.protocol.stability.num_steps = 0
     return config
 
@@ -116,7 +117,9 @@ def _rerank_protocol(arg: str, num_steps: int) -> Protocol:
         anchors=ANCHOR_SIZES[larger],
         num_steps=4 * num_steps // _STEPS_DIVISOR[arg],
         schedule="cosine",
-        stability=Stability(num_steps=0),  # they have passed it
+        stability=Stability(num_steps=0),  # they have passed it, and the quality check as well
+        quality_accuracy=0.0,
+        abort_rules=(),
     )
 
 

@@ -21,7 +21,9 @@ from evonorm_jax.analysis.searches import (
 )
 from evonorm_jax.analysis.style import COLOURS, clean_axes
 from evonorm_jax.errors import UserError
+from evonorm_jax.search.engine import TrainingReason
 from evonorm_jax.search.evolution import pareto_front
+from evonorm_jax.search.executors import FAILED
 from evonorm_jax.search.filters import Reason
 
 _COLOURS = {
@@ -124,9 +126,7 @@ def draw_fates(runs: Sequence[SearchRun]) -> Figure:
 
 def _ordered_reasons(reasons: set[str]) -> list[str]:
     """In the order in which they are asked, and the scored at the end."""
-    filters = [reason.value for reason in Reason]
-    training = ["nonfinite_loss", "hopeless", "low_accuracy", "unstable", "evaluation_failed"]
-    order = [*filters, *training]
+    order = [*map(str, Reason), *map(str, TrainingReason), FAILED]
     known = [reason for reason in order if reason in reasons]
     return [*known, *sorted(reasons - {*order, "scored"}), *({"scored"} & reasons)]
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from evonorm_jax.analysis.runs import layer_label
 from evonorm_jax.errors import UserError
-from evonorm_jax.search.evolution import pareto_front
+from evonorm_jax.search.engine import Stage
 from evonorm_jax.search.protocol import Protocol
 from evonorm_jax.search.records import Contents, Entry, read_ledger
 
 #: Stages of candidates that were decided without training.
-UNTRAINED = ("filters", "cache")
+UNTRAINED = (Stage.FILTERS, Stage.CACHE)
 
 #: What a search can be said to have cost: candidates that were scored, candidates that were trained
 #: at all, and training steps of both.
@@ -124,11 +124,6 @@ class SearchRun:
             reason = entry.evaluation.reason if entry.evaluation else None
             counts[origin][reason or "scored"] += 1
         return counts
-
-    def front(self) -> list[Entry]:
-        """The Pareto front of the scored candidates."""
-        scored = self.scored
-        return [scored[i] for i in pareto_front(self.scores().tolist())]
 
 
 def load_searches(paths: Sequence[str | os.PathLike[str]]) -> list[SearchRun]:

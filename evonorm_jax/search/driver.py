@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from evonorm_jax.search.engine import Evaluation
+from evonorm_jax.errors import UserError
+from evonorm_jax.search.engine import Evaluation, Stage
 from evonorm_jax.search.evolution import Candidate, Search, SearchConfig, replay
 from evonorm_jax.search.executors import Executor, Task
 from evonorm_jax.search.filters import (
@@ -34,8 +35,9 @@ from evonorm_jax.search.protocol import Protocol as SearchProtocol
 from evonorm_jax.search.records import Contents, search_events, to_result
 from evonorm_jax.search.space import SearchSpace
 
-#: The stage of what the driver rejects itself, without training.
-FILTER_STAGE = "filters"
+#: Candidates that may be rejected without training in succession. Of random graphs one in 25 is
+#: trained, so then the space is used up.
+MAX_REJECTIONS = 20_000
 
 _POLL_SECONDS = 0.2  # between two looks at whether to stop
 _COMMIT_SECONDS = 1.0  # of cheap rejections in a row, which are made again if a kill takes them
@@ -136,9 +138,13 @@ class Driver:
         return False
 
     def _propose(self, should_stop: Callable[[], bool]) -> Task | None:
-        """The next candidate that no filter rejects; None at the end of the budget."""
+        """The next candidate that no filter rejects; None at the end of the budget.
+
+        Raises:
+          UserError: there seems to be none.
+        """
         last_commit = time.monotonic()
-        task = None
+        task, num_rejected = None, 0
         while task is None and not should_stop():
             candidate = self.search.ask()
             if candidate is None:
@@ -154,10 +160,19 @@ class Driver:
             else:
                 seconds = time.perf_counter() - started
                 self._record(candidate.id, _rejected(rejection, seconds))
+                num_rejected += 1
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 self.ledger.commit()
                 self.display.update(self.search, self.executor.deaths)
                 last_commit = time.monotonic()
+            if num_rejected == MAX_REJECTIONS and task is None:
+                self.ledger.commit()
+                raise UserError(
+                    f"{MAX_REJECTIONS:,} candidates in succession were rejected without training, "
+                    f"the last as {rejection.reason if rejection else None}: the space of "
+                    f"num_nodes={self.settings.space.num_nodes} seems to hold no more. Search a "
+                    "larger one, or end with search.max_candidates."
+                )
         self.ledger.commit()
         return task
 
@@ -208,7 +223,7 @@ def evaluation_seed(search_seed: int, candidate: int) -> int:
 def _rejected(rejection: Rejection, seconds: float) -> Evaluation:
     details = {"message": rejection.detail} if rejection.detail else {}
     return Evaluation(
-        stage=FILTER_STAGE,
+        stage=str(Stage.FILTERS),
         reason=str(rejection.reason),
         scores={},
         seconds=seconds,

@@ -22,6 +22,7 @@ get a compiled network each; on CPUs, where the pieces are as fast as the whole,
 
 import dataclasses
 import enum
+import math
 import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -65,7 +66,7 @@ class Evaluation:
     """What became of a candidate.
 
     Attributes:
-      stage: a value of `Stage`: what decided.
+      stage: a value of `Stage`: what decided. "evaluation" where workers failed to evaluate it.
       reason: of its rejection, a value of `filters.Reason` or `TrainingReason`; None if it has
         scores.
       scores: accuracy in percent by anchor, in their order; empty where rejected.
@@ -203,23 +204,41 @@ class Engine:
             details["anchor"] = trainer.anchor.name
             if self._whole_network == "survivors" and protocol.num_steps > run.num_steps:
                 run.network = trainer.network(graph, whole=True)
-            _train(run, protocol.num_steps, Stage.TRAINING)
-            scores[trainer.anchor.name] = run.accuracy()
+            goes_on = self._train_run(run, protocol.num_steps, Stage.TRAINING)
+            scores[trainer.anchor.name] = run.accuracy() if goes_on else self._guessing
         del details["anchor"]
         return scores
 
     def _check_quality(self, anchor: str, run: Run, details: dict[str, Any]) -> None:
         protocol = self.protocol
         try:
-            _train(run, protocol.quality_steps, Stage.QUALITY)
+            goes_on = self._train_run(run, protocol.quality_steps, Stage.QUALITY)
         finally:
             tens = range(0, run.num_steps, 10)
             details["losses"][anchor] = [float(np.mean(run.losses[i : i + 10])) for i in tens]
-        accuracy = run.accuracy(protocol.quality_examples)
+        accuracy = run.accuracy(protocol.quality_examples) if goes_on else self._guessing
         details["quality"][anchor] = accuracy
         if accuracy < protocol.quality_accuracy:
             message = f"{accuracy:.1f} % after {run.num_steps} steps"
             raise _Rejected(TrainingReason.LOW_ACCURACY, Stage.QUALITY, message)
+
+    @property
+    def _guessing(self) -> float:
+        """The accuracy of a network that answers at random, in percent."""
+        return 100 / self.data.num_classes
+
+    def _train_run(self, run: Run, num_steps: int, stage: Stage) -> bool:
+        """Whether the run has come so far; False once its loss is not finite and may be so."""
+        if run.losses and not math.isfinite(run.losses[-1]):
+            return False
+        try:
+            run.train(num_steps)
+        except StopTraining as stop:
+            if not stop.hopeless and not self.protocol.nonfinite_rejects:
+                return False
+            reason = TrainingReason.HOPELESS if stop.hopeless else TrainingReason.NONFINITE_LOSS
+            raise _Rejected(reason, stage, str(stop)) from stop
+        return True
 
     def _check_stability(self, graph: Graph, seed: int, details: dict[str, Any]) -> None:
         config = self.protocol.stability
@@ -242,11 +261,3 @@ class _Rejected(Exception):
         super().__init__(message)
         self.reason = reason
         self.stage = stage
-
-
-def _train(run: Run, num_steps: int, stage: Stage) -> None:
-    try:
-        run.train(num_steps)
-    except StopTraining as stop:
-        reason = TrainingReason.HOPELESS if stop.hopeless else TrainingReason.NONFINITE_LOSS
-        raise _Rejected(reason, stage, str(stop)) from stop

@@ -73,6 +73,8 @@ class SearchConfig:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UserError(f"{field}={value} must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must not be negative")
         if not 0 < self.tournament_fraction <= 1:
             raise UserError(
                 f"tournament_fraction={self.tournament_fraction} must lie above 0 and not above 1: "

@@ -180,10 +180,6 @@ class Duplicates:
             return None
         return Rejection(Reason.DUPLICATE, f"computes the function of candidate {first}")
 
-    def first(self, function: str) -> int | None:
-        """The candidate that first computed the function; None for a new one."""
-        return self._first.get(function)
-
 
 @functools.cache
 def _probe(seed: int, shape: tuple[int, int, int] = (6, 5, 5)) -> probe.Probe:

@@ -33,7 +33,7 @@ _NAMED_SIZE = 3
 _LETTERS = "zutrqpkjihfedcba"
 
 # How tightly an expression holds together: a sum needs brackets inside a product.
-_SUM, _PRODUCT, _POWER, _ATOM = range(4)
+_SUM, _QUOTIENT, _PRODUCT, _POWER, _ATOM = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,9 @@ class _Notation:
     square: str
     forms: Mapping[str, str]
     comma: str
-    #: Whether a quotient keeps its operands apart without brackets.
+    #: How tightly a quotient holds together: beside a product without a sign it needs brackets.
+    quotient_holds: int
+    #: Whether it keeps its operands apart without brackets.
     fraction: bool = False
 
 
@@ -68,6 +70,7 @@ _NOTATIONS: Mapping[Style, _Notation] = MappingProxyType(
             square="{}^2",
             forms={name: f"{name}({{}})" for name in PRIMITIVES} | {"log": "ln({})"},
             comma=", ",
+            quotient_holds=_PRODUCT,
         ),
         "unicode": _Notation(
             initial=("x", "0", "v₀", "v₁"),
@@ -85,6 +88,7 @@ _NOTATIONS: Mapping[Style, _Notation] = MappingProxyType(
             }
             | _moments("μ[SET]({})", "√s²[SET]({})", "√μ[SET]({}²)"),
             comma=", ",
+            quotient_holds=_QUOTIENT,
         ),
         "latex": _Notation(
             initial=("x", "0", "v_0", "v_1"),
@@ -104,6 +108,7 @@ _NOTATIONS: Mapping[Style, _Notation] = MappingProxyType(
                 r"\mu_{{SET}}({})", r"\sqrt{{s^2_{{SET}}({})}}", r"\sqrt{{\mu_{{SET}}({}^2)}}"
             ),
             comma=r", \quad ",
+            quotient_holds=_POWER,
             fraction=True,
         ),
     }
@@ -164,17 +169,18 @@ class _Writer:
         if node.primitive == "add":
             return self._sum(node), _SUM
         if node.primitive == "neg":
-            return f"-{self._text(node.inputs[0], _PRODUCT)}", _SUM
+            return f"-{self._text(node.inputs[0], _QUOTIENT)}", _SUM
         if node.primitive == "mul":
             operands = [self._text(i, _PRODUCT) for i in node.inputs]
             return notation.product.format(*operands), _PRODUCT
         if node.primitive == "div" and notation.fraction:
-            return notation.quotient.format(*(self._text(i, _SUM) for i in node.inputs)), _ATOM
+            operands = [self._text(i, _SUM) for i in node.inputs]
+            return notation.quotient.format(*operands), notation.quotient_holds
         if node.primitive == "div":
             above, below = node.inputs
             # Brackets keep a / (b * c) apart from a / b * c.
             quotient = self._text(above, _PRODUCT), self._text(below, _POWER)
-            return notation.quotient.format(*quotient), _PRODUCT
+            return notation.quotient.format(*quotient), notation.quotient_holds
         if node.primitive == "square":
             return notation.square.format(self._text(node.inputs[0], _ATOM)), _POWER
         form = notation.forms[node.primitive]
@@ -190,7 +196,7 @@ class _Writer:
         """`a + b`, or `a - b` where an input is a negation of its own."""
         first, second = sorted(self._initial_last(node), key=self._is_negation)
         if self._is_negation(second):
-            minus = self._text(self._graph[second].inputs[0], _PRODUCT)
+            minus = self._text(self._graph[second].inputs[0], _QUOTIENT)
             return f"{self._text(first, _SUM)} - {minus}"
         return f"{self._text(first, _SUM)} + {self._text(second, _SUM)}"
 

@@ -139,7 +139,11 @@ def read_graph(source: str) -> Graph:
         return LIBRARY[source]
     if match := _INLINE.fullmatch(source):
         return Graph.from_text(match["text"])
-    if not Path(source).is_file():
+    try:
+        is_file = Path(source).is_file()
+    except OSError:  # too long for a path
+        is_file = False
+    if not is_file:
         raise UserError(
             f"{PREFIX}{source}: there is no graph file {source!r}. Give the path of one, the text "
             f"of a graph (n4 = sigmoid(x); n5 = mul(x, n4)), or a known layer: {', '.join(LIBRARY)}"

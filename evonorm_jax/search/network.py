@@ -25,7 +25,7 @@ Tree = dict[str, Any]
 class Network(Protocol):
     """An anchor with a candidate in it.
 
-    `params` are those of the network of `placeholder.Placeholder` layers: `scale`, `bias`, `v0` and
+    `params` are those of the network of `stitched.Placeholder` layers: `scale`, `bias`, `v0` and
     `v1` for each layer, used or not. `batch_stats` are those of the network itself.
     """
 

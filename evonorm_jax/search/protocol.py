@@ -78,6 +78,8 @@ class Protocol:
       quality_examples: how many examples of the evaluation split the check takes, 0 for all; our
         choice, 1,024: their accuracy strays by 1.3 points, and all 10,000 would cost as much as
         a third of the training before them.
+      nonfinite_rejects: whether a loss that is not finite rejects; else it ends the training on
+        that anchor, whose accuracy then is that of guessing.
       stability: see there.
       filters: what is looked at before training; None trains everything that sees x.
       abort_rules: see `AbortRule`. Ours; `experiments.false_rejects` measures how often they are
@@ -97,6 +99,7 @@ class Protocol:
     quality_steps: int = 100
     quality_accuracy: float = 20.0
     quality_examples: int = 1_024
+    nonfinite_rejects: bool = True
     stability: Stability = Stability()
     filters: FilterConfig | None = DEFAULT_FILTERS
     abort_rules: tuple[AbortRule, ...] = (AbortRule(20, 10, 2.32), AbortRule(50, 10, 2.30))

@@ -13,11 +13,19 @@ from pathlib import Path
 import pytest
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.search.driver import Settings, StopRequest, evaluation_seed, resume_search
+from evonorm_jax.search import driver
+from evonorm_jax.search.driver import (
+    Driver,
+    Settings,
+    StopRequest,
+    evaluation_seed,
+    resume_search,
+)
 from evonorm_jax.search.filters import Reason, reject
+from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.records import read_ledger
 from tests.search import fast_search
-from tests.search.fast_search import evaluate, make_config
+from tests.search.fast_search import InlineExecutor, NoDisplay, evaluate, make_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CANDIDATES = 400
@@ -100,6 +108,20 @@ def test_without_filters_all_that_sees_x_is_evaluated(tmp_path):
         sees_x = 0 in entry.candidate.graph.effective
         assert (entry.evaluation.stage == "filters") == (not sees_x)
     assert {e.evaluation.reason for e in entries} == {None, "accuracy", Reason.NO_PATH_FROM_X}
+
+
+def test_a_space_that_is_used_up_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "MAX_REJECTIONS", 300)
+    config = make_config(max_candidates=100_000) | {"space": {"num_nodes": 1}}
+    settings = Settings.from_config(config)
+    executor = InlineExecutor(lambda task: evaluate(task.graph, task.seed))
+    with Ledger(tmp_path, config) as ledger:
+        search = Driver(settings, ledger, executor, NoDisplay())
+        with pytest.raises(UserError, match=r"300 candidates in succession .* num_nodes=1 "):
+            search.run(lambda: False)
+    entries = read_ledger(tmp_path).entries
+    assert all(entry.evaluation.stage == "filters" for entry in entries[-300:])
+    assert entries[-301].evaluation.stage != "filters"
 
 
 def test_a_ledger_of_another_version_of_the_search_is_refused(tmp_path):

@@ -104,6 +104,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(engine):
     assert f"in step {evaluation.steps}" in evaluation.details["message"]
 
 
+def test_where_nothing_rejects_a_run_that_diverges_counts_as_guessing(engine):
+    """And the other anchor is trained all the same."""
+    explosive = Graph.from_text("n4 = square(x); n5 = exp(n4)")
+    nothing = {"quality_accuracy": 0.0, "nonfinite_rejects": False, "stability": Stability(0)}
+    evaluation = make_engine(filters=None, **nothing).evaluate(explosive, seed=0)
+    assert (evaluation.reason, evaluation.stage) == (None, Stage.SCORED)
+    assert evaluation.scores == {anchor.model: 10.0 for anchor in ANCHORS}
+    assert 0 < evaluation.steps < 2 * 24
+    assert list(evaluation.details["losses"]) == list(evaluation.scores)
+
+
 def test_a_loss_above_the_rule_ends_the_run(engine):
     rule = AbortRule(step=6, window=4, max_loss=0.5)
     evaluation = make_engine(abort_rules=(rule,)).evaluate(GOOD, seed=0)

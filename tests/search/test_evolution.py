@@ -242,6 +242,7 @@ def test_pareto_front_against_its_definition():
     [
         ({"strategy": "annealing"}, "strategy='annealing': choose one of evolution, random"),
         ({"criterion": "best"}, "criterion='best': choose one of pareto, average"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
         ({"population_size": 0}, "population_size=0 must be at least 1"),
         ({"num_scores": 0}, "num_scores=0 must be at least 1"),
         ({"max_candidates": 0}, "max_candidates=0 must be at least 1"),

@@ -175,5 +175,3 @@ def test_duplicates():
     assert seen.check("bb", candidate=4) is None
     verdict = seen.check("aa", candidate=5)
     assert verdict == filters.Rejection(Reason.DUPLICATE, "computes the function of candidate 3")
-    assert seen.first("aa") == 3
-    assert seen.first("cc") is None

@@ -69,6 +69,13 @@ def test_other_styles():
     assert formula(graph, "latex") == r"\ln(\frac{x}{\sqrt{\mu_{w,h,c}((x + v_0)^2)}})"
     graph = Graph.from_text("n4 = std_wh(x); n5 = square(n4); n6 = abs(n5); n7 = exp(n6)")
     assert formula(graph, "unicode") == "exp(|(√s²[w,h](x))²|)"
+    graph = Graph.from_text("n4 = div(x, v1); n5 = sigmoid(x); n6 = div(n5, v0); n7 = mul(n4, n6)")
+    assert formula(graph) == "x / v1 * sigmoid(x) / v0"
+    assert formula(graph, "unicode") == "(x / v₁) (σ(x) / v₀)"
+    assert formula(graph, "latex") == r"\frac{x}{v_1} \, \frac{\sigma(x)}{v_0}"
+    graph = Graph.from_text("n4 = div(x, v1); n5 = square(n4); n6 = neg(n4); n7 = add(n5, n6)")
+    assert formula(graph, "unicode") == "(x / v₁)² - x / v₁"
+    assert formula(graph, "latex") == r"(\frac{x}{v_1})^2 - \frac{x}{v_1}"
 
 
 def test_latex_is_understood():

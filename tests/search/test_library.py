@@ -140,3 +140,5 @@ def test_sources_of_graphs(tmp_path):
     assert inline_graph(f"mine.v2: {text}") == f"mine.v2: {text}"
     with pytest.raises(UserError, match=r"there is no graph file 'evonorm_so'.*evonorm_s0"):
         read_graph("evonorm_so")
+    with pytest.raises(UserError, match="there is no graph file"):
+        read_graph("n5 = mul(x, n4); " * 40)  # longer than a path may be
