@@ -238,3 +238,33 @@ config = recipes.digits(layer)
 config.num_epochs = 3.0
 summary = train_and_evaluate(config, folder / "run")
 print({name: round(float(value), 3) for name, value in summary.items() if "top1" in name})
+
+# %% [markdown]
+# ## Recorded searches
+#
+# `results/search/evolution_against_random` has three searches of each strategy on CIFAR-10, of a
+# size for two CPU cores: a row for each scored layer, with what had been spent by then.
+
+# %%
+import csv
+
+recorded = ROOT / "results" / "search" / "evolution_against_random" / "scored.csv"
+rows = list(csv.DictReader(recorded.read_text(encoding="utf-8").splitlines()))
+networks = list(rows[0])[list(rows[0]).index("steps") + 1 : -1]
+spent, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+for name in dict.fromkeys(row["search"] for row in rows):
+    chosen = [row for row in rows if row["search"] == name]
+    means = [np.mean([float(row[network]) for network in networks]) for row in chosen]
+    best = formula(Graph.from_text(chosen[int(np.argmax(means))]["graph"]), "unicode")
+    print(f"{name:12}{len(chosen):4} scored, best {max(means):.2f} %: {best}")
+    axis.step(
+        [int(row["steps"]) for row in chosen],
+        np.maximum.accumulate(means),
+        where="post",
+        color=COLOURS[chosen[0]["strategy"] != "evolution"],
+        label=chosen[0]["strategy"] if name.endswith("_0") else None,
+    )
+axis.set(xlabel="training steps", ylabel="best mean accuracy (%)")
+axis.legend(frameon=False, fontsize=8)
+clean_axes(axis)
+spent

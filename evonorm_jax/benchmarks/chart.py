@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +53,8 @@ def _draw_bars(axis: Any, report: Report, group: str, case: str, names: Sequence
         axis.text(
             factor * time.high, place, f" {number(factor * time.median)}", va="center", size=7
         )
-    axis.set_title(case if case == group else f"{case}, {group}", size=9)
+    title = case if case == group else f"{case}, {group}"
+    axis.set_title(textwrap.fill(title, 40), size=9)  # a panel is as wide as 42 letters
     axis.set_xlabel(unit)
     axis.set_yticks(range(len(names)), names, size=8)
     axis.set_ylim(len(names) - 0.4, -0.6)

@@ -141,7 +141,7 @@ def measure(options: Options) -> Report:
         title="Layer search: candidates decided per hour",
         notes=NOTES,
         results=tuple(results),
-        comparisons=((PLAIN, OURS), (WATCHED, OURS), (THRIFTY, OURS)),
+        comparisons=((OURS, PLAIN), (OURS, WATCHED), (OURS, THRIFTY)),
     )
 
 
