@@ -161,18 +161,18 @@ class Driver:
                 seconds = time.perf_counter() - started
                 self._record(candidate.id, _rejected(rejection, seconds))
                 num_rejected += 1
+                if num_rejected == MAX_REJECTIONS:
+                    self.ledger.commit()
+                    raise UserError(
+                        f"{MAX_REJECTIONS:,} candidates in succession were rejected without "
+                        f"training, the last as {rejection.reason}: the space of "
+                        f"num_nodes={self.settings.space.num_nodes} seems to hold no more. Search "
+                        "a larger one, or end with search.max_candidates."
+                    )
             if time.monotonic() - last_commit > _COMMIT_SECONDS:
                 self.ledger.commit()
                 self.display.update(self.search, self.executor.deaths)
                 last_commit = time.monotonic()
-            if num_rejected == MAX_REJECTIONS and task is None:
-                self.ledger.commit()
-                raise UserError(
-                    f"{MAX_REJECTIONS:,} candidates in succession were rejected without training, "
-                    f"the last as {rejection.reason if rejection else None}: the space of "
-                    f"num_nodes={self.settings.space.num_nodes} seems to hold no more. Search a "
-                    "larger one, or end with search.max_candidates."
-                )
         self.ledger.commit()
         return task
 

@@ -189,7 +189,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def _prepare(path: Path, basis: Mapping[str, Any]) -> None:
     """Begins the file, or takes from it what a kill has left of a line."""
-    first, content = json.dumps(basis) + "\n", b""
+    first = json.dumps(basis) + "\n"
     with path.open("a+b") as file:
         file.seek(0)
         content = file.read()
