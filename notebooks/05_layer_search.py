@@ -265,6 +265,6 @@ for name in dict.fromkeys(row["search"] for row in rows):
         label=chosen[0]["strategy"] if name.endswith("_0") else None,
     )
 axis.set(xlabel="training steps", ylabel="best mean accuracy (%)")
-axis.legend(frameon=False, fontsize=8)
+axis.legend(frameon=False, fontsize=8, loc="lower right")
 clean_axes(axis)
 spent
