@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from experiments.allocator import tune_allocator
+
+if TYPE_CHECKING:
+    from evonorm_jax.search.protocol import Protocol
 
 
 def main() -> None:
     """Parses the command line, trains, prints the table."""
-    import jax
-
-    from evonorm_jax.benchmarks import machine
     from evonorm_jax.data import dataset_config
-    from evonorm_jax.provenance import command
     from evonorm_jax.search import false_rejects
     from evonorm_jax.search.anchors import ANCHOR_SIZES
     from evonorm_jax.search.engine import Engine
@@ -69,7 +70,17 @@ def main() -> None:
     ):
         end = record["reason"] or "passed"
         print(f"{record['filter']}: {end} ({record['seconds']:.1f} s)", flush=True)
-    records = false_rejects.read_records(path)
+    write_report(output, false_rejects.read_records(path), protocol)
+
+
+def write_report(output: Path, records: Sequence[Mapping[str, Any]], protocol: Protocol) -> None:
+    """Writes README.md and candidates.csv, and prints the former."""
+    import jax
+
+    from evonorm_jax.benchmarks import machine
+    from evonorm_jax.provenance import command
+    from evonorm_jax.search import false_rejects
+
     commits = ", ".join(sorted({str(record["commit"]) for record in records}))
     lines = [
         "# False rejects of the layer search's filters",

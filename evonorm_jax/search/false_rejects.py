@@ -101,9 +101,10 @@ def candidates(
             continue
         rejection = reject(graph, FilterConfig())
         reason = SURVIVES if rejection is None else str(rejection.reason)
-        if counts[reason] >= num_each and not (
-            reason == SURVIVES and counts[Reason.DUPLICATE] < num_each
-        ):
+        is_wanted = counts[reason] < num_each
+        if reason == SURVIVES:  # it may turn out to be a duplicate
+            is_wanted |= counts[Reason.DUPLICATE] < num_each
+        if not is_wanted:  # and its hash, which costs more than the filters, is not
             continue
         function, form = functional_hash(graph), canonical_hash(graph)
         if reason == SURVIVES and function in survivors and form not in written:
