@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from evonorm_jax.data import Hosts
@@ -148,6 +150,28 @@ class DataParallel:
             devices=None if len(self.devices) == jax.device_count() else self.devices,
             donate_argnums=(0,) if donate_state else (),
         )
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """`lax.pmean` over `AXIS`; on several GPUs all leaves cross in one buffer.
+
+    XLA:GPU joins only reductions whose layouts agree: compiled for eight H100 by jax 0.11, the
+    step of a ResNet-50 has 34 all-reduces, most of them for a single small kernel, and 1 with the
+    buffer. On TPU and CPU the compiler joins them by itself. The mean of each element is the same
+    either way; only where dtypes differ does the buffer take the widest.
+    """
+    if lax.axis_size(AXIS) == 1:
+        return _plain_mean(tree)
+    return lax.platform_dependent(tree, cuda=_joined_mean, rocm=_joined_mean, default=_plain_mean)
+
+
+def _plain_mean(tree: Any) -> Any:
+    return lax.pmean(tree, AXIS)
+
+
+def _joined_mean(tree: Any) -> Any:
+    buffer, unravel = ravel_pytree(tree)
+    return unravel(lax.pmean(buffer, AXIS))
 
 
 def to_host(tree: Any) -> Any:
