@@ -119,18 +119,15 @@ def max_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
     """Maximum over odd square windows of `[N, H, W, C]`, padded with -inf by the window size."""
     padding = (window - 1) // 2
 
-    def pool(x: jax.Array) -> jax.Array:
-        return nn.max_pool(
-            x,
-            (window, window),
-            strides=(strides, strides),
-            padding=((padding, padding), (padding, padding)),
-        )
-
-    def pool_on_gpu(x: jax.Array) -> jax.Array:
+    def indexed(x: jax.Array) -> jax.Array:
         return indexed_max_pool(x, window, strides, padding)
 
-    return lax.platform_dependent(x, cuda=pool_on_gpu, rocm=pool_on_gpu, default=pool)
+    def plain(x: jax.Array) -> jax.Array:
+        borders = ((padding, padding), (padding, padding))
+        return nn.max_pool(x, (window, window), strides=(strides, strides), padding=borders)
+
+    # A TPU has an operation for the gradient.
+    return lax.platform_dependent(x, tpu=plain, default=indexed)
 
 
 def avg_pool(x: jax.Array, strides: int) -> jax.Array:

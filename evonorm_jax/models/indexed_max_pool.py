@@ -1,10 +1,11 @@
-"""Max-pooling that keeps a byte per output for its gradient, for GPUs.
+"""Max-pooling that keeps a byte per output for its gradient, for CPU and GPU.
 
-XLA differentiates a maximum over windows through `select_and_scatter`, which on a GPU keeps x and
-searches every window again, with an int32 index for every value of x. Here the forward pass
-keeps which element of its window won, and the backward pass is elementwise: in the step of a
-ResNet-50 (128 images, bfloat16, compiled for an H100 by jax 0.11) the pool moves 0.4 instead of
-2.4 GB. On CPU XLA's form is the faster.
+XLA differentiates a maximum over windows through `select_and_scatter`: it keeps x, searches every
+window again and, on CPU and GPU, writes an int32 index for every output and axis. Here the forward
+pass keeps which element of its window won, and the backward pass is elementwise. A 3x3/2 pool of
+128x112x112x64 in bfloat16 and its gradient, compiled for an H100 by jax 0.11, move 0.57 instead of
+2.49 GB; on a CPU (two cores, 8x112x112x64, jax 0.10) they take 138 instead of 585 ms in float32,
+342 instead of 731 ms in bfloat16.
 """
 
 from __future__ import annotations

@@ -155,9 +155,10 @@ class DataParallel:
 def mean_over_devices(tree: Any) -> Any:
     """`lax.pmean` over `AXIS`; on several GPUs all leaves cross in one buffer.
 
-    XLA:GPU joins only reductions whose layouts agree: compiled for eight H100 by jax 0.11, the
-    step of a ResNet-50 has 34 all-reduces, most of them for a single small kernel, and 1 with the
-    buffer. On TPU and CPU the compiler joins them by itself. The numbers are the same either way.
+    XLA:GPU joins only reductions whose layouts agree. Compiled for eight H100 by jax 0.11, the step
+    of a ResNet-50 with S0 (128 images each, bfloat16) has 34 all-reduces and 1526 kernels, with the
+    buffer 1 and 1045; it takes 5.7 instead of 4.9 GB of scratch memory. On TPU and CPU the compiler
+    joins them by itself. The numbers are the same either way.
     """
     if lax.axis_size(AXIS) == 1:
         return _plain_mean(tree)

@@ -1,4 +1,4 @@
-"""The pool of the GPUs against XLA's, value by value; both run on any device."""
+"""The pool of CPU and GPU against XLA's, value by value; both run on any device."""
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,9 @@ def integers(shape, highest, dtype="float32", seed=0):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("strides", [1, 2, 3])
-@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize(("window", "padding"), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1)])
 def test_values_and_gradients_ties_included(window, strides, padding, dtype):
-    if padding >= window:
-        pytest.skip("a window of padding alone has no maximum")
     x = integers(SHAPE, 2, dtype)
 
     @jax.jit
@@ -61,11 +58,15 @@ def test_forward_mode_and_second_derivatives():
         def loss(x):
             return jnp.sum(jnp.sin(pool(x, 3, 2, 1)))
 
-        _, directional = jax.jvp(loss, (x,), (tangent,))
-        grad_twice = jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), tangent))(x)
-        return directional, grad_twice, jax.hessian(loss)(x)
+        def along(x):
+            return jax.jvp(loss, (x,), (tangent,))[1]
 
-    ours, theirs = derivatives(indexed_max_pool), derivatives(xla_max_pool)
+        def backward_twice(x):
+            return jnp.vdot(jax.grad(loss)(x), tangent)
+
+        return along(x), jax.grad(along)(x), jax.grad(backward_twice)(x)
+
+    ours, theirs = jax.jit(lambda: (derivatives(indexed_max_pool), derivatives(xla_max_pool)))()
     for our, their in zip(ours, theirs, strict=True):
         assert np.abs(their).max() > 0
         np.testing.assert_allclose(our, their, rtol=1e-6, atol=1e-7)
@@ -89,10 +90,10 @@ def test_keeps_one_byte_an_output_for_the_gradient():
     assert residuals(xla_max_pool) >= x.nbytes
 
 
-def test_gpus_alone_use_it():
+def test_tpus_alone_do_without_it():
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(max_pool(x, 3, 2)))).trace(jnp.ones(SHAPE))
     found = {
         platform: "select_and_scatter" in gradient.lower(lowering_platforms=(platform,)).as_text()
         for platform in ("cpu", "cuda", "rocm", "tpu")
     }
-    assert found == {"cpu": True, "cuda": False, "rocm": False, "tpu": True}
+    assert found == {"cpu": False, "cuda": False, "rocm": False, "tpu": True}
