@@ -12,12 +12,14 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import ml_collections
 
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -112,11 +114,13 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
     Raises:
       UserError: for an unknown field, a value of another type, or an argument that is no override.
     """
+    from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
+
     for name, text in _override_pairs(arguments):
         *parents, field = name.split(".")
         node, walked = config, "config"
         for part in [*parents, field]:
-            if not isinstance(node, ml_collections.ConfigDict):
+            if not isinstance(node, ConfigDict):
                 raise UserError(f"--config.{name}: {walked} is a value and has no fields.")
             if part not in node and not (part == field and walked in OPEN_FIELDS):
                 raise UserError(
@@ -149,6 +153,8 @@ def _override_pairs(arguments: list[str]) -> list[tuple[str, str]]:
 
 def _parse_value(name: str, text: str, present: Any) -> Any:
     """The text as the type of the present value; anything, where there is none."""
+    from ml_collections import ConfigDict
+
     try:
         literal = ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -162,9 +168,9 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
         return wanted(literal)
     if present is None or type(literal) is wanted:
         return literal
-    if isinstance(present, ml_collections.ConfigDict) and isinstance(literal, dict):
-        return ml_collections.ConfigDict(literal)
-    expected = "dict" if isinstance(present, ml_collections.ConfigDict) else wanted.__name__
+    if isinstance(present, ConfigDict) and isinstance(literal, dict):
+        return ConfigDict(literal)
+    expected = "dict" if isinstance(present, ConfigDict) else wanted.__name__
     raise UserError(f"--config.{name}={text}: {expected} is expected, such as {present!r}.")
 
 

@@ -77,6 +77,23 @@ def test_the_layers_need_jax_and_flax_alone():
     assert done.stdout.strip() == "[]"
 
 
+def test_gpu_measurements_and_training_start_without_clu_and_tensorflow():
+    """As on a bare machine with an accelerator; only a config file brings ml_collections in."""
+    code = """if True:
+        import sys
+        missing = "clu", "ml_collections", "safetensors", "tensorflow", "tensorflow_datasets"
+        sys.modules.update(dict.fromkeys(missing))  # None: importing them fails
+        import experiments.benchmark, experiments.launch, experiments.train
+        import evonorm_jax.models, evonorm_jax.training
+        from evonorm_jax.benchmarks import gpu, layers, train_step
+        pipeline = train_step.made_up_images(*train_step.QUICK_WORKLOADS)
+        print(pipeline.num_train_examples)
+    """
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "16", done.stderr
+
+
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,10 @@ from evonorm_jax.benchmarks import rivals
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave, spread
-from evonorm_jax.data import create_pipeline, dataset_config
+from evonorm_jax.data.arrays import fake_arrays
+from evonorm_jax.data.config import dataset_fields
+from evonorm_jax.data.in_memory import InMemoryPipeline
+from evonorm_jax.data.pipeline import Pipeline
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers.norm_act import LayerLike, norm_act
 from evonorm_jax.models import create_model
@@ -178,21 +182,26 @@ def measure_workload(
     ]
 
 
+def made_up_images(workload: Workload) -> Pipeline:
+    """Images and labels that take neither a file nor a package for configs."""
+    dataset = types.SimpleNamespace(
+        **dataset_fields(
+            "cifar10",
+            "fake",
+            image_size=workload.image_size,
+            pad=workload.image_size // 8,
+            num_classes=workload.num_classes,
+            num_train_examples=4 * workload.batch_size,
+            num_eval_examples=1,
+        )
+    )
+    return InMemoryPipeline(fake_arrays(dataset, seed=0), dataset, seed=0)
+
+
 def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
     """Compiles the training step of a workload, on the first device."""
     size, batch_size = workload.image_size, workload.batch_size
-    pipeline = create_pipeline(
-        dataset_config(
-            "cifar10",
-            "fake",
-            image_size=size,
-            pad=size // 8,
-            num_classes=workload.num_classes,
-            num_train_examples=4 * batch_size,
-            num_eval_examples=1,
-        ),
-        seed=0,
-    )
+    pipeline = made_up_images(workload)
     model = create_model(
         workload.model, workload.num_classes, contender.layer, workload.dtype, **workload.fields
     )

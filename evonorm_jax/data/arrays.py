@@ -13,12 +13,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import zipfile
+from typing import TYPE_CHECKING
 
-import ml_collections
 import numpy as np
 
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 MAX_BYTES = 64 * 2**30  # more than any accelerator has to spare beside a network
 DIGITS_PATH = pathlib.Path(__file__).parent / "digits.npz"

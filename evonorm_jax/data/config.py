@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import ml_collections
+from typing import TYPE_CHECKING, Any
 
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 SOURCES = ("embedded", "fake", "folder", "npz", "tfds")
 
@@ -57,10 +58,18 @@ _DATASETS: dict[str, dict[str, Any]] = {
 
 
 def dataset_config(name: str, source: str, **overrides: Any) -> ml_collections.ConfigDict:
-    """The complete `config.dataset` of a data set.
+    """The complete `config.dataset` of a data set, see `dataset_fields`.
 
     >>> dataset_config("cifar10", "tfds", pad=2).pad
     2
+    """
+    from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
+
+    return ConfigDict(dataset_fields(name, source, **overrides))
+
+
+def dataset_fields(name: str, source: str, **overrides: Any) -> dict[str, Any]:
+    """Name and value of every field of `config.dataset`.
 
     Args:
       name: "digits", "cifar10", "cifar100", "imagenet2012", the name of another TFDS set, or your
@@ -85,7 +94,7 @@ def dataset_config(name: str, source: str, **overrides: Any) -> ml_collections.C
         fields["eval_split"] = "val"
     if source == "npz":
         fields["in_memory"] = True
-    return ml_collections.ConfigDict({"name": name, "source": source} | fields | overrides)
+    return {"name": name, "source": source} | fields | overrides
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ml_collections
+from typing import TYPE_CHECKING
 
 from evonorm_jax.data.arrays import fake_arrays, load_digits, load_npz
 from evonorm_jax.data.config import check_fields
@@ -12,6 +12,9 @@ from evonorm_jax.data.pipeline import Pipeline
 from evonorm_jax.data.streaming import FakeStream
 from evonorm_jax.data.tf_import import require_tensorflow
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 def create_pipeline(

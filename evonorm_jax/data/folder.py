@@ -11,14 +11,17 @@ import dataclasses
 import functools
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
-import ml_collections
 import numpy as np
 
 from evonorm_jax.data.arrays import Arrays, check_bytes
 from evonorm_jax.data.pillow_images import read_image
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 

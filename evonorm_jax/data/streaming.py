@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from evonorm_jax.data import augment
 from evonorm_jax.data.arrays import fake_sizes
 from evonorm_jax.data.pipeline import Batch, Hosts, Pipeline, eval_mask, pad_to, train_positions
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 class StreamingPipeline(Pipeline):

@@ -1,8 +1,10 @@
 """EvoNorm and its baselines as fused, differentiable functions of arrays.
 
 Training keeps x and two statistics per sample and channel for the backward pass, where plain
-differentiation keeps 8 to 10 tensors of x's size. The form is chosen when the program is lowered:
-one for CPU, one for GPU, one for everything else.
+differentiation keeps 8 to 10 tensors of x's size. That is memory saved where a layer is
+differentiated by itself and on CPU; inside a compiled network XLA:GPU computes those tensors again,
+and needs as much memory for the plain formulas. The form is chosen when the program is lowered: one
+for CPU, one for GPU, one for everything else.
 """
 
 from evonorm_jax.kernels.baselines import (

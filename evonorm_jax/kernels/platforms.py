@@ -95,30 +95,47 @@ class Default:
 
 
 class Gpu(Default):
-    """XLA:GPU: two sums share a reduction as the parts of a complex number.
+    """XLA:GPU: sums share a reduction as the parts of complex numbers.
 
-    A variadic reduction writes its operands to memory first and separate ones read the tensor once
-    each; this form needs 3 passes forward and 5 backward.
+    A variadic reduction writes its operands to memory first, and separate ones may read x once
+    each. Passes over a tensor of 128x56x56x64 in bfloat16, compiled for an H100 by jax 0.11: 3
+    forward and 5 backward for BN, GN, B0 to B2 and S1; 6 backward for S0 (one more read of dy) and
+    7 for "swish" and FRN, whose third sum stands alone.
     """
 
     @staticmethod
     def sums(terms: Terms, *arrays: jax.Array) -> tuple[jax.Array, ...]:
         dtype = accumulation_dtype(arrays[0])
-        values = terms(*(array.astype(dtype) for array in arrays))
-        results: list[jax.Array] = []
-        for real, imag in zip(values[::2], values[1::2], strict=False):
-            total = jnp.sum(lax.complex(real, imag), axis=(1, 2))
-            results += [total.real, total.imag]
-        if len(values) % 2:
-            results.append(jnp.sum(values[-1], axis=(1, 2)))
-        return tuple(results)
+        wide = tuple(array.astype(dtype) for array in arrays)
+        values = terms(*wide)
+        # A pair reads all of the arrays. A term that is itself one of them needs a single read, so
+        # it takes a place in a pair only where that would stay empty (S0: 3 reads, not 4).
+        alone = [i for i, value in enumerate(values) if any(value is array for array in wide)]
+        paired = [i for i in range(len(values)) if i not in alone]
+        if len(paired) % 2:
+            if alone:
+                paired.append(alone.pop())
+            else:
+                alone.append(paired.pop())
+        totals = {i: jnp.sum(values[i], axis=(1, 2)) for i in alone}
+        pairs = list(zip(paired[::2], paired[1::2], strict=True))
+        if pairs:
+            # One reduction for all pairs (B0: 2 reads, not 4). Stacked before the channels, where
+            # the threads of a warp share a pair. Exponentials do not fuse into a stack of several
+            # pairs, but no form has one in more than a single pair.
+            parts = jnp.stack([lax.complex(values[i], values[j]) for i, j in pairs], axis=3)
+            total = jnp.sum(parts, axis=(1, 2))
+            for k, (i, j) in enumerate(pairs):
+                totals[i], totals[j] = total[:, k].real, total[:, k].imag
+        return tuple(totals[i] for i in range(len(values)))
 
     @classmethod
     def moments(cls, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         # One pass over values shifted by the mean of the middle row. Without the shift the variance
         # loses all its digits once mean / std passes 1000; the first row would do as well inside a
         # tensor but is what zero padding disturbs.
-        pivot = jnp.mean(x[:, x.shape[1] // 2], axis=1, dtype=accumulation_dtype(x))
+        row = x[:, x.shape[1] // 2].astype(accumulation_dtype(x))
+        pivot = jnp.sum(row / x.shape[2], axis=1)  # divided first: one kernel less than a mean
         return _shifted_moments(cls.sums, x, pivot)
 
 

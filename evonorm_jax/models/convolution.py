@@ -23,6 +23,7 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.models.indexed_max_pool import indexed_max_pool
 
 # tf.variance_scaling_initializer(), the authors' default: scale 1, fan-in, normal truncated
 # at two standard deviations and rescaled to keep the variance 1 / fan_in.
@@ -117,12 +118,16 @@ def _pointwise_conv(
 def max_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
     """Maximum over odd square windows of `[N, H, W, C]`, padded with -inf by the window size."""
     padding = (window - 1) // 2
-    return nn.max_pool(
-        x,
-        (window, window),
-        strides=(strides, strides),
-        padding=((padding, padding), (padding, padding)),
-    )
+
+    def indexed(x: jax.Array) -> jax.Array:
+        return indexed_max_pool(x, window, strides, padding)
+
+    def plain(x: jax.Array) -> jax.Array:
+        borders = ((padding, padding), (padding, padding))
+        return nn.max_pool(x, (window, window), strides=(strides, strides), padding=borders)
+
+    # A TPU has an operation for the gradient.
+    return lax.platform_dependent(x, tpu=plain, default=indexed)
 
 
 def avg_pool(x: jax.Array, strides: int) -> jax.Array:

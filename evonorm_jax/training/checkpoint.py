@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import types
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.parallel import to_host
 from evonorm_jax.training.state import TrainState
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 class Checkpoints:

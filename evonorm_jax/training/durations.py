@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-
-import ml_collections
+from typing import TYPE_CHECKING
 
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from flax import linen as nn
 
 from evonorm_jax.data import Pipeline, create_pipeline, prefetch_to_devices
@@ -21,6 +20,9 @@ from evonorm_jax.training.model import build_model, find_dtype
 from evonorm_jax.training.parallel import DataParallel
 from evonorm_jax.training.state import TrainState, initial_variables
 from evonorm_jax.training.steps import Step, make_eval_step
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 @dataclasses.dataclass(frozen=True)

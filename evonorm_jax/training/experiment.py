@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 from flax import linen as nn
@@ -28,6 +27,9 @@ from evonorm_jax.training.optimizer import (
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.state import TrainState, create_train_state, initial_variables
 from evonorm_jax.training.steps import Step, make_train_step
+
+if TYPE_CHECKING:
+    import ml_collections
 
 _AT_LEAST_ONE = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "eval_batch_size")
 

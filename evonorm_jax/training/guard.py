@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import ml_collections
 
 from evonorm_jax.training.checkpoint import Checkpoints
+
+if TYPE_CHECKING:
+    import ml_collections
 
 # Steps that may be under way before the host waits: enough to hide dispatch, few enough that a
 # request to stop is answered soon and their batches do not fill the device.

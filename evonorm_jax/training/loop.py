@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import jax
-import ml_collections
-from clu import parameter_overview
 from jax.experimental import multihost_utils
 
 from evonorm_jax.analysis import curves
@@ -20,9 +18,13 @@ from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.guard import NonFiniteGuard
 from evonorm_jax.training.init_from import read_initial_weights
 from evonorm_jax.training.model import inline_layer
+from evonorm_jax.training.parameter_overview import parameter_overview
 from evonorm_jax.training.preemption import Preemption
 from evonorm_jax.training.profiler import ProfileWindow
 from evonorm_jax.training.progress import Progress, format_metrics
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 def train_and_evaluate(
@@ -92,8 +94,7 @@ def train_and_evaluate(
         progress.report(_headline(run, num_parameters))
         if first_process:
             writers.drop_after(workdir, start_step)
-            overview = parameter_overview.get_parameter_overview(state.params)
-            (workdir / "parameters.txt").write_text(overview + "\n")
+            (workdir / "parameters.txt").write_text(parameter_overview(state.params))
 
         # --------------------------------------------------------- steps
         state = run.parallel.replicate(state)

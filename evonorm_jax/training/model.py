@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-import ml_collections
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import accepts_field, norm_act, resolve_norm_act
 from evonorm_jax.models import create_model
 from evonorm_jax.training.parallel import WorkerLayout
+
+if TYPE_CHECKING:
+    import ml_collections
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -10,14 +10,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import ml_collections
 import optax
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.durations import Durations
+
+if TYPE_CHECKING:
+    import ml_collections
 
 OPTIMIZERS = ("sgd", "lars", "rmsprop")
 SCHEDULES = ("cosine", "step", "constant", "exponential")

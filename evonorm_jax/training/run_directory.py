@@ -13,10 +13,9 @@ import importlib.metadata
 import json
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import ml_collections
 
 import evonorm_jax
 from evonorm_jax.analysis.runs import CONFIG_FILE, SUMMARY_FILE, read_json
@@ -24,6 +23,9 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import command, git_commit
 from evonorm_jax.training.experiment import Experiment
 from evonorm_jax.training.writers import write_json
+
+if TYPE_CHECKING:
+    import ml_collections
 
 METADATA_FILE = "metadata.json"
 
@@ -109,6 +111,8 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     Raises:
       UserError: where there is none.
     """
+    from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
+
     path = Path(workdir) / CONFIG_FILE
     if not path.exists():
         raise UserError(
@@ -120,7 +124,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         raise UserError(
             f"{path} is not the configuration of a run: it has no {', '.join(sorted(missing))}."
         )
-    return ml_collections.ConfigDict(saved)
+    return ConfigDict(saved)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

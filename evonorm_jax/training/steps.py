@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from evonorm_jax.data import Pipeline
 from evonorm_jax.training.metrics import classification_sums, cross_entropy
-from evonorm_jax.training.parallel import AXIS
+from evonorm_jax.training.parallel import AXIS, mean_over_devices
 from evonorm_jax.training.state import TrainState, evaluation_variables
 
 Step = Callable[[TrainState, Any, Any], Any]
@@ -110,7 +110,7 @@ def make_train_step(
 
         dropout_key = jax.random.fold_in(dropout_key, device)
         local = gradients(state, images, targets, dropout_key)
-        loss, top1, batch_stats, grads = jax.lax.pmean(local, AXIS)
+        loss, top1, batch_stats, grads = mean_over_devices(local)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         state = state.replace(

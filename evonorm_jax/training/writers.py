@@ -89,7 +89,7 @@ class MultiWriter:
 
 def tensorboard_available() -> bool:
     """Whether clu's summary writer can be imported; does not import TensorFlow to find out."""
-    return all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard"))
+    return all(importlib.util.find_spec(name) for name in ("clu", "tensorflow", "tensorboard"))
 
 
 def create_writer(workdir: Path, *, first_process: bool, tensorboard: bool) -> MultiWriter:

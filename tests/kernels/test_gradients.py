@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from evonorm_jax import kernels
+from evonorm_jax.kernels import fused
+from evonorm_jax.kernels.platforms import Gpu
 from tests.kernels.cases import CASES, Case, by_name, float64, output_and_gradients, relative_errors
 
 
@@ -25,6 +27,15 @@ def check(case: Case, shape: tuple[int, ...], **static: Any) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_layer(case: Case) -> None:
     check(case, (4, 5, 7, 12))
+
+
+@pytest.mark.parametrize(
+    "name", ["s0", "s1", "b0", "b2", "gn_identity", "gn_swish", "bn_relu", "frn"]
+)
+def test_forms_of_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The constant is no other test's, so that none gets this form from the cache of traces.
+    monkeypatch.setattr(fused, "on_platform", lambda function, *operands: function(Gpu, *operands))
+    check(by_name[name], (4, 5, 7, 12), epsilon=1.25e-3)
 
 
 @pytest.mark.parametrize(

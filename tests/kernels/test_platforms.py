@@ -6,6 +6,14 @@ import numpy as np
 import pytest
 
 from evonorm_jax.kernels import cpu_math, platforms
+from evonorm_jax.kernels.elementwise import (
+    Affine,
+    AffineCoefficients,
+    Gate,
+    GateCoefficients,
+    Ratio,
+    RatioCoefficients,
+)
 from evonorm_jax.kernels.platforms import Cpu, CpuBfloat16, Default, Gpu, Platform
 
 PLATFORMS = pytest.mark.parametrize(
@@ -17,19 +25,48 @@ SIZES = [(1, 1), (2, 4), (5, 7), (7, 7), (8, 8), (11, 11)]
 
 @PLATFORMS
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("num_terms", [2, 3])
+@pytest.mark.parametrize("num_terms", [1, 2, 3, 4, 5])
 def test_sums(platform: Platform, size: tuple[int, int], num_terms: int) -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 3, *size, 5)).astype(np.float32)
 
     @jax.jit
     def sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
-        return platform.sums(lambda x, y: (x * y, x + y, x)[:num_terms], x, y)
+        return platform.sums(lambda x, y: (x * y, x + y, x, x - y, y)[:num_terms], x, y)
 
-    expected = (x * y, x + y, x)[:num_terms]
+    expected = (x * y, x + y, x, x - y, y)[:num_terms]
     actual = sums(x, y)
     assert len(actual) == num_terms
     for total, terms in zip(actual, expected, strict=True):
         np.testing.assert_allclose(total, terms.sum((1, 2), np.float64), rtol=1e-5, atol=1e-5)
+
+
+_ONES = np.ones((2, 1, 1, 3), np.float32)
+# What `Gpu.sums` reduces for the gradients: the dtypes of its reductions, and how many pairs each
+# complex one holds. A third sum of dy alone is a read of its own only in S0.
+GPU_REDUCTIONS = {
+    "s0": (Gate(), GateCoefficients(_ONES, _ONES, _ONES), {"complex64": [1], "float32": [1]}),
+    "s1": (Gate(), GateCoefficients(None, _ONES, _ONES), {"complex64": [1]}),
+    "b0": (Ratio(), RatioCoefficients(*[_ONES] * 5), {"complex64": [2]}),
+    "b2": (Ratio(), RatioCoefficients(None, *[_ONES] * 4), {"complex64": [2]}),
+    "bn_relu": (Affine("relu"), AffineCoefficients(*[_ONES] * 3), {"complex64": [1]}),
+    "gn_identity": (Affine("identity"), AffineCoefficients(*[_ONES] * 3), {"complex64": [1]}),
+}
+
+
+@pytest.mark.parametrize("name", GPU_REDUCTIONS)
+def test_gpu_sums_share_reductions(name: str) -> None:
+    form, coefficients, expected = GPU_REDUCTIONS[name]
+
+    def sums(x: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
+        return Gpu.sums(lambda x, dy: form.terms(Gpu, x, dy, coefficients), x, dy)
+
+    x = jnp.ones((2, 4, 4, 3), jnp.bfloat16)
+    found: dict[str, list[int]] = {}
+    for equation in jax.make_jaxpr(sums)(x, x).eqns:
+        if equation.primitive.name == "reduce_sum":
+            (operand,) = equation.invars
+            found.setdefault(str(operand.aval.dtype), []).append(operand.aval.size // x.size)
+    assert found == expected
 
 
 @PLATFORMS

@@ -8,7 +8,9 @@ from evonorm_jax.training.parallel import (
     AXIS,
     DataParallel,
     WorkerLayout,
+    joined_mean,
     layout_workers,
+    mean_over_devices,
     replica_divergence,
     to_host,
 )
@@ -88,6 +90,38 @@ def test_a_forgotten_reduction_is_seen_as_divergence():
         state, {}, parallel.shard(np.arange(8, dtype=np.float32)[:, None])
     )
     assert replica_divergence(result) == 7
+
+
+def gradients(shapes=((3, 4), (5,), ())):
+    """One value for each of eight devices, of several shapes."""
+    rng = np.random.default_rng(0)
+    return {f"leaf{i}": rng.normal(size=(8, *s)).astype("float32") for i, s in enumerate(shapes)}
+
+
+def test_the_joined_mean_is_the_mean_bit_for_bit():
+    parallel = DataParallel()
+
+    def step(state, resident, batch):
+        return mean_over_devices(batch), joined_mean(batch)
+
+    state = parallel.replicate(np.float32(0))
+    plain, joined = parallel.parallelize(step)(state, {}, parallel.shard(gradients()))
+    for name, values in gradients().items():
+        np.testing.assert_array_equal(plain[name], joined[name])
+        np.testing.assert_allclose(joined[name], values.mean(0, np.float64), rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_cross_gpus_in_one_buffer():
+    mesh, spec = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,)), jax.sharding.PartitionSpec
+    step = jax.shard_map(
+        mean_over_devices, mesh=mesh, in_specs=spec(AXIS), out_specs=spec(), check_vma=False
+    )
+    traced = jax.jit(step).trace(gradients())
+    reductions = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("all_reduce")
+        for platform in ("cpu", "cuda", "rocm", "tpu")
+    }
+    assert reductions == {"cpu": 3, "cuda": 1, "rocm": 1, "tpu": 3}
 
 
 def test_a_subset_of_the_devices():

@@ -10,9 +10,10 @@ import pytest
 from flax import linen as nn
 
 from configs import recipes
+from evonorm_jax.training import steps
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.metrics import mean_metrics
-from evonorm_jax.training.parallel import replica_divergence, to_host
+from evonorm_jax.training.parallel import joined_mean, replica_divergence, to_host
 from evonorm_jax.training.steps import mixup, update_ema
 
 
@@ -94,6 +95,15 @@ def test_eight_workers_on_two_devices_are_eight_devices():
 def test_two_workers_spread_over_eight_devices(layer):
     fields = {"layer": layer, "workers": 2, "images": 16}
     assert_same_training(trained(8, **fields), trained(1, **fields))
+
+
+def test_training_is_the_same_where_gradients_cross_in_one_buffer(monkeypatch):
+    monkeypatch.setattr(steps, "mean_over_devices", joined_mean)  # as on GPUs
+    joined = trained.__wrapped__(8, layer="evonorm_b0")
+    monkeypatch.undo()
+    # Not bit for bit: the compiler fuses what computes the gradients differently.
+    assert_same_training(joined, trained(8, layer="evonorm_b0"), rtol=1e-6)
+    assert_same_training(joined, trained(1, layer="evonorm_b0"))
 
 
 def test_workers_are_not_synchronised_unless_asked():
