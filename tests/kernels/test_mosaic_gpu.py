@@ -34,6 +34,7 @@ RESNET = [
         # 65 rows in tiles of 32: two warpgroups, a tail of 1 row, and a tile that is all tail.
         ((1, 5, 13, 32), "float32", 8),
         ((1, 5, 7, 24), "bfloat16", 8),  # one tile, groups of 3, 8 columns per warp
+        ((1, 5, 7, 120), "float32", 8),  # groups of 15 in three stripes
     ],
 )
 def test_interpreted(shape: tuple[int, ...], dtype: str, num_groups: int) -> None:
