@@ -20,7 +20,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.kernels.mosaic_gpu_block import Block, Vectors
-from evonorm_jax.kernels.mosaic_gpu_slab import COLUMNS, REDUCTION_BYTES, Slab, plan
+from evonorm_jax.kernels.mosaic_gpu_slab import REDUCTION_BYTES, Slab, plan
 
 _LOG2_E = 1 / math.log(2)
 
@@ -43,8 +43,8 @@ def forward(
     epsilon: float,
     interpret: bool = False,
     parts: int | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """y, and the mean and 1 / standard deviation of each group, `[N, G]` in float32.
+) -> tuple[jax.Array, jax.Array]:
+    """y, and each group's mean and 1 / standard deviation for its channels, `[2, N, C]` float32.
 
     `parts` thread blocks share a slab; None leaves the number to `mosaic_gpu_slab.plan`.
 
@@ -53,12 +53,11 @@ def forward(
     """
     n, height, width, channels = x.shape
     slab = _checked_plan(x, num_groups, 1, parts)
-    columns = jnp.stack(_float32(v, scale, bias, jnp.zeros_like(v)))
+    tensors = (x.reshape(n, height * width, channels),)
     body = functools.partial(_forward_body, epsilon=epsilon)
-    operands = (x.reshape(n, height * width, channels),)
-    y, statistics = _launch("evonorm_s0_forward", body, slab, operands, columns, interpret)
-    mean, rstd = statistics[:, :, :: slab.group_size]
-    return y.reshape(x.shape), mean, rstd
+    columns = _float32(v, scale, bias)
+    y, statistics = _launch("evonorm_s0_forward", body, slab, tensors, columns, interpret)
+    return y.reshape(x.shape), statistics
 
 
 def backward(
@@ -66,28 +65,25 @@ def backward(
     dy: jax.Array,
     v: jax.Array,
     scale: jax.Array,
-    mean: jax.Array,
-    rstd: jax.Array,
+    statistics: jax.Array,
     num_groups: int,
     interpret: bool = False,
     parts: int | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """dx, and per sample and channel the sums A, B, D over H and W, `[N, C]` in float32.
+) -> tuple[jax.Array, jax.Array]:
+    """dx, and per sample and channel the sums A, B, D over H and W, `[3, N, C]` in float32.
 
-    With h = x sigmoid(v x): A = sum dy h, B = sum dy, D = sum dy h (x - h).
+    `statistics` are those of `forward`. With h = x sigmoid(v x): A = sum dy h, B = sum dy,
+    D = sum dy h (x - h).
 
     Raises:
       UserError: as in `forward`.
     """
     n, height, width, channels = x.shape
     slab = _checked_plan(x, num_groups, 2, parts)
-    rows = (n, height * width, channels)
-    mean, rstd = (jnp.repeat(value, slab.group_size, axis=1) for value in (mean, rstd))
-    vectors = (jnp.broadcast_to(vector, mean.shape) for vector in (v, scale, mean, rstd))
-    columns = jnp.stack(_float32(*vectors), axis=1)
-    operands = (x.reshape(rows), dy.reshape(rows))
-    dx, sums = _launch("evonorm_s0_backward", _backward_body, slab, operands, columns, interpret)
-    return dx.reshape(x.shape), sums[0], sums[1], sums[2]
+    tensors = tuple(tensor.reshape(n, height * width, channels) for tensor in (x, dy))
+    columns = (*_float32(v, scale), statistics)
+    dx, sums = _launch("evonorm_s0_backward", _backward_body, slab, tensors, columns, interpret)
+    return dx.reshape(x.shape), sums
 
 
 def _checked_plan(x: jax.Array, num_groups: int, tensors: int, parts: int | None) -> Slab:
@@ -106,12 +102,12 @@ def _launch(
     body: Callable[[Block], None],
     slab: Slab,
     tensors: tuple[jax.Array, ...],
-    columns: jax.Array,
+    columns: tuple[jax.Array, ...],
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Runs `body`: a tensor like those in `tensors`, and vectors `[slab.vectors, N, C]`.
 
-    `columns` is `[4, C]` or `[N, 4, C]`.
+    `columns` are per-channel operands, `[C]` or several in `[K, N, C]`.
     """
     x = tensors[0]
     n, _, channels = x.shape
@@ -124,10 +120,9 @@ def _launch(
     scratch: dict[str, Any] = {
         "slabs": (slabs,) * slab.tensors,
         "loaded": (plgpu.Barrier(num_barriers=slab.stripes * slab.tiles),) * slab.tensors,
-        "columns": plgpu.SMEM((COLUMNS, slab.channels), jnp.float32),
-        "columns_loaded": plgpu.Barrier(),
-        "sums": plgpu.SMEM((groups, vectors, slab.channels), jnp.float32),
-        "turn": plgpu.Barrier(num_arrivals=groups),
+        "columns": plgpu.SMEM((slab.columns, slab.channels), jnp.float32),
+        "sums": plgpu.SMEM((vectors, slab.channels), jnp.float32),
+        "joined": plgpu.Barrier(num_arrivals=groups),
         "pools": plgpu.SMEM((2, groups, slab.pool_rows), jnp.float32),
         "staged": plgpu.SMEM((slab.exchanged, slab.channels), jnp.float32),
     }
@@ -146,9 +141,9 @@ def _launch(
         }
 
     def program(*refs: Any, **scratch: Any) -> None:
-        inputs, columns, *outputs = refs[: slab.tensors], *refs[slab.tensors :]
-        block = Block(slab, inputs, outputs, scratch)
-        block.fetch(columns)
+        inputs, outputs = refs[: -len(out_type)], refs[-len(out_type) :]
+        block = Block(slab, inputs[: slab.tensors], outputs, scratch)
+        block.fetch(inputs[slab.tensors :])
         body(block)
         # The copies out read shared memory, which the next block takes over.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
@@ -168,7 +163,7 @@ def _launch(
         **mesh,
     )
     with _interpreter() if interpret else contextlib.nullcontext():
-        result = kernel(*tensors, columns)
+        result = kernel(*tensors, *columns)
     return result[0], result[1]
 
 
@@ -202,16 +197,15 @@ def _forward_body(block: Block, *, epsilon: float) -> None:
     sum_parts = block.exchange(lambda stripe: (block.pooled(0, stripe), block.total(1, stripe)))
 
     def mean(stripe: Any) -> jax.Array:
-        return sum_parts(stripe, lambda count, part: part[0] * (count * (1 / rows)))
+        return sum_parts(stripe, lambda count, mean, _: (mean * (count * (1 / rows)),))[0]
 
     def variance(stripe: Any) -> jax.Array:
         joint = mean(stripe)
 
-        def term(count: Any, part: Vectors) -> jax.Array:
-            deviation = part[0] - joint
-            return (part[1] + count * (deviation * deviation)) * (1 / rows)
+        def term(count: Any, mean: jax.Array, squares: jax.Array) -> Vectors:
+            return ((squares + count * jnp.square(mean - joint)) * (1 / rows),)
 
-        return sum_parts(stripe, term)
+        return sum_parts(stripe, term)[0]
 
     block.pool(1, variance)
 
@@ -253,13 +247,13 @@ def _backward_body(block: Block) -> None:
     block.sums(0, products, first=True)
     sum_parts = block.exchange(lambda stripe: tuple(block.total(i, stripe) for i in range(3)))
 
-    def joint(i: int, stripe: Any) -> jax.Array:
-        return sum_parts(stripe, lambda _, part: part[i])
+    block.store_results(lambda stripe: sum_parts(stripe, lambda _, *sums: sums))
 
-    block.store_results(lambda stripe: tuple(joint(i, stripe) for i in range(3)))
-    block.pool(
-        0, lambda stripe: joint(0, stripe) * block.column(scale, stripe) * (1 / block.slab.rows)
-    )
+    def pooled(stripe: Any) -> jax.Array:
+        scaled = block.column(scale, stripe) * (1 / block.slab.rows)
+        return sum_parts(stripe, lambda _, *sums: sums[:1])[0] * scaled
+
+    block.pool(0, pooled)
 
     def input_gradient(stripe: Any) -> Callable[..., jax.Array]:
         inverse = block.column(rstd, stripe)

@@ -14,8 +14,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from evonorm_jax.kernels.mosaic_gpu_slab import Slab
 
 Vectors = tuple[jax.Array, ...]
-#: `(stripe, term)` to the sum of `term(rows, values)` over the blocks of a cluster.
-Parts = Callable[[Any, Callable[[Any, Vectors], jax.Array]], jax.Array]
+#: `(stripe, term)` to the sums of `term(rows, *values)` over the blocks of a cluster.
+Parts = Callable[[Any, Callable[..., Vectors]], Vectors]
 
 
 class Block:
@@ -40,19 +40,12 @@ class Block:
 
     # Copies in.
 
-    def fetch(self, columns: Any) -> None:
-        """Starts the copies of this warpgroup's tiles, and of the per-channel operands.
+    def fetch(self, columns: Sequence[Any]) -> None:
+        """Starts the copies of this warpgroup's tiles, and copies the per-channel operands.
 
-        These are `[4, C]` or `[N, 4, C]`.
+        These are `[C]`, or several in `[K, N, C]`.
         """
         scratch = self._scratch
-
-        def fetch_columns() -> None:
-            ref = columns if len(columns.shape) == 2 else columns.at[self._sample]
-            source = ref.at[:, self._channels()]
-            plgpu.copy_gmem_to_smem(source, scratch["columns"], scratch["columns_loaded"])
-
-        self._on_first_warpgroup(fetch_columns)
 
         def fetch_stripe(stripe: Any) -> None:
             def fetch_tile(tile: Any) -> None:
@@ -65,8 +58,22 @@ class Block:
 
             self._for_each_tile(lambda tile, _: fetch_tile(tile))
 
+        def fetch_columns(stripe: Any) -> None:
+            channels = self._channels(stripe)
+            sources = []
+            for ref in columns:
+                if len(ref.shape) == 1:
+                    sources.append(ref.at[channels])
+                else:
+                    sources += [ref.at[i, self._sample, channels] for i in range(ref.shape[0])]
+            # All loads before the first store, which waits.
+            values = [self._load(source) for source in sources]
+            for i, value in enumerate(values):
+                scratch["columns"][i, self._within(stripe)] = value
+
         self.for_each_stripe(fetch_stripe)
-        plgpu.barrier_wait(scratch["columns_loaded"])
+        self._on_first_warpgroup(lambda: self.for_each_stripe(fetch_columns))
+        self._join()
 
     def column(self, operand: int, stripe: Any) -> jax.Array:
         """A per-channel operand, `[stripe]`."""
@@ -100,23 +107,22 @@ class Block:
 
             totals = self._for_each_tile(step, (zero,) * count)
 
-            def reduce() -> None:
+            def add() -> None:
                 for i, total in enumerate(totals):
-                    target = (self._warpgroup, first_sum + i, self._within(stripe))
-                    scratch["sums"][target] = jnp.sum(total, axis=0)
+                    index = (first_sum + i, self._within(stripe))
+                    own = jnp.sum(total, axis=0)
+                    if slab.warpgroups > 1:
+                        others = self._load(scratch["sums"].at[index])
+                        own = own + jnp.where(self._warpgroup == 0, 0.0, others)
+                    scratch["sums"][index] = own
 
-            self._in_turn(reduce)
+            self._in_turn(add)
 
         self.for_each_stripe(sum_stripe)
 
     def total(self, index: int, stripe: Any) -> jax.Array:
         """A sum over this block's rows, `[stripe]`."""
-        sums = self._scratch["sums"]
-        parts = (
-            self._load(sums.at[warpgroup, index, self._within(stripe)])
-            for warpgroup in range(self.slab.warpgroups)
-        )
-        return functools.reduce(jnp.add, parts)
+        return self._load(self._scratch["sums"].at[index, self._within(stripe)])
 
     def pool(self, index: int, values_of: Callable[[Any], jax.Array]) -> None:
         """Averages `values_of(stripe)` over each group; found under `pooled` for each channel."""
@@ -146,15 +152,13 @@ class Block:
 
     def pooled(self, index: int, stripe: Any) -> jax.Array:
         """What `pool` put under `index`, `[stripe]`."""
-        return self._load(
-            self._scratch["pools"].at[index, self._warpgroup, self._within(stripe)]
-        )
+        return self._load(self._scratch["pools"].at[index, self._warpgroup, self._within(stripe)])
 
     def exchange(self, values_of: Callable[[Any], Vectors]) -> Parts:
         """Makes `values_of(stripe)` of each block of the cluster known to all of them."""
         if self.slab.parts == 1:
             rows = self.slab.rows
-            return lambda stripe, term: term(rows, values_of(stripe))
+            return lambda stripe, term: term(rows, *values_of(stripe))
         scratch = self._scratch
         (partials,) = self._partials
         count = self._stage(values_of)
@@ -171,18 +175,19 @@ class Block:
         self._on_first_warpgroup(send_and_receive)
         plgpu.barrier_wait(scratch["all_gathered"])
 
-        def sum_parts(stripe: Any, term: Callable[[Any, Vectors], jax.Array]) -> jax.Array:
-            def add(part: Any, total: jax.Array) -> jax.Array:
-                values = tuple(
+        def sum_parts(stripe: Any, term: Callable[..., Vectors]) -> Vectors:
+            def term_of(part: Any) -> Vectors:
+                gathered = (
                     self._load(scratch["gathered"].at[part, i, self._within(stripe)])
                     for i in range(count)
                 )
-                return total + term(self._rows_in(part), values)
+                return term(self._rows_in(part), *gathered)
+
+            def add(part: Any, totals: Vectors) -> Vectors:
+                return tuple(map(jnp.add, totals, term_of(part)))
 
             # A loop, or all parts' values are in registers at once.
-            zero = jnp.zeros((self.slab.stripe,), jnp.float32)
-            zero = plgpu.layout_cast(zero, self._columns_layout)
-            return lax.fori_loop(0, self.slab.parts, add, zero)
+            return lax.fori_loop(1, self.slab.parts, add, term_of(0))
 
         return sum_parts
 
@@ -271,11 +276,18 @@ class Block:
         if self.slab.warpgroups == 1:
             action()
             return
-        turn = self._scratch["turn"]
-        for warpgroup in range(self.slab.warpgroups):
+
+        def turn(warpgroup: Any, _: None) -> None:
             pl.when(self._warpgroup == warpgroup)(action)
-            plgpu.barrier_arrive(turn)
-            plgpu.barrier_wait(turn)
+            self._join()
+
+        lax.fori_loop(0, self.slab.warpgroups, turn, None)
+
+    def _join(self) -> None:
+        """Waits for the other warpgroups, and sees what they wrote."""
+        if self.slab.warpgroups > 1:
+            plgpu.barrier_arrive(self._scratch["joined"])
+            plgpu.barrier_wait(self._scratch["joined"])
 
     def _on_first_warpgroup(self, action: Callable[[], None]) -> None:
         if self.slab.warpgroups == 1:

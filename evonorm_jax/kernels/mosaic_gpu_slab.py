@@ -22,9 +22,6 @@ _SHARED_BYTES = 232_448
 _HALF_SHARED_BYTES = (233_472 - 2 * 1024) // 2
 
 _ALIGNMENT = 1024  # of every allocation in shared memory
-#: Per-channel operands of a kernel. Each way there are as many bytes of them as Mosaic can copy, a
-#: multiple of 128.
-COLUMNS = 4
 #: Mosaic's own scratch for sums across warps.
 REDUCTION_BYTES = 2048
 
@@ -164,8 +161,17 @@ class Slab:
 
     @property
     def exchanged(self) -> int:
-        """Vectors that a block sends to the others of a cluster: an even number, see `COLUMNS`."""
+        """Vectors that a block sends to the others of a cluster.
+
+        An even number: Mosaic copies multiples of 128 bytes, and there are 2 blocks, and 8
+        channels, at least.
+        """
         return 2 * self.tensors
+
+    @property
+    def columns(self) -> int:
+        """Per-channel operands of a kernel."""
+        return 2 + self.tensors
 
     @property
     def shared_bytes(self) -> int:
@@ -173,8 +179,8 @@ class Slab:
         channels = 4 * self.channels
         sizes = (
             *(self.tensors * [self.part_rows * self.channels * self.itemsize]),
-            COLUMNS * channels,
-            self.warpgroups * self.vectors * channels,  # sums
+            self.columns * channels,
+            self.vectors * channels,  # sums
             2 * self.warpgroups * 4 * self.pool_rows,  # pools
             self.exchanged * channels,  # staged
             self.parts * self.exchanged * channels,  # gathered
@@ -227,25 +233,29 @@ def plan(
     # Narrow rows first, and a row beyond a cache line only where a group is that wide.
     narrow = [w for w in widths if w * dtype.itemsize <= _LINE_BYTES] or widths[:1]
     allowed = PARTS if parts is None else (parts,)
-    smallest = _SHARED_BYTES + 1
 
     def slabs(parts: Sequence[int]) -> Iterator[Slab]:
         for count in parts:
             for block in reversed(narrow):
                 yield Slab(height * width, block, group_size, dtype.itemsize, tensors, count)
 
+    # Rows below a sector, half of what the memory sends, only where one block holds the slab.
     whole, cut = [p for p in allowed if p == 1], [p for p in allowed if p > 1]
-    for least in (_SECTOR_BYTES, 0):
-        for counts in (whole, cut):
-            for limit in (_HALF_SHARED_BYTES, _SHARED_BYTES):
-                for slab in slabs(counts):
-                    if slab.valid and slab.shared_bytes <= limit and slab.row_bytes >= least:
-                        return slab
+    for counts, least in ((whole, _SECTOR_BYTES), (cut, _SECTOR_BYTES), (whole, 0)):
+        for limit in (_HALF_SHARED_BYTES, _SHARED_BYTES):
+            for slab in slabs(counts):
+                if slab.valid and slab.shared_bytes <= limit and slab.row_bytes >= least:
+                    return slab
+    what = (
+        f"{height} x {width} pixels by {narrow[0]} channels of {('x', 'x and dy')[tensors - 1]}, "
+        f"shared by {max(allowed)} thread block(s),"
+    )
     smallest = min(slab.shared_bytes for slab in slabs(allowed))
+    if smallest <= _SHARED_BYTES:
+        return f"{what} are not 1 to {_MAX_TILES} tiles for each of these"
     return (
-        f"{tensors} slab(s) of {height} x {width} pixels by {narrow[0]} channels, cut for "
-        f"{max(allowed)} thread block(s), take {smallest} bytes of shared memory each, and a "
-        f"Hopper GPU has {_SHARED_BYTES} for a block, with {_MAX_TILES} barriers"
+        f"{what} take {smallest} bytes of shared memory in each, and a Hopper GPU has "
+        f"{_SHARED_BYTES} for a thread block"
     )
 
 

@@ -1,6 +1,6 @@
 """EvoNorm-S0 through the hand-written kernel for Hopper GPUs, as one differentiable function.
 
-The kernel (`mosaic_gpu`) keeps x and two numbers per sample and group for the backward pass, and
+The kernel (`mosaic_gpu`) keeps x and two numbers per sample and channel for the backward pass, and
 gives per-sample, per-channel sums from which the parameters' gradients are put together here. It is
 taken when the program is lowered for an NVIDIA GPU; XLA's form stands in for it on every other
 platform, and where it cannot take x. The log says so, once for each reason. Under `jit` with
@@ -96,8 +96,8 @@ def supports(shape: tuple[int, ...], dtype: Any, num_groups: int) -> str | None:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _evonorm_s0(
     layer: _Layer, x: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
-) -> tuple[jax.Array, Arrays]:
-    """y, and what the kernel keeps beside the operands: mean and 1 / deviation, `[N, G]`."""
+) -> tuple[jax.Array, jax.Array]:
+    """y, and what the kernel keeps beside the operands: `[2, N, C]`, see `mosaic_gpu.forward`."""
     return _forward(layer, x, v, scale, bias)
 
 
@@ -107,7 +107,7 @@ def _evonorm_s0_fwd(layer: _Layer, *operands: jax.Array) -> Any:
     return (y, statistics), (operands, statistics)
 
 
-def _evonorm_s0_bwd(layer: _Layer, residuals: tuple[Arrays, Arrays], cotangents: Any) -> Arrays:
+def _evonorm_s0_bwd(layer: _Layer, residuals: tuple[Arrays, jax.Array], cotangents: Any) -> Arrays:
     # Nothing depends on the statistics' cotangents: see `_gradients_bwd`.
     return _gradients(layer, *residuals, cotangents[0])
 
@@ -116,12 +116,12 @@ _evonorm_s0.defvjp(_evonorm_s0_fwd, _evonorm_s0_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gradients(layer: _Layer, operands: Arrays, statistics: Arrays, dy: jax.Array) -> Arrays:
+def _gradients(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
     """Gradients of x, v, scale and bias."""
     return _backward(layer, operands, statistics, dy)
 
 
-def _gradients_fwd(layer: _Layer, operands: Arrays, statistics: Arrays, dy: jax.Array) -> Any:
+def _gradients_fwd(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Any:
     return _gradients(layer, operands, statistics, dy), (operands, statistics, dy)
 
 
@@ -139,7 +139,7 @@ def _gradients_bwd(layer: _Layer, residuals: Any, cotangents: Arrays) -> Any:
         return jax.vjp(plain, *operands)[1](dy)
 
     doperands, ddy = jax.vjp(gradients, operands, dy)[1](cotangents)
-    return doperands, jax.tree.map(jnp.zeros_like, statistics), ddy
+    return doperands, jnp.zeros_like(statistics), ddy
 
 
 _gradients.defvjp(_gradients_fwd, _gradients_bwd)
@@ -147,39 +147,39 @@ _gradients.defvjp(_gradients_fwd, _gradients_bwd)
 
 # jit so that a network with many layers of one shape traces and lowers each shape once.
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(layer: _Layer, *operands: jax.Array) -> tuple[jax.Array, Arrays]:
-    def kernel(*operands: jax.Array) -> tuple[jax.Array, Arrays]:
-        y, *statistics = mosaic_gpu.forward(
-            *operands, layer.num_groups, layer.epsilon, layer.interpret, layer.parts
-        )
-        return y, tuple(statistics)
+def _forward(layer: _Layer, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def kernel(
+        x: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        settings = (layer.num_groups, layer.epsilon, layer.interpret, layer.parts)
+        return _varying_as(x, mosaic_gpu.forward(x, v, scale, bias, *settings))
 
-    def stand_in(*operands: jax.Array) -> tuple[jax.Array, Arrays]:
-        unused = jnp.zeros((operands[0].shape[0], layer.num_groups), jnp.float32)
-        return _xla_form(layer, *operands), (unused, unused)
+    def stand_in(x: jax.Array, *params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        unused = jnp.zeros((2, x.shape[0], x.shape[-1]), jnp.float32)
+        return _xla_form(layer, x, *params), _varying_as(x, unused)
 
     return _choose(layer, kernel, stand_in, *operands)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _backward(layer: _Layer, operands: Arrays, statistics: Arrays, dy: jax.Array) -> Arrays:
-    def kernel(x: jax.Array, operands: Arrays, statistics: Arrays, dy: jax.Array) -> Arrays:
-        v, scale, bias = operands
-        dx, a, b, d = mosaic_gpu.backward(
-            x, dy, v, scale, *statistics, layer.num_groups, layer.interpret, layer.parts
-        )
-        rstd = jnp.repeat(statistics[1], x.shape[-1] // layer.num_groups, axis=1)
+def _backward(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
+    def kernel(x: jax.Array, params: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
+        v, scale, _ = params
+        settings = (layer.num_groups, layer.interpret, layer.parts)
+        results = mosaic_gpu.backward(x, dy, v, scale, statistics, *settings)
+        dx, (a, b, d) = _varying_as(x, results)
+        rstd = statistics[1]
         dv = scale * jnp.sum(rstd * d, axis=0)
         dscale = jnp.sum(rstd * a, axis=0)
         dbias = jnp.sum(b, axis=0)
-        return dx, dv.astype(v.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+        return dx, *map(_gradient_of, params, (dv, dscale, dbias))
 
-    def stand_in(x: jax.Array, operands: Arrays, statistics: Arrays, dy: jax.Array) -> Arrays:
+    def stand_in(x: jax.Array, params: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
         del statistics
-        return jax.vjp(functools.partial(_xla_form, layer), x, *operands)[1](dy)
+        return jax.vjp(functools.partial(_xla_form, layer), x, *params)[1](dy)
 
-    x, *others = operands
-    return _choose(layer, kernel, stand_in, x, tuple(others), statistics, dy)
+    x, *params = operands
+    return _choose(layer, kernel, stand_in, x, tuple(params), statistics, dy)
 
 
 def _xla_form(
@@ -187,6 +187,26 @@ def _xla_form(
 ) -> jax.Array:
     params = {"v": v, "scale": scale, "bias": bias}
     return run(EvoNormS(layer.num_groups, layer.epsilon), x, params)[0]
+
+
+def _varying_as(x: jax.Array, results: Any) -> Any:
+    """Inside `shard_map`: `results` of x, of which the kernel does not say that they vary as x."""
+
+    def vary(result: jax.Array) -> jax.Array:
+        axes = _varying_axes(x) - _varying_axes(result)
+        return lax.pcast(result, tuple(axes), to="varying") if axes else result
+
+    return jax.tree.map(vary, results)
+
+
+def _gradient_of(param: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Inside `shard_map`: a replicated parameter gets the sum of the devices' gradients."""
+    axes = _varying_axes(gradient) - _varying_axes(param)
+    return (lax.psum(gradient, tuple(axes)) if axes else gradient).astype(param.dtype)
+
+
+def _varying_axes(x: jax.Array) -> frozenset[Any]:
+    return jax.typeof(x).manual_axis_type.varying
 
 
 def _choose(
