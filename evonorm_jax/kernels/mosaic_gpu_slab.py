@@ -123,10 +123,13 @@ class Slab:
     def warpgroups(self) -> int:
         """Groups of 128 threads that take the tiles in turn.
 
-        512 threads on a multiprocessor: two, or four where the slab leaves no room for a second
-        block.
+        512 threads on a multiprocessor: two, or four where there is no room for a second block: in
+        shared memory, or in the registers (134 for a thread backward, where a stripe has 24
+        channels and the lanes cover 8).
         """
-        alone = self.tensors * self.part_rows * self.channels * self.itemsize > _HALF_SHARED_BYTES
+        crowded = self.tensors == 2 and 8 == _lane_columns(self.stripe) < self.stripe
+        slab_bytes = self.tensors * self.part_rows * self.channels * self.itemsize
+        alone = crowded or slab_bytes > _HALF_SHARED_BYTES
         return min(self.tiles, 4 if alone else 2)
 
     @property

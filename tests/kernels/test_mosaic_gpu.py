@@ -81,8 +81,8 @@ def check_slab(slab: mosaic_gpu.Slab, channels: int, group_size: int) -> None:
     assert slab.tiles * slab.stripes <= 32
     assert slab.tensors * slab.part_rows * slab.channels * slab.itemsize < slab.shared_bytes
     assert slab.shared_bytes <= 227 * 1024
-    # 512 threads with 128 registers each, and 255 where there are fewer.
-    assert slab.warpgroups <= (4 if slab.shared_bytes > 113 * 1024 else 2)
+    if slab.warpgroups > 2:  # 512 threads with at most 128 registers: no second block
+        assert slab.shared_bytes > 113 * 1024 or (slab.tensors, slab.step_rows) == (2, 64)
 
 
 def test_slab_by_hand() -> None:
