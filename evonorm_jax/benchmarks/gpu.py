@@ -41,7 +41,7 @@ RESNET50 = Workload("resnet50", 224, 1000, 128, "bfloat16")
 QUICK_RESNET50 = Workload(
     "resnet50", 16, 10, 2, "bfloat16", {"num_filters": 8, "stage_sizes": (1,)}
 )
-#: The hand-written kernel, which refuses the shapes that it cannot take.
+#: The hand-written kernel; XLA's form where that cannot take the shape.
 PALLAS = "EvoNorm-S0, Pallas"
 PALLAS_LAYER = norm_act("evonorm_s0", implementation="pallas")
 

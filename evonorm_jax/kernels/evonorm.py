@@ -4,8 +4,8 @@ Everywhere: x is `[N, ..., C]`, any number of spatial axes; parameters are `[C]`
 dtype; the arithmetic is float32 (float64 for float64) and y has x's dtype. Variances are biased,
 epsilon stands inside the root. `implementation` is None or "xla" (fused, reverse mode),
 "reference" (plain JAX: forward mode too, slow) or, for S0 alone, "pallas" (hand-written for NVIDIA
-Hopper GPUs and TPUs, an error elsewhere) and "pallas_interpret" (the TPU kernel's program on any
-device, to check it).
+Hopper GPUs; "xla" stands in elsewhere and for shapes that it cannot take, and the log says so) and
+"pallas_interpret" (that kernel's program on any device, to check it; needs JAX 0.11).
 """
 
 from collections.abc import Sequence
@@ -45,8 +45,7 @@ def evonorm_s0(
       y of x's shape and dtype.
 
     Raises:
-      UserError: a shape, a dtype, a group count or an implementation that does not fit; for
-        "pallas" when the program is lowered, because only then the device is known.
+      UserError: a shape, a dtype, a group count or an implementation that does not fit.
 
     Example:
       >>> import jax.numpy as jnp

@@ -5,7 +5,7 @@ from evonorm_jax.errors import UserError
 #: What `implementation=` accepts beside None, which means the first.
 IMPLEMENTATIONS = ("xla", "reference", "pallas", "pallas_interpret")
 
-#: The hand-written GPU and TPU kernels, and the same run by an interpreter on any device.
+#: The hand-written GPU kernel, and the same run by an interpreter on any device.
 PALLAS = ("pallas", "pallas_interpret")
 
 

@@ -1,30 +1,42 @@
-"""EvoNorm-S0 through the hand-written GPU and TPU kernels, as one differentiable function.
+"""EvoNorm-S0 through the hand-written kernel for Hopper GPUs, as one differentiable function.
 
-The kernels are `mosaic_gpu` and `mosaic_tpu`; both keep x and two numbers per sample and group for
-the backward pass, and give per-sample, per-channel sums from which the parameters' gradients are
-put together here. The kernel is chosen when the program is lowered. Under `jit` with sharded
-arrays a kernel is opaque to the partitioner: call it inside `shard_map`.
+The kernel (`mosaic_gpu`) keeps x and two numbers per sample and channel for the backward pass, and
+gives per-sample, per-channel sums from which the parameters' gradients are put together here. It is
+taken when the program is lowered for an NVIDIA GPU; XLA's form stands in for it on every other
+platform, and where it cannot take x. The log says so, once for each reason. Under `jit` with
+sharded arrays the kernel is opaque to the partitioner: call it inside `shard_map`.
 """
 
+import dataclasses
 import functools
+import logging
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend import core
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
 
-from evonorm_jax.errors import UserError
-from evonorm_jax.kernels import mosaic_gpu, mosaic_tpu
+from evonorm_jax.kernels import mosaic_gpu, reference
+from evonorm_jax.kernels.fused import run
+from evonorm_jax.kernels.layers import EvoNormS
 
-Hardware = Literal["gpu", "tpu"]
+_logger = logging.getLogger(__name__)
 
-_KERNELS: dict[Hardware, Any] = {"gpu": mosaic_gpu, "tpu": mosaic_tpu}
+Arrays = tuple[jax.Array, ...]
 
-Residuals = tuple[jax.Array, ...]
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """What is static of a layer."""
+
+    num_groups: int
+    epsilon: float
+    interpret: bool
+    parts: int | None
 
 
 def evonorm_s0_pallas(
@@ -36,182 +48,213 @@ def evonorm_s0_pallas(
     num_groups: int,
     epsilon: float = 1e-5,
     interpret: bool = False,
-    interpret_as: Hardware = "tpu",
+    parts: int | None = None,
 ) -> jax.Array:
     """x sigmoid(v x) / group standard deviation * scale + bias.
 
+    Differentiable in reverse mode, any number of times; beyond the first by the plain formula.
+
     Args:
-      x: `[N, ..., C]`, float32 or bfloat16.
+      x: `[N, ..., C]`, float32 or bfloat16 for the kernel.
       v: `[C]`.
       scale: `[C]`.
       bias: `[C]`.
       num_groups: groups of neighbouring channels; divides C.
       epsilon: added to the variance.
-      interpret: run the kernel's program on whatever device there is, slowly, to check it.
-      interpret_as: whose kernel to interpret; that for GPUs needs JAX 0.11.
+      interpret: run the kernel's program on whatever device there is, slowly, to check it; needs
+        JAX 0.11.
+      parts: thread blocks (1, 2, 4 or 8) that share a sample's block of channels; None takes what
+        `mosaic_gpu_slab.plan` thinks best.
 
     Returns:
       y of x's shape and dtype.
 
     Raises:
-      UserError: with `interpret`, at once, if the kernel cannot take x; without, when the program
-        is lowered for a platform that has no kernel, or whose kernel cannot take x.
+      UserError: with `interpret`, if the kernel cannot take x, or JAX is too old.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> x = jnp.array([[[[-1.0], [1.0]]]])  # variance 1
+      >>> x = jnp.array([[[[-1.0], [1.0]]]])  # variance 1; one channel is none for the kernel
       >>> one = jnp.ones(1)
-      >>> y = evonorm_s0_pallas(x, one, one, 0 * one, num_groups=1, interpret=True)
+      >>> y = evonorm_s0_pallas(x, one, one, 0 * one, num_groups=1)
       >>> [round(float(value), 3) for value in y.ravel()]
       [-0.269, 0.731]
     """
     spatial = x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, x.shape[-1])
-    target = interpret_as if interpret else None
-    return _evonorm_s0(target, num_groups, epsilon, spatial, v, scale, bias).reshape(x.shape)
+    layer = _Layer(num_groups, epsilon, interpret, parts)
+    y, _ = _evonorm_s0(layer, spatial, v, scale, bias)
+    return y.reshape(x.shape)
 
 
-def supports(shape: tuple[int, ...], dtype: Any, num_groups: int, hardware: Hardware) -> str | None:
-    """None when the kernels of `hardware` can take x `[N, ..., C]`, else the reason, a sentence."""
+def supports(shape: tuple[int, ...], dtype: Any, num_groups: int) -> str | None:
+    """None when the kernel can take x `[N, ..., C]`, else the reason, a sentence."""
     if len(shape) != 4:
         shape = (shape[0], int(np.prod(shape[1:-1])), 1, shape[-1])
-    return _KERNELS[hardware].supports(shape, dtype, num_groups)
+    return mosaic_gpu.supports(shape, dtype, num_groups)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _evonorm_s0(
-    interpret_as: Hardware | None,
-    num_groups: int,
-    epsilon: float,
-    x: jax.Array,
-    v: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-) -> jax.Array:
-    return _forward(interpret_as, num_groups, epsilon, x, v, scale, bias)[0]
+    layer: _Layer, x: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """y, and what the kernel keeps beside the operands: `[2, N, C]`, see `mosaic_gpu.forward`."""
+    return _forward(layer, x, v, scale, bias)
 
 
-def _evonorm_s0_fwd(
-    interpret_as: Hardware | None,
-    num_groups: int,
-    epsilon: float,
-    x: jax.Array,
-    v: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-) -> tuple[jax.Array, Residuals]:
-    y, mean, rstd = _forward(interpret_as, num_groups, epsilon, x, v, scale, bias)
-    return y, (x, v, scale, bias, mean, rstd)
+def _evonorm_s0_fwd(layer: _Layer, *operands: jax.Array) -> Any:
+    # Not `_forward`: a second derivative goes through what stands here.
+    y, statistics = _evonorm_s0(layer, *operands)
+    return (y, statistics), (operands, statistics)
 
 
-def _evonorm_s0_bwd(
-    interpret_as: Hardware | None,
-    num_groups: int,
-    epsilon: float,
-    residuals: Residuals,
-    dy: jax.Array,
-) -> tuple[jax.Array, ...]:
-    del epsilon  # In rstd.
-    return _backward(interpret_as, num_groups, *residuals, dy)
+def _evonorm_s0_bwd(layer: _Layer, residuals: tuple[Arrays, jax.Array], cotangents: Any) -> Arrays:
+    # Nothing depends on the statistics' cotangents: see `_gradients_bwd`.
+    return _gradients(layer, *residuals, cotangents[0])
 
 
 _evonorm_s0.defvjp(_evonorm_s0_fwd, _evonorm_s0_bwd)
 
 
-# jit so that a network with many layers of one shape traces each shape once.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _forward(
-    interpret_as: Hardware | None, num_groups: int, epsilon: float, *operands: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    def forward(hardware: Hardware, *operands: jax.Array) -> Any:
-        interpret = interpret_as is not None
-        return _KERNELS[hardware].forward(*operands, num_groups, epsilon, interpret)
-
-    return _on_hardware(forward, interpret_as, num_groups, *operands)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
+    """Gradients of x, v, scale and bias."""
+    return _backward(layer, operands, statistics, dy)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _backward(
-    interpret_as: Hardware | None,
-    num_groups: int,
-    x: jax.Array,
-    v: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    mean: jax.Array,
-    rstd: jax.Array,
-    dy: jax.Array,
-) -> tuple[jax.Array, ...]:
-    def backward(hardware: Hardware, *operands: jax.Array) -> Any:
-        return _KERNELS[hardware].backward(*operands, num_groups, interpret_as is not None)
-
-    dx, a, b, d = _on_hardware(backward, interpret_as, num_groups, x, dy, v, scale, mean, rstd)
-    rstd = jnp.repeat(rstd, x.shape[-1] // num_groups, axis=1)
-    dv = scale * jnp.sum(rstd * d, axis=0)
-    dscale = jnp.sum(rstd * a, axis=0)
-    dbias = jnp.sum(b, axis=0)
-    return dx, dv.astype(v.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+def _gradients_fwd(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Any:
+    return _gradients(layer, operands, statistics, dy), (operands, statistics, dy)
 
 
-def _on_hardware(
-    function: Callable[..., Any],
-    interpret_as: Hardware | None,
-    num_groups: int,
-    *operands: jax.Array,
-) -> Any:
-    """`function(hardware, *operands)` for the platform that the program is lowered for.
+def _gradients_bwd(layer: _Layer, residuals: Any, cotangents: Arrays) -> Any:
+    """The second derivative, of the plain formula.
 
-    A platform without a kernel for x is an error only if the program is lowered for it.
+    The statistics are functions of x there, so what goes through them is in x's cotangent.
     """
-    if interpret_as is not None:
-        return function(interpret_as, *operands)
+    operands, statistics, dy = residuals
+
+    def gradients(operands: Arrays, dy: jax.Array) -> Arrays:
+        plain = functools.partial(
+            reference.evonorm_s0, num_groups=layer.num_groups, epsilon=layer.epsilon
+        )
+        return jax.vjp(plain, *operands)[1](dy)
+
+    doperands, ddy = jax.vjp(gradients, operands, dy)[1](cotangents)
+    return doperands, jnp.zeros_like(statistics), ddy
+
+
+_gradients.defvjp(_gradients_fwd, _gradients_bwd)
+
+
+# jit so that a network with many layers of one shape traces and lowers each shape once.
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(layer: _Layer, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def kernel(
+        x: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        settings = (layer.num_groups, layer.epsilon, layer.interpret, layer.parts)
+        return _varying_as(x, mosaic_gpu.forward(x, v, scale, bias, *settings))
+
+    def stand_in(x: jax.Array, *params: jax.Array) -> tuple[jax.Array, jax.Array]:
+        unused = jnp.zeros((2, x.shape[0], x.shape[-1]), jnp.float32)
+        return _xla_form(layer, x, *params), _varying_as(x, unused)
+
+    return _choose(layer, kernel, stand_in, *operands)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _backward(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
+    def kernel(x: jax.Array, params: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
+        v, scale, _ = params
+        settings = (layer.num_groups, layer.interpret, layer.parts)
+        results = mosaic_gpu.backward(x, dy, v, scale, statistics, *settings)
+        dx, (a, b, d) = _varying_as(x, results)
+        rstd = statistics[1]
+        dv = scale * jnp.sum(rstd * d, axis=0)
+        dscale = jnp.sum(rstd * a, axis=0)
+        dbias = jnp.sum(b, axis=0)
+        return dx, *map(_gradient_of, params, (dv, dscale, dbias))
+
+    def stand_in(x: jax.Array, params: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
+        del statistics
+        return jax.vjp(functools.partial(_xla_form, layer), x, *params)[1](dy)
+
+    x, *params = operands
+    return _choose(layer, kernel, stand_in, x, tuple(params), statistics, dy)
+
+
+def _xla_form(
+    layer: _Layer, x: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    params = {"v": v, "scale": scale, "bias": bias}
+    return run(EvoNormS(layer.num_groups, layer.epsilon), x, params)[0]
+
+
+def _varying_as(x: jax.Array, results: Any) -> Any:
+    """Inside `shard_map`: `results` of x, of which the kernel does not say that they vary as x."""
+
+    def vary(result: jax.Array) -> jax.Array:
+        axes = _varying_axes(x) - _varying_axes(result)
+        return lax.pcast(result, tuple(axes), to="varying") if axes else result
+
+    return jax.tree.map(vary, results)
+
+
+def _gradient_of(param: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Inside `shard_map`: a replicated parameter gets the sum of the devices' gradients."""
+    axes = _varying_axes(gradient) - _varying_axes(param)
+    return (lax.psum(gradient, tuple(axes)) if axes else gradient).astype(param.dtype)
+
+
+def _varying_axes(x: jax.Array) -> frozenset[Any]:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def _choose(
+    layer: _Layer, kernel: Callable[..., Any], stand_in: Callable[..., Any], *operands: Any
+) -> Any:
+    """The kernel where the program is lowered for a GPU that has it and it can take x."""
     x = operands[0]
+    if layer.interpret:
+        return kernel(*operands)
+    reason = mosaic_gpu.supports(x.shape, x.dtype, layer.num_groups) or _other_gpu()
 
-    def reason(hardware: Hardware) -> str | None:
-        return _KERNELS[hardware].supports(x.shape, x.dtype, num_groups)
+    def logged(reason: str) -> Callable[..., Any]:
+        return lambda x, *others: stand_in(_log_when_lowered.bind(x, reason=reason), *others)
 
-    kernels = {h: functools.partial(function, h) for h in _KERNELS if reason(h) is None}
-    if not kernels:
-        raise UserError(_refusal(f"{reason('gpu')}; {reason('tpu')}"))
-    result = jax.eval_shape(next(iter(kernels.values())), *operands)
+    if reason is not None:
+        return logged(reason)(*operands)
+    elsewhere = logged("there is a kernel for NVIDIA Hopper GPUs alone")
+    return lax.platform_dependent(*operands, cuda=kernel, default=elsewhere)
 
-    def refuse(message: str) -> Callable[..., Any]:
-        def stand_in(*operands: jax.Array) -> Any:
-            leaves, tree = jax.tree.flatten(result)
-            avals = tuple((leaf.shape, leaf.dtype.name) for leaf in leaves)
-            values = _refuse.bind(*operands, avals=avals, message=message)
-            return jax.tree.unflatten(tree, values)
 
-        return stand_in
-
-    def branch(hardware: Hardware) -> Callable[..., Any]:
-        if hardware in kernels:
-            return kernels[hardware]
-        return refuse(_refusal(str(reason(hardware))))
-
-    others = _refusal("there are kernels for NVIDIA Hopper GPUs and for TPUs alone")
-    return lax.platform_dependent(
-        *operands, cuda=branch("gpu"), tpu=branch("tpu"), default=refuse(others)
+def _other_gpu() -> str | None:
+    """What is wrong with the GPU here; None if nothing is, or there is none."""
+    if jax.default_backend() != "gpu":
+        return None
+    device = jax.local_devices()[0]
+    capability = getattr(device, "compute_capability", "9.0")
+    if str(capability).startswith("9."):
+        return None
+    return (
+        "there is a kernel for NVIDIA Hopper GPUs (compute capability 9.0) alone, and "
+        f"{device.device_kind} has {capability}"
     )
 
 
-def _refusal(reason: str) -> str:
-    return f"implementation='pallas': {reason}: use None (automatic) or 'xla'"
+@functools.cache
+def _log_once(reason: str) -> None:
+    _logger.warning("EvoNorm-S0, implementation='pallas': %s: XLA's form is taken", reason)
 
 
-# Stands for a kernel that there is not: traced like one, so that one program serves the platforms
-# that have it, and an error once it is lowered.
-_refuse = core.Primitive("evonorm_s0_without_kernel")
-_refuse.multiple_results = True
+# The identity. It logs when it is lowered, because only then the platform is known.
+_log_when_lowered = core.Primitive("evonorm_s0_log_when_lowered")
+_log_when_lowered.def_abstract_eval(lambda x, *, reason: x)
+batching.defvectorized(_log_when_lowered)
 
 
-@_refuse.def_abstract_eval
-def _refuse_abstract_eval(*_: Any, avals: Any, message: str) -> list[Any]:
-    del message
-    return [jax.core.ShapedArray(shape, jnp.dtype(dtype)) for shape, dtype in avals]
+def _lower_log(_: Any, x: Any, *, reason: str) -> list[Any]:
+    _log_once(reason)
+    return [x]
 
 
-def _refuse_lowering(*_: Any, message: str, **__: Any) -> NoReturn:
-    raise UserError(message)
-
-
-mlir.register_lowering(_refuse, _refuse_lowering)
+mlir.register_lowering(_log_when_lowered, _lower_log)

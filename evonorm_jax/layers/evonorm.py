@@ -121,8 +121,9 @@ class EvoNormB2(FusedBatchDependentLayer):
 class EvoNormS0(FusedLayer, GroupLayer):
     """`x sigma(v x) / sqrt(s2_whc/g(x))`, the batch-independent layer to use.
 
-    `implementation="pallas"` takes the hand-written kernel for NVIDIA Hopper or TPU, and says why
-    where there is none for the device or the shape; "pallas_interpret" runs it on any device.
+    `implementation="pallas"` takes the hand-written kernel for NVIDIA Hopper GPUs. Where there is
+    none for the device or the shape it takes "xla" and logs why; "pallas_interpret" runs the
+    kernel's program on any device.
 
     Attributes:
       v_init: of the parameter `v`, `(C,)`.

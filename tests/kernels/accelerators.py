@@ -1,4 +1,4 @@
-"""Lowering for accelerators that are not there, and the float64 oracle for their kernels."""
+"""Lowering for accelerators that are not there, and the float64 oracle for the GPU kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +9,14 @@ import numpy as np
 from jax._src.mesh import AbstractDevice  # no public home yet
 from jax.sharding import AbstractMesh, AxisType
 
-from evonorm_jax.kernels import reference
+from evonorm_jax.kernels import mosaic_gpu, reference
 
 PLATFORMS = {
     "cuda": AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu"),
     "tpu": AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu"),
 }
 
-SUMS = ("dx", "a", "b", "d")
+RESULTS = ("y", "mean", "rstd", "dx", "a", "b", "d")
 
 
 def on_device(platform: str) -> Any:
@@ -34,13 +34,13 @@ def lower(function: Callable[..., Any], platform: str, *operands: Any) -> str:
 
 
 def abstract_operands(
-    shape: tuple[int, ...], dtype: Any, num_groups: int
+    shape: tuple[int, ...], dtype: Any
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Operands of `forward` and of `backward` without values."""
     x = jax.ShapeDtypeStruct(shape, dtype)
     channels = jax.ShapeDtypeStruct(shape[-1:], jnp.float32)
-    groups = jax.ShapeDtypeStruct((shape[0], num_groups), jnp.float32)
-    return (x, channels, channels, channels), (x, x, channels, channels, groups, groups)
+    statistics = jax.ShapeDtypeStruct((2, shape[0], shape[-1]), jnp.float32)
+    return (x, channels, channels, channels), (x, x, channels, channels, statistics)
 
 
 def operands(
@@ -53,15 +53,17 @@ def operands(
     return x, dy, v, scale, bias
 
 
-def check_kernels(kernels: Any, shape: tuple[int, ...], dtype: Any, num_groups: int) -> None:
-    """Interprets `forward` and `backward` and compares every result with float64 NumPy."""
+def check_kernels(shape: tuple[int, ...], dtype: Any, num_groups: int, parts: int | None) -> None:
+    """Interprets the GPU kernels and compares every result with float64 NumPy."""
     x, dy, v, scale, bias = operands(shape, dtype)
 
     @jax.jit
     def run(x: jax.Array, dy: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
-        y, mean, rstd = kernels.forward(x, v, scale, bias, num_groups, 1e-5, interpret=True)
-        sums = kernels.backward(x, dy, v, scale, mean, rstd, num_groups, interpret=True)
-        return {"y": y, "mean": mean, "rstd": rstd, **dict(zip(SUMS, sums, strict=True))}
+        params, statics = (v, scale, bias), {"interpret": True, "parts": parts}
+        y, statistics = mosaic_gpu.forward(x, *params, num_groups, 1e-5, **statics)
+        dx, sums = mosaic_gpu.backward(x, dy, v, scale, statistics, num_groups, **statics)
+        values = (y, *statistics, dx, *sums)
+        return dict(zip(RESULTS, values, strict=True))
 
     actual = run(x, dy, v, scale, bias)
     expected = _oracle(x, dy, v, scale, bias, num_groups)
@@ -96,8 +98,8 @@ def _oracle(
         (dx,) = pull(jnp.asarray(dy))
     return {
         "y": np.asarray(y),
-        "mean": grouped.mean((1, 3)),
-        "rstd": 1 / np.sqrt(grouped.var((1, 3)) + 1e-5),
+        "mean": np.repeat(grouped.mean((1, 3)), grouped.shape[-1], axis=1),
+        "rstd": np.repeat(1 / np.sqrt(grouped.var((1, 3)) + 1e-5), grouped.shape[-1], axis=1),
         "dx": np.asarray(dx),
         "a": (dy * gated).sum((1, 2)),
         "b": dy.sum((1, 2)),

@@ -1,6 +1,8 @@
-"""The differentiable function over the kernels: gradients, dispatch, export, refusals."""
+"""The differentiable function over the kernel: gradients, stand-ins and the log, export."""
 
 import functools
+import logging
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import Mesh, PartitionSpec
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.kernels import pallas, reference
+from evonorm_jax.kernels import evonorm_s0, pallas, reference
 from tests.kernels.accelerators import abstract_operands, lower, on_device, operands
 from tests.kernels.test_mosaic_gpu import HAS_INTERPRETER
 
-CUSTOM_CALLS = {"cuda": "@mosaic_gpu_v2", "tpu": "@tpu_custom_call"}
+KERNEL = "@mosaic_gpu_v2"
+ODD_GROUPS = (2, 5, 5, 66)  # 2 groups of 33: no multiple of 8
 
 
 def plain(*operands: jax.Array, num_groups: int = 4) -> jax.Array:
@@ -30,12 +34,18 @@ def loss(*operands: jax.Array, num_groups: int = 32) -> jax.Array:
 gradients = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))
 
 
-@pytest.mark.parametrize("hardware", ["tpu", *(["gpu"] if HAS_INTERPRETER else [])])
-def test_gradients(hardware: pallas.Hardware) -> None:
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Any:
+    """Messages of the module; what was said before may be said again."""
+    pallas._log_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="evonorm_jax.kernels.pallas"):
+        yield caplog
+
+
+@pytest.mark.parametrize("interpret", [False, *([True] if HAS_INTERPRETER else [])])
+def test_gradients(interpret: bool) -> None:
     x, dy, *params = operands((3, 3, 5, 8), "float32")
-    fused = functools.partial(
-        pallas.evonorm_s0_pallas, num_groups=4, interpret=True, interpret_as=hardware
-    )
+    fused = functools.partial(pallas.evonorm_s0_pallas, num_groups=4, interpret=interpret)
 
     def run(function: Callable[..., jax.Array]) -> tuple[jax.Array, ...]:
         y, pull = jax.vjp(function, x, *params)
@@ -45,69 +55,141 @@ def test_gradients(hardware: pallas.Hardware) -> None:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6 * jnp.abs(expected).max())
 
 
+def test_second_derivatives_are_those_of_the_formula() -> None:
+    x, dy, *params = operands((2, 3, 3, 8), "float32")
+
+    def second(function: Callable[..., jax.Array]) -> Any:
+        def first(*operands: jax.Array) -> Any:
+            loss = lambda *o: jnp.sum(jnp.sin(function(*o)) * dy)  # noqa: E731
+            return jax.grad(loss, argnums=(0, 1, 2, 3))(*operands)
+
+        total = lambda *o: sum(jnp.sum(jnp.cos(gradient)) for gradient in first(*o))  # noqa: E731
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))
+
+    fused = functools.partial(pallas.evonorm_s0_pallas, num_groups=4)
+    actual, expected = (second(function)(x, *params) for function in (fused, plain))
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * jnp.abs(b).max())
+    assert lower(second(fused), "cuda", x, *params).count(KERNEL) == 2
+
+
 @pytest.mark.parametrize("shape", [(3, 8), (2, 3, 2, 1, 8)])
 def test_any_number_of_spatial_axes(shape: tuple[int, ...]) -> None:
     x, _, *params = operands(shape, "float32")
-    y = pallas.evonorm_s0_pallas(x, *params, num_groups=4, interpret=True)
+    y = pallas.evonorm_s0_pallas(x, *params, num_groups=4)
     np.testing.assert_allclose(y, plain(x, *params), rtol=1e-6, atol=1e-6)
+    assert lower(functools.partial(loss, num_groups=4), "cuda", x, *params).count(KERNEL) == 1
+    assert pallas.supports(shape, "bfloat16", 4) is None
 
 
 def test_dtypes_and_residuals() -> None:
     x, _, *params = operands((2, 16, 16, 8), "bfloat16")
     params = [param.astype(jnp.bfloat16) for param in params]
-    fused = functools.partial(pallas.evonorm_s0_pallas, num_groups=4, interpret=True)
-    y, pull = jax.vjp(fused, x, *params)
+    y, pull = jax.vjp(functools.partial(pallas.evonorm_s0_pallas, num_groups=4), x, *params)
     assert all(value.dtype == jnp.bfloat16 for value in (y, *pull(y)))
     kept = sum(value.nbytes for value in jax.tree.leaves(pull) if hasattr(value, "nbytes"))
     assert kept <= 1.1 * x.nbytes
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_lowers_and_exports(platform: str) -> None:
-    abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16", 32)
-    assert lower(gradients, platform, *abstract).count(CUSTOM_CALLS[platform]) == 2
-    with on_device(platform):
-        exported = export.export(jax.jit(gradients), platforms=[platform])(*abstract)
-    assert exported.platforms == (platform,)
-    assert exported.mlir_module().count(CUSTOM_CALLS[platform]) == 2
+def test_lowers_and_exports() -> None:
+    abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16")
+    assert lower(gradients, "cuda", *abstract).count(KERNEL) == 2
+    with on_device("cuda"):
+        exported = export.export(jax.jit(gradients), platforms=["cuda"])(*abstract)
+    assert exported.platforms == ("cuda",)
+    assert exported.mlir_module().count(KERNEL) == 2
     assert [aval.shape for aval in exported.out_avals[1:]] == [o.shape for o in abstract]
 
 
-@pytest.mark.parametrize("platform", ["cpu", "rocm"])
-def test_refuses_other_platforms(platform: str) -> None:
-    abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16", 32)
-    with pytest.raises(UserError, match="Hopper GPUs and for TPUs alone: use None"):
-        jax.jit(gradients).trace(*abstract).lower(lowering_platforms=(platform,))
+def test_layers_of_one_shape_are_lowered_once() -> None:
+    abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16")
+
+    def network(x: jax.Array, *params: jax.Array) -> jax.Array:
+        for _ in range(3):
+            x = pallas.evonorm_s0_pallas(x, *params, num_groups=32)
+        return jnp.sum(jnp.sin(x.astype(jnp.float32)))
+
+    step = jax.jit(jax.grad(network, argnums=(0, 1, 2, 3)))
+    text = step.trace(*abstract).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("call @_forward") == text.count("call @_backward") == 3
+    assert text.count(KERNEL) == 2
 
 
-def test_refuses_on_the_spot() -> None:
-    x, _, *params = operands((2, 3, 3, 8), "float32")
-    with pytest.raises(UserError, match="Hopper GPUs and for TPUs alone: use None"):
-        pallas.evonorm_s0_pallas(x, *params, num_groups=4)
+@pytest.mark.parametrize("platform", ["cpu", "rocm", "tpu"])
+def test_other_platforms_take_the_form_of_xla(platform: str, log: Any) -> None:
+    abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16")
+    traced = jax.jit(gradients).trace(*abstract)
+    assert KERNEL not in traced.lower(lowering_platforms=(platform,)).as_text()
+    # Once, for all layers and both ways.
+    assert [record.getMessage() for record in log.records] == [
+        "EvoNorm-S0, implementation='pallas': there is a kernel for NVIDIA Hopper GPUs alone: "
+        "XLA's form is taken"
+    ]
 
 
-def test_refuses_shapes_on_the_platform_that_cannot_take_them() -> None:
-    shape = (2, 112, 112, 64)
-    abstract, _ = abstract_operands(shape, "bfloat16", 32)
-    assert lower(gradients, "tpu", *abstract).count(CUSTOM_CALLS["tpu"]) == 2
-    with pytest.raises(UserError, match=r"bytes of shared memory.*: use None"):
-        lower(gradients, "cuda", *abstract)
-    assert pallas.supports(shape, "bfloat16", 32, "tpu") is None
-    reason = pallas.supports(shape, "bfloat16", 32, "gpu")
-    assert reason is not None
-    assert "shared memory" in reason
+def test_shapes_without_a_kernel_take_the_form_of_xla(log: Any) -> None:
+    x, _, *params = operands(ODD_GROUPS, "float32")
+    (without, _), (within, _) = (
+        abstract_operands(shape, "float32") for shape in (ODD_GROUPS, (2, 5, 5, 64))
+    )
+
+    def network(*operands: jax.Array) -> jax.Array:
+        return loss(*operands[:4], num_groups=2) + loss(*operands[4:], num_groups=2)
+
+    assert lower(jax.grad(network, (0, 4)), "cuda", *without, *within).count(KERNEL) == 2
+    (record,) = log.records
+    assert "66 channels, and the GPU kernels take multiples of 8: XLA's" in record.getMessage()
+    y = pallas.evonorm_s0_pallas(x, *params, num_groups=2)
+    np.testing.assert_array_equal(y, evonorm_s0(x, *params, num_groups=2))
+    assert "multiples of 8" in str(pallas.supports(ODD_GROUPS, "float32", 2))
 
 
-def test_refuses_what_no_kernel_can_take() -> None:
+def test_older_gpus_take_the_form_of_xla(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = types.SimpleNamespace(device_kind="NVIDIA A100", compute_capability="8.0")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    abstract, _ = abstract_operands((2, 3, 3, 24), "float32")
+    assert KERNEL not in lower(functools.partial(loss, num_groups=3), "cuda", *abstract)
+    (record,) = log.records
+    assert "compute capability 9.0) alone, and NVIDIA A100 has 8.0" in record.getMessage()
+
+
+def test_float16(log: Any) -> None:
     x, _, *params = operands((2, 3, 3, 8), "float16")
-    with pytest.raises(UserError, match="x is float16"):
-        pallas.evonorm_s0_pallas(x, *params, num_groups=4)
+    y = pallas.evonorm_s0_pallas(x, *params, num_groups=4)
+    assert y.dtype == jnp.float16
+    assert "x is float16" in log.text
     with pytest.raises(UserError, match="x is float16"):
         pallas.evonorm_s0_pallas(x, *params, num_groups=4, interpret=True)
 
 
-def test_supports_any_rank() -> None:
-    def reasons(shape: tuple[int, ...]) -> list[Any]:
-        return [pallas.supports(shape, "bfloat16", 4, hardware) for hardware in ("gpu", "tpu")]
+def test_vmap() -> None:
+    x, _, *params = operands((2, 3, 3, 8), "float32")
+    y = jax.vmap(lambda x: pallas.evonorm_s0_pallas(x[None], *params, num_groups=4)[0])(x)
+    np.testing.assert_allclose(y, plain(x, *params), rtol=1e-6, atol=1e-6)
 
-    assert reasons((2, 8)) == reasons((2, 5, 8)) == reasons((2, 3, 2, 1, 8)) == [None, None]
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map(check_vma: bool) -> None:
+    x, _, *params = operands((4, 3, 3, 8), "float32")
+    mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
+    batch, everywhere = PartitionSpec("batch"), PartitionSpec()
+    sharded = jax.shard_map(
+        functools.partial(pallas.evonorm_s0_pallas, num_groups=4),
+        mesh=mesh,
+        in_specs=(batch, everywhere, everywhere, everywhere),
+        out_specs=batch,
+        check_vma=check_vma,
+    )
+
+    def total(function: Callable[..., jax.Array], *operands: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(function(*operands)))
+
+    def gradients(function: Callable[..., jax.Array]) -> Any:
+        return jax.jit(jax.grad(functools.partial(total, function), argnums=(0, 1, 2, 3)))
+
+    step = gradients(sharded)
+    for actual, expected in zip(step(x, *params), gradients(plain)(x, *params), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    lowered = step.trace(x, *params).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count(KERNEL) == 2

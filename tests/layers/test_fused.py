@@ -51,13 +51,13 @@ def test_evaluation_equals_the_reference(name):
     np.testing.assert_allclose(y, reference, rtol=1e-5, atol=5e-6)
 
 
-def test_interpreted_pallas_kernel():
+def test_pallas_off_the_gpu_is_the_form_of_xla():
     case = make_case("evonorm_s0", shape=SHAPE)
-    interpreted = run_layer(EvoNormS0(num_groups=4, implementation="pallas_interpret"), case)
-    reference = run_layer(EvoNormS0(num_groups=4, implementation="reference"), case)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), interpreted, reference
+    pallas, xla = (
+        run_layer(EvoNormS0(num_groups=4, implementation=implementation), case)
+        for implementation in ("pallas", "xla")
     )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), pallas, xla)
 
 
 def test_forward_mode_needs_the_reference():
@@ -76,7 +76,6 @@ def test_forward_mode_needs_the_reference():
     ("layer", "message"),
     [
         (EvoNormS0(implementation="cuda"), "implementation='cuda' is unknown: use None"),
-        (EvoNormS0(implementation="pallas"), "kernels for NVIDIA Hopper GPUs and for TPUs alone"),
         (EvoNormB0(implementation="pallas"), "'pallas' exists for EvoNorm-S0 alone"),
     ],
 )
