@@ -244,7 +244,7 @@ def parse_arg(config: ConfigDict, arg: str) -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """The same run in small: fake images, a tiny network, two epochs of four steps.
+    """The same run in small: fake images, a tiny network, eight steps, which are two epochs.
 
     Layer, optimizer, schedule, dropout and dtype stay: they are what a smoke run tries out.
     """
@@ -264,7 +264,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.num_workers = 2
     config.images_per_worker = 4
     config.eval_batch_size = 16
-    config.num_epochs = 2.0
+    if config.num_steps:
+        config.num_steps = 8
+    else:
+        config.num_epochs = 2.0
     config.schedule.warmup_epochs = min(config.schedule.warmup_epochs, 0.5)
     config.log_every_steps = 1
     config.checkpoint_every_steps = 4

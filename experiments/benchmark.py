@@ -8,7 +8,8 @@ suites:
   input       images per second of the data pipelines, with and without prefetch
   startup     seconds from the start of the process to the first training step
   search      candidates of the layer search decided per hour (an hour; needs --data)
-  gpu         layers and ResNet-50 training on one GPU; less than nine minutes
+  gpu         numbers, layers, ResNet-50 steps and CIFAR-10 on one GPU, in --minutes; its stages are
+              suites of their own: gpu_numbers, gpu_layers, gpu_steps, gpu_cifar10
 
 Writes <output>/<hardware>/<suite>.json, .md and .png. On a CPU with glibc it starts itself anew
 with an allocator that keeps freed memory (experiments/allocator.py says why).
@@ -46,8 +47,20 @@ def main() -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="input suite: class folder to read (default: made-up JPEGs); search suite: CIFAR-10 "
-        "as .npz",
+        help="input suite: class folder to read (default: made-up JPEGs); search and gpu suites: "
+        "CIFAR-10 as .npz",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="gpu suites: time for all of it, what does not fit is left out (default for gpu: 13)",
+    )
+    parser.add_argument(
+        "--stages",
+        default="",
+        metavar="A,B",
+        help="gpu suite: only these of numbers, layers, steps and cifar10",
     )
     parser.add_argument(
         "--quick",
@@ -56,7 +69,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
-    options = suite.Options(quick=arguments.quick, data=arguments.data)
+    options = suite.Options(
+        quick=arguments.quick,
+        data=arguments.data,
+        minutes=arguments.minutes,
+        stages=tuple(filter(None, arguments.stages.split(","))),
+    )
     suite.run_suite(arguments.suite, options, Path(arguments.output), arguments.hardware)
 
 

@@ -19,6 +19,7 @@ SWEEP_DIR = Path(recipes.__file__).parent / "sweeps"
 NAMES = sorted(
     path.stem for path in SWEEP_DIR.glob("*.py") if path.stem not in ("__init__", "recipes")
 )
+BATCH_SIZE_NAMES = [name for name in NAMES if name.endswith("_batch_size")]
 TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}
 
 
@@ -36,7 +37,7 @@ def test_the_sweeps_are_there():
     assert {"digits_batch_size", "cifar10_batch_size", "imagenet_r50_batch_size"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BATCH_SIZE_NAMES)
 def test_all_sizes_have_all_layers_and_all_seeds(name):
     layers, sizes, seeds = set(), set(), set()
     configs = list(configs_of(name))
@@ -50,7 +51,7 @@ def test_all_sizes_have_all_layers_and_all_seeds(name):
     assert min(seeds) == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BATCH_SIZE_NAMES)
 def test_learning_rate_follows_the_batch_and_epochs_are_equal(name):
     rates = set()
     for config in configs_of(name):
@@ -64,6 +65,18 @@ def test_learning_rate_follows_the_batch_and_epochs_are_equal(name):
         rates.add(float(schedule(durations.warmup_steps)) / batch_size)
         assert config.num_epochs == module_of(name).get_config().num_epochs
     assert max(rates) == pytest.approx(min(rates), rel=1e-3)
+
+
+def test_the_proxy_task_is_the_papers_at_two_lengths():
+    configs = list(configs_of("cifar10_proxy_resnet56"))
+    assert len(configs) == 2 * 2 * 3
+    for config in configs:
+        assert config.num_workers * config.images_per_worker == 128
+        assert (config.dataset.train_crop_size, config.dataset.image_size) == (24, 32)
+        durations = resolve_durations(config, 50_000 // 128)
+        assert durations.num_steps in (5000, 400)
+        schedule = learning_rate_schedule(config, durations, 128)
+        assert float(schedule(0)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,140 +1,158 @@
-"""All that is worth knowing of one GPU, in less than nine minutes: layers, and ResNet-50 steps."""
+"""All that is worth knowing of one GPU, as stages with a limit each, in a few minutes.
+
+A stage is a suite of its own and runs in a process of its own: a kernel that hangs or crashes costs
+its stage alone, and every stage writes what it has measured after each step.
+"""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
 
-from evonorm_jax.benchmarks import layers
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
-from evonorm_jax.benchmarks.timing import Sampler, interleave, queued
-from evonorm_jax.benchmarks.train_step import (
-    BASELINE,
-    CONTENDERS,
-    Contender,
-    Workload,
-    measure_workload,
-)
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.norm_act import norm_act
 
-#: At batch 256 the first stage's x alone (103 MB in bfloat16) is beyond any cache.
-SHAPES = (
-    (256, 56, 56, 64),
-    (64, 56, 56, 64),
-    (256, 28, 28, 128),
-    (256, 14, 14, 256),
-    (256, 7, 7, 512),
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of the suite.
+
+    Attributes:
+      name: What `--stages` calls it; the suite is `gpu_<name>`.
+      minutes: Limit of the stage where the whole has 13 minutes.
+      needs_data: Whether it reads real images (`--data`).
+    """
+
+    name: str
+    minutes: float
+    needs_data: bool = False
+
+
+#: In the order of their worth: the time that an early stage leaves over goes to the later ones.
+STAGES = (
+    Stage("numbers", 1.6),
+    Stage("layers", 2.0),
+    Stage("steps", 3.6),
+    Stage("cifar10", 5.8, needs_data=True),
 )
-#: In the order of their worth: what the time does not suffice for is left out from the end.
-CASES = (*((shape, "bfloat16") for shape in SHAPES), (SHAPES[0], "float32"))
-QUICK_CASES = (((2, 4, 4, 64), "bfloat16"),)
 
-RESNET50 = Workload("resnet50", 224, 1000, 128, "bfloat16")
-QUICK_RESNET50 = Workload(
-    "resnet50", 16, 10, 2, "bfloat16", {"num_filters": 8, "stage_sizes": (1,)}
-)
-#: The hand-written kernel; XLA's form where that cannot take the shape.
-PALLAS = "EvoNorm-S0, Pallas"
-PALLAS_LAYER = norm_act("evonorm_s0", implementation="pallas")
-
-TRAINED: Mapping[str, Contender] = {
-    BASELINE: CONTENDERS[BASELINE],
-    "BN-ReLU": CONTENDERS["BN-ReLU"],
-    "EvoNorm-S0": CONTENDERS["EvoNorm-S0"],
-    "EvoNorm-B0": CONTENDERS["EvoNorm-B0"],
-    PALLAS: Contender(PALLAS_LAYER),
-    "GN-ReLU": Contender("gn_relu"),
-}
-
-#: Seconds after which no further part is begun; the longest part takes about a minute.
-BUDGET = 420.0
-LAUNCH = "an empty program"
-LAUNCH_GROUP = "starting a program"
+#: Seconds that a stage has between the request to end and its end.
+GRACE = 10.0
+STARTED = "stages"
 NOTES = (
-    *layers.NOTES[:-1],  # the last is about PyTorch, which takes no part
-    "Twenty calls of a layer are started before the first is waited for. A layer that takes hardly "
-    f"longer than `{LAUNCH}` is limited by the processor that starts it, not by the GPU.",
-    "`all memory` is what the compiled step needs at once: state, batch, activations, scratch.",
+    "Each stage is a suite of its own, `gpu_<stage>`, with its own files beside this one.",
+    "Seconds are those of the whole process of a stage: imports, compiling and measuring.",
 )
 
 
 def measure(options: Options) -> Report:
-    """Measures layers and training steps on a GPU.
+    """Runs the stages in processes of their own, each within its limit.
 
     Raises:
-      UserError: on a machine without one.
+      UserError: For an unknown stage, a time that is not positive, or real images that are missing.
     """
-    if jax.default_backend() != "gpu":
+    stages = chosen_stages(options.stages)
+    if options.minutes is not None and not options.minutes > 0:
+        raise UserError(f"--minutes={options.minutes} must be positive, such as --minutes=13.")
+    if any(stage.needs_data for stage in stages) and not options.quick and options.data is None:
         raise UserError(
-            f"The gpu suite needs a GPU, and JAX computes on {jax.devices()[0].device_kind} here: "
+            "The stage cifar10 trains on real images: name a file that "
+            "`experiments.prepare_data` wrote, such as --data=data/cifar10.npz, or leave the stage "
+            f"out, such as --stages={','.join(s.name for s in STAGES if not s.needs_data)}."
+        )
+    budget = 60 * (options.minutes or sum(stage.minutes for stage in STAGES))
+    share = budget / (60 * sum(stage.minutes for stage in stages))
+    start, spare = time.monotonic(), 0.0
+    results: list[Result] = []
+
+    def report() -> Report:
+        return Report("gpu", "Stages on one GPU", NOTES, tuple(results), comparisons=())
+
+    for stage in stages:
+        left = budget - (time.monotonic() - start)
+        limit = min(left, 60 * share * stage.minutes + spare)
+        options.log(f"{stage.name}: at most {limit:.0f} s")
+        seconds, outcome = run_stage(stage, options, limit)
+        spare = max(0.0, limit - seconds)
+        figures = {"limit, s": limit, "finished": float(outcome == "finished")}
+        results.append(Result(STARTED, "seconds", stage.name, (seconds,), figures))
+        options.log(f"{stage.name}: {outcome} after {seconds:.0f} s")
+        options.save(report())
+    return report()
+
+
+def chosen_stages(names: tuple[str, ...]) -> tuple[Stage, ...]:
+    """The stages by name, in the order of `STAGES`; all of them for ().
+
+    Raises:
+      UserError: For an unknown name.
+    """
+    known = tuple(stage.name for stage in STAGES)
+    for name in names:
+        if name not in known:
+            raise UserError(f"--stages: {name!r} is unknown, take any of {','.join(known)}.")
+    return tuple(stage for stage in STAGES if not names or stage.name in names)
+
+
+def run_stage(stage: Stage, options: Options, limit: float) -> tuple[float, str]:
+    """Runs one stage and waits for it.
+
+    Args:
+      stage: Which.
+      options: What the command line chose.
+      limit: Seconds that it may take; it is asked to end `GRACE` earlier, then killed.
+
+    Returns:
+      The seconds it took, and "finished", "cut short", "killed" or "failed (exit code N)".
+    """
+    command = stage_command(stage, options, limit)
+    start = time.monotonic()
+    process = subprocess.Popen(command)
+    outcome = "finished"
+    try:
+        code = process.wait(max(1.0, limit - GRACE))
+    except subprocess.TimeoutExpired:
+        outcome = "cut short"
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            outcome = "killed"
+            process.kill()
+            code = process.wait()
+    if outcome == "finished" and code:
+        outcome = f"failed (exit code {code})"
+    return time.monotonic() - start, outcome
+
+
+def stage_command(stage: Stage, options: Options, limit: float) -> list[str]:
+    """The command of a stage, which writes beside the files of this suite."""
+    output: Path = options.output
+    command = [sys.executable, "-m", "experiments.benchmark", "--suite", f"gpu_{stage.name}"]
+    command += ["--output", str(output.parent), "--hardware", output.name]
+    # What a stage does after its last step, and its imports, take part of its time.
+    command += ["--minutes", f"{max(limit - 2 * GRACE, 1) / 60:.3f}"]
+    if options.data is not None and stage.needs_data:
+        command += ["--data", options.data]
+    return [*command, "--quick"] if options.quick else command
+
+
+def require_gpu(options: Options) -> None:
+    """Refuses a machine without a GPU; the quick form runs on whatever there is.
+
+    Raises:
+      UserError: Where JAX has no GPU.
+    """
+    if jax.default_backend() != "gpu" and not options.quick:
+        raise UserError(
+            f"This suite needs a GPU, and JAX computes on {jax.devices()[0].device_kind} here: "
             'install JAX for it (pip install "jax[cuda12]"), do not set JAX_PLATFORMS=cpu, or take '
             "another suite."
         )
-    return measure_device(options)
-
-
-def measure_device(options: Options) -> Report:
-    """As `measure`, on whatever device there is."""
-    start = time.perf_counter()
-    sampler = functools.partial(queued, calls=2 if options.quick else 20)
-    results = _measure_launch(options, sampler)
-    contenders = _layers()
-    cases = list(QUICK_CASES if options.quick else CASES)
-
-    def measure_layers(shape: tuple[int, ...], dtype: str) -> list[Result]:
-        return layers.measure_case(
-            options, shape, dtype, sampler=sampler, layers=contenders, use_torch=False
-        )
-
-    results += measure_layers(*cases.pop(0))
-    workload = QUICK_RESNET50 if options.quick else RESNET50
-    trained = {name: TRAINED[name] for name in (list(TRAINED)[:1] if options.quick else TRAINED)}
-    results += measure_workload(
-        options, workload, trained, sampler=functools.partial(queued, calls=2)
-    )
-    for shape, dtype in cases:
-        if time.perf_counter() - start > BUDGET:
-            case = "x".join(map(str, shape))
-            note = f"not run: {BUDGET:.0f} s were over"
-            results += [Result(dtype, case, name, note=note) for name in contenders]
-        else:
-            results += measure_layers(shape, dtype)
-    return Report(
-        suite="gpu",
-        title="Layers and training steps on one GPU",
-        notes=NOTES,
-        results=tuple(results),
-        comparisons=_comparisons(),
-    )
-
-
-def _layers() -> dict[str, Callable[..., nn.Module]]:
-    """The contenders of the layers suite, and the hand-written kernel."""
-    return {**layers.OURS, PALLAS: PALLAS_LAYER, **layers.THEIRS}
-
-
-def _comparisons() -> tuple[tuple[str, str], ...]:
-    pallas = tuple(
-        (PALLAS, rival)
-        for rival in ("EvoNorm-S0", "BN-ReLU, Flax", "EvoNorm-S0, plain", layers.LIMIT)
-    )
-    trained = tuple((name, BASELINE) for name in TRAINED if name != BASELINE)
-    return (*layers.COMPARISONS, *pallas, *trained)
-
-
-def _measure_launch(
-    options: Options, sampler: Callable[[Callable[[], Any]], Sampler]
-) -> list[Result]:
-    """What a call costs that has nothing to compute."""
-    scalar = jnp.zeros(())
-    program = jax.jit(jnp.negative).lower(scalar).compile()
-    seconds = interleave({LAUNCH: sampler(lambda: program(scalar))}, rounds=options.rounds)
-    return [Result(LAUNCH_GROUP, "no work", LAUNCH, seconds[LAUNCH])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from evonorm_jax.benchmarks import rivals, torch_rivals
 from evonorm_jax.benchmarks.layer_program import Inputs, compile_copy, compile_layer, make_inputs
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
-from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave
+from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave, same_round_ratios
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import norm_act
 
@@ -24,6 +25,8 @@ DTYPES = ("float32", "bfloat16")
 #: Reads of x, x and dy, writes of y and dx: no forward and backward pass moves less.
 LIMIT_TRANSFERS = 5
 LIMIT = f"memory limit, {LIMIT_TRANSFERS} transfers"
+#: Figure of a report: the time of a layer in transfers of x.
+TRANSFERS = "transfers of x at copy speed"
 
 #: A layer of this project and its like elsewhere.
 OURS: Mapping[str, Callable[..., nn.Module]] = {
@@ -83,6 +86,7 @@ def measure_case(
     sampler: Callable[[Callable[[], Any]], Sampler],
     layers: Mapping[str, Callable[..., nn.Module]] | None = None,
     use_torch: bool = True,
+    compile_threads: int = 1,
 ) -> list[Result]:
     """One shape and dtype: compiles all contenders, then samples them in turn.
 
@@ -93,23 +97,34 @@ def measure_case(
       sampler: makes a sampler of a call.
       layers: factories by contender; None means all of this file.
       use_torch: whether PyTorch and timm take part.
+      compile_threads: how many contenders are compiled at a time; compile seconds are those of an
+        idle machine with 1 alone.
     """
     case = "x".join(map(str, shape))
     inputs = make_inputs(shape, dtype)
     samplers = {LIMIT: _scaled(sampler(compile_copy(inputs)), LIMIT_TRANSFERS / 2)}
     figures: dict[str, dict[str, float]] = {}
     notes: dict[str, str] = {}
-    for name, factory in ({**OURS, **THEIRS} if layers is None else layers).items():
+    factories = {**OURS, **THEIRS} if layers is None else layers
+    with concurrent.futures.ThreadPoolExecutor(compile_threads) as pool:
+        programs = {
+            name: pool.submit(compile_layer, factory(use_running_average=False), inputs)
+            for name, factory in factories.items()
+        }
+    for name, program in programs.items():
         try:
-            program = compile_layer(factory(use_running_average=False), inputs)
+            samplers[name] = sampler(program.result().call)
         except UserError as error:  # a kernel that has no such shape or device
             notes[name] = str(error)
             continue
-        samplers[name], figures[name] = sampler(program.call), program.figures
+        figures[name] = program.result().figures
     if use_torch:
         _add_torch(inputs, sampler, samplers, notes)
     seconds = interleave(samplers, rounds=options.rounds)
     options.log(f"{case} {dtype}: {len(samplers)} contenders, {options.rounds} rounds")
+    for name in samplers:
+        ratio = same_round_ratios(seconds[name], seconds[LIMIT]).median
+        figures[name] = {TRANSFERS: LIMIT_TRANSFERS * ratio, **figures.get(name, {})}
     return [
         Result(dtype, case, name, seconds.get(name, ()), figures.get(name, {}), notes.get(name, ""))
         for name in [*samplers, *notes]

@@ -24,22 +24,41 @@ MEAN = "geometric mean"
 
 
 def write_report(
-    report: Report, environment: Mapping[str, Any], folder: Path, stem: str
-) -> tuple[Path, Path, Path]:
+    report: Report,
+    environment: Mapping[str, Any],
+    folder: Path,
+    stem: str,
+    *,
+    chart: bool = True,
+) -> list[Path]:
     """Writes `<folder>/<stem>.json`, `.md` and `.png`, each of them whole or not at all.
+
+    Args:
+      report: What was measured.
+      environment: What it was measured on and with.
+      folder: Folder to write to; it is created where it does not exist.
+      stem: Name of the files without their ending.
+      chart: Whether to draw the `.png`. A report without a single time never has one.
+
+    Returns:
+      The files that were written.
 
     Raises:
       UserError: where that cannot be written.
     """
-    paths = (folder / f"{stem}.json", folder / f"{stem}.md", folder / f"{stem}.png")
-    contents = (
-        _readable(as_json(report, environment)).encode(),
-        as_markdown(report, environment, picture=f"{stem}.png").encode(),
-        as_png(report),
-    )
+    chart = chart and any(result.seconds for result in report.results)
+    picture = f"{stem}.png"
+    contents = {
+        folder / f"{stem}.json": _readable(as_json(report, environment)).encode(),
+        folder / f"{stem}.md": as_markdown(
+            report, environment, picture=picture if chart else None
+        ).encode(),
+    }
+    if chart:
+        contents[folder / picture] = as_png(report)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, content in zip(paths, contents, strict=True):
+        for path, content in contents.items():
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             temporary.write_bytes(content)
             os.replace(temporary, path)
@@ -48,7 +67,7 @@ def write_report(
             f"The results cannot be written to {folder} ({error.strerror or error}). Choose "
             "another folder with --output."
         ) from error
-    return paths
+    return list(contents)
 
 
 def as_json(report: Report, environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,12 +100,14 @@ def _readable(value: Any) -> str:
     return re.sub(r"\[[\s\d.,e+-]+\]", lambda m: " ".join(m[0].split()), text) + "\n"
 
 
-def as_markdown(report: Report, environment: Mapping[str, Any], *, picture: str) -> str:
+def as_markdown(report: Report, environment: Mapping[str, Any], *, picture: str | None) -> str:
     """Tables: per group the times, the same-round ratios, and each further figure."""
     lines = [f"# {report.title}", ""]
     if environment["quick"]:
         lines += ["**A quick run: tiny shapes, two rounds. It shows that the suite runs.**", ""]
-    lines += [*_environment_lines(environment), "", f"![{report.title}]({picture})", ""]
+    lines += [*_environment_lines(environment), ""]
+    if picture is not None:
+        lines += [f"![{report.title}]({picture})", ""]
     lines += [*(f"- {note}" for note in report.notes), ""]
     for group in report.groups():
         lines += [f"## {group}", "", *_time_tables(report, group), *_ratio_table(report, group)]

@@ -13,7 +13,18 @@ from evonorm_jax.benchmarks.results import Report
 from evonorm_jax.errors import UserError
 
 #: One module each, with `measure(options) -> Report`.
-SUITES = ("layers", "train_step", "input", "startup", "search", "gpu")
+SUITES = (
+    "layers",
+    "train_step",
+    "input",
+    "startup",
+    "search",
+    "gpu",
+    "gpu_numbers",
+    "gpu_layers",
+    "gpu_steps",
+    "gpu_cifar10",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +34,21 @@ class Options:
     Attributes:
       quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing.
       data: root of a class folder for the input suite, None makes JPEGs up; CIFAR-10 as .npz for
-        the search suite.
+        the search and gpu_cifar10 suites.
+      output: folder of the results of this machine; suites that consist of others hand it on.
+      minutes: time for a gpu suite, which leaves out what does not fit; None sets no limit.
+      stages: parts of the gpu suite to run; () means all.
       log: takes a line as soon as something is measured.
+      save: takes the report as far as it has come, so that a run cut short keeps what it measured.
     """
 
     quick: bool = False
     data: str | None = None
+    output: Path = Path()
+    minutes: float | None = None
+    stages: tuple[str, ...] = ()
     log: Callable[[str], None] = print
+    save: Callable[[Report], object] = lambda report: None
 
     @property
     def rounds(self) -> int:
@@ -56,10 +75,16 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
     hardware = machine.hardware_name() if hardware is None else machine.check_name(hardware)
     before = machine.environment(hardware, quick=options.quick)
     module = importlib.import_module(f"evonorm_jax.benchmarks.{name}")
-    report = module.measure(options)
-    environment = before | {"load_average_after": machine.load_average()}
     stem = f"{name}_quick" if options.quick else name
-    paths = write_report(report, environment, Path(output) / hardware, stem)
+    folder = Path(output) / hardware
+
+    def write(report: Report, *, chart: bool = False) -> list[Path]:
+        environment = before | {"load_average_after": machine.load_average()}
+        return write_report(report, environment, folder, stem, chart=chart)
+
+    options = dataclasses.replace(options, output=folder, save=write)
+    report = module.measure(options)
+    paths = write(report, chart=True)
     options.log("\n" + paths[1].read_text())
     options.log("written: " + ", ".join(str(path) for path in paths))
     return report

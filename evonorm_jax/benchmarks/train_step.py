@@ -109,10 +109,12 @@ class TrainProgram:
     Attributes:
       call: makes the next step and returns its metrics.
       figures: compile time and memory, for the report.
+      hlo: gives the text of the compiled program.
     """
 
     call: Callable[[], Any]
     figures: Mapping[str, float]
+    hlo: Callable[[], str]
 
 
 _RESNET18 = {"num_filters": 32, "stem": "cifar"}
@@ -242,7 +244,8 @@ def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
         state, metrics = program(state, resident, batch)
         return metrics
 
-    return TrainProgram(call, {"compile seconds": seconds, **_memory_figures(program)})
+    figures = {"compile seconds": seconds, **_memory_figures(program)}
+    return TrainProgram(call, figures, program.as_text)
 
 
 def _network_step(model: nn.Module, size: int, batch_size: int) -> Step:

@@ -1,16 +1,31 @@
 """Every suite runs in its quick form, and its files are complete. No time is asserted."""
 
+import dataclasses
 import functools
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from evonorm_jax.benchmarks import gpu, layers, plain_search, search, startup, suite, train_step
+from evonorm_jax.benchmarks import (
+    gpu,
+    gpu_cifar10,
+    gpu_layers,
+    gpu_numbers,
+    gpu_steps,
+    layers,
+    plain_search,
+    search,
+    startup,
+    suite,
+    train_step,
+)
 from evonorm_jax.benchmarks import input as input_suite
 from evonorm_jax.benchmarks.report import as_json
 from evonorm_jax.errors import UserError
+from evonorm_jax.layers import norm_act
 from evonorm_jax.models import create_model
 from evonorm_jax.search import Graph
 
@@ -45,6 +60,12 @@ def check(report, rounds=2):
     assert shown, "nothing is compared"
 
 
+def check_no_comparison(report):
+    json.dumps(as_json(report, {}))
+    assert report.comparisons == ()
+    assert all(result.seconds for result in report.results)
+
+
 def test_layers(options, lines, tmp_path, monkeypatch):
     monkeypatch.setattr(layers.torch_rivals.importlib.util, "find_spec", lambda name: None)
     report = suite.run_suite("layers", options, tmp_path, "here")
@@ -57,6 +78,7 @@ def test_layers(options, lines, tmp_path, monkeypatch):
     for name in layers.OURS:
         figures = report.find("float32", "2x4x4x64", name).figures
         assert set(figures) == {
+            layers.TRANSFERS,
             "residuals, copies of x",
             "temporaries, copies of x",
             "compile seconds",
@@ -192,26 +214,144 @@ def test_search_needs_real_images(options):
         search.measure(suite.Options())
 
 
-def test_gpu_refuses_a_machine_without_one(options):
+@pytest.mark.parametrize("module", [gpu_numbers, gpu_layers, gpu_steps, gpu_cifar10])
+def test_gpu_stages_refuse_a_machine_without_one(module):
     with pytest.raises(UserError, match="needs a GPU"):
+        module.measure(suite.Options())
+
+
+def test_gpu_numbers(options, monkeypatch):
+    monkeypatch.setattr(gpu_numbers, "DTYPES", ("float32",))
+    report = gpu_numbers.measure(options)
+    json.dumps(as_json(report, {}))
+    figures = {result.contender: dict(result.figures) for result in report.results}
+    assert set(figures) == {
+        "evonorm_s0, pallas",
+        "evonorm_s0, xla",
+        "evonorm_b0, xla",
+        "bn_relu",
+        "gn_relu",
+    }
+    for contender in ("evonorm_s0, xla", "evonorm_b0, xla", "bn_relu", "gn_relu"):
+        deviations = figures[contender]
+        assert deviations.pop(gpu_numbers.BEYOND) == 0
+        assert set(deviations) == {"y", "dx", "dparams"}
+        assert all(0 < value < 1e-4 for value in deviations.values())
+
+
+def test_gpu_numbers_see_a_wrong_layer(monkeypatch):
+    wrong = gpu_numbers.Subject("evonorm_s0", "xla")
+    monkeypatch.setattr(
+        gpu_numbers.Subject, "layer", lambda self: norm_act("evonorm_s0", epsilon=0.1)()
+    )
+    found = gpu_numbers.deviations(wrong, (2, 3, 3, 32), "float32")
+    assert all(value > 1e-4 for value in found.values())
+
+
+def test_gpu_layers(options, monkeypatch):
+    some = {"EvoNorm-S0": layers.OURS["EvoNorm-S0"]}
+    monkeypatch.setattr(gpu_layers, "contenders", lambda: some)
+    report = gpu_layers.measure(options)
+    check(report)
+    assert measured(report) == {gpu_layers.LAUNCH, layers.LIMIT, "EvoNorm-S0"}
+    limit = report.find("bfloat16", "2x4x4x64", layers.LIMIT)
+    assert limit.figures[layers.TRANSFERS] == layers.LIMIT_TRANSFERS
+
+
+def test_gpu_layers_leave_out_what_the_time_does_not_suffice_for(monkeypatch):
+    options = suite.Options(quick=True, minutes=0.0, log=lambda line: None)
+    some = {"EvoNorm-S0": layers.OURS["EvoNorm-S0"]}
+    monkeypatch.setattr(gpu_layers, "contenders", lambda: some)
+    left_out = gpu_layers.measure(options).find("bfloat16", "2x4x4x64", "EvoNorm-S0")
+    assert (left_out.seconds, left_out.note) == ((), "not run: 0 s were over")
+
+
+def test_gpu_steps(options, monkeypatch):
+    monkeypatch.setattr(gpu_steps, "PALLAS", "BN-ReLU")  # lowering a kernel takes long
+    saved = []
+    report = gpu_steps.measure(dataclasses.replace(options, save=saved.append))
+    check(report)
+    assert measured(report) == {train_step.BASELINE, "BN-ReLU"}
+    assert [len([r for r in early.results if r.seconds]) for early in saved][:3] == [1, 2, 2]
+
+
+def test_gpu_stages_in_processes_of_their_own(lines, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "STAGES", (gpu.Stage("layers", 1.0),))
+    command = [sys.executable, "-c", "print('measured')"]
+    monkeypatch.setattr(gpu, "stage_command", lambda *arguments: command)
+    report = suite.run_suite("gpu", suite.Options(quick=True, log=lines.append), tmp_path, "here")
+    check_no_comparison(report)
+    assert measured(report) == {"layers"}
+    assert "layers: finished after" in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("code", "grace", "outcome"),
+    [
+        ("raise SystemExit(3)", 5, "failed (exit code 3)"),
+        ("import time; time.sleep(60)", 5, "cut short"),
+        (
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+            0.2,
+            "killed",
+        ),
+    ],
+)
+def test_gpu_stages_end_within_their_limit(options, monkeypatch, code, grace, outcome):
+    monkeypatch.setattr(gpu, "GRACE", grace)
+    monkeypatch.setattr(gpu, "stage_command", lambda *_: [sys.executable, "-c", code])
+    seconds, found = gpu.run_stage(gpu.STAGES[0], options, limit=1.0 + grace)
+    assert found == outcome
+    assert seconds < 30
+
+
+def test_the_command_of_a_gpu_stage(tmp_path):
+    options = suite.Options(data="cifar10.npz", output=tmp_path / "nvidia-h100")
+    *_, cifar10 = gpu.STAGES
+    command = gpu.stage_command(cifar10, options, limit=80)
+    assert command[1:5] == ["-m", "experiments.benchmark", "--suite", "gpu_cifar10"]
+    assert command[5:9] == ["--output", str(tmp_path), "--hardware", "nvidia-h100"]
+    assert command[9:] == ["--minutes", "1.000", "--data", "cifar10.npz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (suite.Options(stages=("nombers",)), "'nombers' is unknown, take any of numbers,layers"),
+        (suite.Options(stages=("layers",), minutes=0.0), "--minutes=0.0 must be positive"),
+        (suite.Options(), "--data=data/cifar10.npz"),
+    ],
+)
+def test_gpu_refuses_what_cannot_be(options, message):
+    with pytest.raises(UserError, match=message):
         gpu.measure(options)
 
 
-def test_gpu_on_whatever_there_is(options, monkeypatch):
-    monkeypatch.setattr(gpu, "_layers", lambda: dict(list(gpu.layers.OURS.items())[:1]))
-    report = gpu.measure_device(options)
-    check(report)
-    assert measured(report) == {gpu.LAUNCH, layers.LIMIT, "EvoNorm-S0", train_step.BASELINE}
+def test_gpu_cifar10_reads_what_the_runs_have_reached(tmp_path):
+    folder = tmp_path / "sweep"
+    rows = [
+        {"step": 0, "time": 10.0, "train/loss": 2.0},
+        {"step": 5, "time": 12.0, "eval/loss": 1.5, "eval/top1": 0.25},
+        {"step": 9, "time": 13.0, "train/loss": 1.0},
+    ]
+    for name in ("done/seed=0", "cut/seed=0", "begun/seed=0"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+        text = "\n".join(map(json.dumps, rows)) + '\n{"step": 1'  # a row that is being written
+        (folder / name / "metrics.jsonl").write_text(text if "begun" not in name else "")
+    (folder / "done/seed=0/summary.json").write_text("{}")
+    cut, done = gpu_cifar10.sweep_results("sweep", folder)
+    assert (cut.contender, done.contender) == ("cut/seed=0", "done/seed=0")
+    assert done.figures == {"test accuracy, %": 25.0, "test loss": 1.5, "at step": 5, "finished": 1}
+    assert (cut.figures["finished"], cut.seconds) == (0, (3.0,))
 
 
-def test_gpu_leaves_out_what_the_time_does_not_suffice_for(options, monkeypatch):
-    monkeypatch.setattr(gpu, "BUDGET", 0.0)
-    monkeypatch.setattr(gpu, "QUICK_CASES", (*gpu.QUICK_CASES, ((2, 2, 2, 64), "float32")))
-    monkeypatch.setattr(gpu, "_layers", lambda: dict(list(gpu.layers.OURS.items())[:1]))
-    monkeypatch.setattr(gpu, "measure_workload", lambda *args, **kwargs: [])
-    report = gpu.measure_device(options)
-    left_out = report.find("float32", "2x2x2x64", "EvoNorm-S0")
-    assert (left_out.seconds, left_out.note) == ((), "not run: 0 s were over")
+@pytest.mark.slow
+def test_gpu_cifar10_on_whatever_there_is(options, tmp_path):
+    options = dataclasses.replace(options, output=tmp_path)
+    report = gpu_cifar10.measure(options)
+    assert len(report.results) == 4
+    assert all(result.figures["finished"] for result in report.results)
 
 
 def test_an_unknown_suite_is_refused(options, tmp_path):

@@ -1,0 +1,131 @@
+"""CIFAR-10 at an honest length on one GPU: batch sizes, and the paper's proxy task.
+
+The runs are those of two sweeps of `configs/sweeps`, beside each other on the GPU; their run
+directories stay in `<folder of the results>/runs`, for `experiments.plot`. A small network leaves
+most of a GPU idle. NVIDIA's Multi-Process Service (MPS), where it runs, lets the kernels of several
+runs share it; without it they take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evonorm_jax.benchmarks.deadline import Deadline
+from evonorm_jax.benchmarks.gpu import require_gpu
+from evonorm_jax.benchmarks.results import Report, Result
+from evonorm_jax.benchmarks.suite import Options
+
+#: Name of a sweep: the arguments of its command. 26 epochs are 5,070 updates of 256 images.
+SWEEPS: Mapping[str, tuple[str, ...]] = {
+    "cifar10_proxy_resnet56": ("--jobs=6",),
+    "cifar10_batch_size": (
+        "--jobs=9",
+        "--config.num_epochs=26",
+        "--config.eval_every_epochs=2",
+        *(
+            f"--only={layer}*/images_per_worker={images}/seed=0"
+            for layer in ("bn_relu", "evonorm_b0", "evonorm_s0")
+            for images in (32, 4, 2)
+        ),
+    ),
+}
+QUICK_SWEEPS: Mapping[str, tuple[str, ...]] = {"cifar10_proxy_resnet56": ("--jobs=2",)}
+NOTES = (
+    "`test accuracy` of a run that did not reach its end is that of its last evaluation, at the "
+    "step beside it.",
+    "The runs shared the GPU: their seconds say nothing about one run alone.",
+)
+#: Seconds that the runs have to save and end.
+_SAVE_SECONDS = 20.0
+_POLL_SECONDS = 1.0
+_REPORT_SECONDS = 20.0
+
+
+def measure(options: Options) -> Report:
+    """Runs both sweeps at once until they end or the time is over."""
+    require_gpu(options)
+    deadline = Deadline(options.minutes)
+    runs = options.output / "runs"
+    sweeps = QUICK_SWEEPS if options.quick else SWEEPS
+
+    def report() -> Report:
+        results = [result for name in sweeps for result in sweep_results(name, runs / name)]
+        results = results or [Result("none", "none", "none", note="no run has begun")]
+        return Report("gpu_cifar10", "CIFAR-10 on one GPU", NOTES, tuple(results), ())
+
+    processes = []
+    for name, arguments in sweeps.items():
+        environment = {**os.environ, **_memory_share(sweeps)}
+        command = sweep_command(name, arguments, runs / name, options)
+        processes.append(subprocess.Popen(command, env=environment))
+    reported = time.monotonic()
+    stopped = False
+    while any(process.poll() is None for process in processes):
+        time.sleep(_POLL_SECONDS)
+        if deadline.remaining < _SAVE_SECONDS and not stopped:
+            stopped = True
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            options.save(report())
+            reported = time.monotonic()
+    return report()
+
+
+def sweep_command(
+    name: str, arguments: tuple[str, ...], workdir: Path, options: Options
+) -> list[str]:
+    """The command of one sweep."""
+    source = "smoke" if options.quick else "npz"
+    command = [sys.executable, "-m", "experiments.sweep"]
+    command += ["--config", f"configs/sweeps/{name}.py:{source}", "--workdir", str(workdir)]
+    if not options.quick:
+        command.append(f"--config.dataset.path={options.data}")
+    return [*command, *arguments]
+
+
+def _memory_share(sweeps: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """A sweep divides the memory among its own runs alone, so there is none to set aside."""
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if len(sweeps) > 1 else {}
+
+
+def sweep_results(name: str, folder: Path) -> list[Result]:
+    """What the runs in the folder of a sweep have reached, finished or not."""
+    results = []
+    for config_file in sorted(folder.rglob("config.json")):
+        workdir = config_file.parent
+        rows = _rows(workdir / "metrics.jsonl")
+        evaluated = [row for row in rows if "eval/top1" in row]
+        if not evaluated:
+            continue
+        figures = {
+            "test accuracy, %": 100 * evaluated[-1]["eval/top1"],
+            "test loss": evaluated[-1]["eval/loss"],
+            "at step": float(evaluated[-1]["step"]),
+            "finished": float((workdir / "summary.json").exists()),
+        }
+        seconds = (rows[-1]["time"] - rows[0]["time"],)
+        contender = str(workdir.relative_to(folder))
+        results.append(
+            Result(name, "seconds from the first row to the last", contender, seconds, figures)
+        )
+    return results
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run, which may be writing its last one."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
