@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from collections.abc import Callable
@@ -25,6 +26,9 @@ SUITES = (
     "gpu_steps",
     "gpu_cifar10",
 )
+
+#: Suites whose work is done in processes of their own, which need the memory of the GPU.
+IN_PROCESSES = ("gpu", "gpu_cifar10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +76,9 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
     """
     if name not in SUITES:
         raise UserError(f"Unknown suite {name!r}: take one of {', '.join(SUITES)}.")
-    hardware = machine.hardware_name() if hardware is None else machine.check_name(hardware)
-    before = machine.environment(hardware, quick=options.quick)
+    with machine.no_preallocation() if name in IN_PROCESSES else contextlib.nullcontext():
+        hardware = machine.hardware_name() if hardware is None else machine.check_name(hardware)
+        before = machine.environment(hardware, quick=options.quick)
     module = importlib.import_module(f"evonorm_jax.benchmarks.{name}")
     stem = f"{name}_quick" if options.quick else name
     folder = Path(output) / hardware

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -46,3 +47,14 @@ def test_a_name_that_is_no_folder_is_refused(name):
 
 def test_a_good_name_stays():
     assert machine.check_name("nvidia-h200") == "nvidia-h200"
+
+
+@pytest.mark.parametrize(("before", "inside"), [(None, "false"), ("true", "true")])
+def test_no_preallocation_holds_inside_alone(monkeypatch, before, inside):
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with machine.no_preallocation():
+        assert os.environ[name] == inside
+    assert os.environ.get(name) == before
