@@ -35,6 +35,7 @@ _MAX_TILES = 32  # of a slab: Mosaic's limit of barriers in a group
 _WIDE = 16  # values per thread in the narrowest tile; the backward pass keeps three sums of them
 _WIDEST = 32
 
+_MAX_SAMPLES = 65_535  # of CUDA's grids along every axis but the first
 _WARPS = 4  # in a warpgroup
 _LANES = 32  # in a warp
 
@@ -215,8 +216,10 @@ def plan(
     cluster, whose blocks wait for each other, only where one block cannot hold the slab, or with
     the `parts` asked for.
     """
-    _, height, width, channels = shape
+    n, height, width, channels = shape
     dtype = jnp.dtype(dtype)
+    if n > _MAX_SAMPLES:
+        return f"x has {n} samples, and the GPU kernels take at most {_MAX_SAMPLES}"
     if dtype.name not in DTYPES:
         return f"x is {dtype.name}, and the GPU kernels take {' or '.join(DTYPES)}"
     if channels % _CHANNELS:

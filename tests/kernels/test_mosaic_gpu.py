@@ -136,6 +136,7 @@ def test_slabs_of_mobile_networks(
     [
         ((2, 4, 4, 8), "float16", 4, "x is float16"),
         ((2, 4, 4, 12), "float32", 4, "multiples of 8"),
+        ((65_536, 1, 1, 8), "float32", 4, "at most 65535"),
         ((2, 4, 4, 512), "float32", 1, "cannot be cut into blocks"),
         ((2, 15, 15, 1056), "bfloat16", 32, "groups of 33 cannot be cut into blocks"),
         ((2, 228, 228, 144), "bfloat16", 24, "bytes of shared memory in each"),
