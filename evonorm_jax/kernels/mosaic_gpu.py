@@ -116,14 +116,14 @@ def _launch(
         jax.ShapeDtypeStruct(x.shape, x.dtype),
         jax.ShapeDtypeStruct((vectors, n, channels), jnp.float32),
     ]
-    slabs = plgpu.SMEM((slab.stripes, slab.tiles, slab.tile_rows, slab.stripe), x.dtype)
+    slabs = plgpu.SMEM((slab.part_rows, slab.channels), x.dtype)
     scratch: dict[str, Any] = {
         "slabs": (slabs,) * slab.tensors,
-        "loaded": (plgpu.Barrier(num_barriers=slab.stripes * slab.tiles),) * slab.tensors,
+        "loaded": (plgpu.Barrier(num_barriers=slab.copies),) * slab.tensors,
         "columns": plgpu.SMEM((slab.columns, slab.channels), jnp.float32),
         "sums": plgpu.SMEM((vectors, slab.channels), jnp.float32),
         "joined": plgpu.Barrier(num_arrivals=groups),
-        "pools": plgpu.SMEM((2, groups, slab.pool_rows), jnp.float32),
+        "pools": plgpu.SMEM((groups, slab.pool_rows), jnp.float32),
         "staged": plgpu.SMEM((slab.exchanged, slab.channels), jnp.float32),
     }
     mesh: dict[str, Any] = {"grid": (n, blocks), "grid_names": ("sample", "block")}
@@ -178,102 +178,67 @@ def _interpreter() -> Any:
 
 
 def _forward_body(block: Block, *, epsilon: float) -> None:
-    rows = block.slab.rows
     v, scale, bias = range(3)  # columns
-    block.sums(0, lambda stripe: lambda _, x: (x,), first=True)
-    block.pool(0, lambda stripe: block.total(0, stripe) * (1 / block.rows()))
+    rows = block.slab.rows
+    block.sums(range(1), lambda _, x: (x,), first=True)
+    own_mean = block.pool(block.total(0) * (1 / block.rows()))
+    wide_mean = block.widen(own_mean)
 
-    def squared_deviation(stripe: Any) -> Callable[..., tuple[jax.Array]]:
-        mean = block.widen(block.pooled(0, stripe))
+    def squared_deviation(tile: Any, x: jax.Array) -> Vectors:
+        deviation = block.mask(tile, x - wide_mean)
+        return (deviation * deviation,)
 
-        def terms(tile: Any, x: jax.Array) -> tuple[jax.Array]:
-            deviation = block.mask(tile, x - mean)
-            return (deviation * deviation,)
-
-        return terms
-
-    block.sums(1, squared_deviation, first=False)
+    block.sums(range(1, 2), squared_deviation, first=False)
     # Of each part: its mean, and its squared deviations from that.
-    sum_parts = block.exchange(lambda stripe: (block.pooled(0, stripe), block.total(1, stripe)))
+    sum_parts = block.exchange((own_mean, block.total(1)))
+    (mean,) = sum_parts(lambda count, mean, _: (mean * (count * (1 / rows)),))
 
-    def mean(stripe: Any) -> jax.Array:
-        return sum_parts(stripe, lambda count, mean, _: (mean * (count * (1 / rows)),))[0]
+    def squared_deviations(count: Any, part_mean: jax.Array, squares: jax.Array) -> Vectors:
+        shift = part_mean - mean
+        return ((squares + count * (shift * shift)) * (1 / rows),)
 
-    def variance(stripe: Any) -> jax.Array:
-        joint = mean(stripe)
-
-        def term(count: Any, mean: jax.Array, squares: jax.Array) -> Vectors:
-            return ((squares + count * jnp.square(mean - joint)) * (1 / rows),)
-
-        return sum_parts(stripe, term)[0]
-
-    block.pool(1, variance)
-
-    def rstd(stripe: Any) -> jax.Array:
-        return lax.rsqrt(block.pooled(1, stripe) + epsilon)
-
-    block.store_results(lambda stripe: (mean(stripe), rstd(stripe)))
-
-    def output(stripe: Any) -> Callable[..., jax.Array]:
-        steepness, factor, offset = (
-            block.widen(value)
-            for value in (
-                block.column(v, stripe) * -_LOG2_E,
-                block.column(scale, stripe) * rstd(stripe),
-                block.column(bias, stripe),
-            )
+    rstd = lax.rsqrt(block.pool(*sum_parts(squared_deviations)) + epsilon)
+    block.store_results((mean, rstd))
+    steepness, factor, offset = (
+        block.widen(vector)
+        for vector in (
+            block.column(v) * -_LOG2_E,
+            block.column(scale) * rstd,
+            block.column(bias),
         )
-        return lambda x: x * _sigmoid(steepness * x) * factor + offset
-
-    block.write(output)
+    )
+    block.write(lambda x: x * _sigmoid(steepness * x) * factor + offset)
 
 
 def _backward_body(block: Block) -> None:
     v, scale, mean, rstd = range(4)  # columns
+    steepness = block.widen(block.column(v) * -_LOG2_E)
 
-    def steepness(stripe: Any) -> jax.Array:
-        return block.widen(block.column(v, stripe) * -_LOG2_E)
+    def products(_: Any, x: jax.Array, dy: jax.Array) -> Vectors:
+        gated = x * _sigmoid(steepness * x)
+        product = dy * gated
+        return product, dy, product * (x - gated)
 
-    def products(stripe: Any) -> Callable[..., tuple[jax.Array, ...]]:
-        wide = steepness(stripe)
-
-        def terms(_: Any, x: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
-            gated = x * _sigmoid(wide * x)
-            product = dy * gated
-            return product, dy, product * (x - gated)
-
-        return terms
-
-    block.sums(0, products, first=True)
-    sum_parts = block.exchange(lambda stripe: tuple(block.total(i, stripe) for i in range(3)))
-
-    block.store_results(lambda stripe: sum_parts(stripe, lambda _, *sums: sums))
-
-    def pooled(stripe: Any) -> jax.Array:
-        scaled = block.column(scale, stripe) * (1 / block.slab.rows)
-        return sum_parts(stripe, lambda _, *sums: sums[:1])[0] * scaled
-
-    block.pool(0, pooled)
-
-    def input_gradient(stripe: Any) -> Callable[..., jax.Array]:
-        inverse = block.column(rstd, stripe)
-        wide = steepness(stripe)
-        factor, slope, centre = (
-            block.widen(value)
-            for value in (
-                inverse * block.column(scale, stripe),
-                inverse * inverse * inverse * block.pooled(0, stripe),
-                block.column(mean, stripe),
-            )
+    block.sums(range(3), products, first=True)
+    sum_parts = block.exchange(tuple(block.total(i) for i in range(3)))
+    sums = sum_parts(lambda _, *sums: sums)
+    block.store_results(sums)
+    pooled = block.pool(sums[0] * block.column(scale) * (1 / block.slab.rows))
+    inverse = block.column(rstd)
+    factor, slope, centre = (
+        block.widen(vector)
+        for vector in (
+            inverse * block.column(scale),
+            inverse * inverse * inverse * pooled,
+            block.column(mean),
         )
+    )
 
-        def gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-            exponent = wide * x
-            gate = _sigmoid(exponent)
-            derivative = gate * (1 - exponent * (1 / _LOG2_E) * (1 - gate))
-            return factor * dy * derivative - slope * (x - centre)
-
-        return gradient
+    def input_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+        exponent = steepness * x
+        gate = _sigmoid(exponent)
+        derivative = gate * (1 - exponent * (1 / _LOG2_E) * (1 - gate))
+        return factor * dy * derivative - slope * (x - centre)
 
     block.write(input_gradient)
 

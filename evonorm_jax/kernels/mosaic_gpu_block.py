@@ -14,14 +14,14 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from evonorm_jax.kernels.mosaic_gpu_slab import Slab
 
 Vectors = tuple[jax.Array, ...]
-#: `(stripe, term)` to the sums of `term(rows, *values)` over the blocks of a cluster.
-Parts = Callable[[Any, Callable[..., Vectors]], Vectors]
+#: `term` to the sums of `term(rows, *vectors)` over the blocks of a cluster.
+Parts = Callable[[Callable[..., Vectors]], Vectors]
 
 
 class Block:
     """The program of one thread block, seen from one of its warpgroups.
 
-    A stripe is given by its index; `[stripe]` is a vector with one value for each of its channels.
+    A vector has one value for each of the block's channels.
     """
 
     def __init__(
@@ -32,10 +32,11 @@ class Block:
         self._output, self._results, *self._partials = outputs
         self._scratch = scratch
         self._layout = slab.layout()
-        self._columns_layout = self._layout.reduce(0)
+        self._vector_layout = self._layout.reduce(0)
         self._warpgroup = lax.axis_index("warpgroup") if slab.warpgroups > 1 else 0
         self._part = lax.axis_index("part") if slab.parts > 1 else 0
         self._sample = lax.axis_index("sample")
+        self._channels = pl.ds(lax.axis_index("block") * slab.channels, slab.channels)
         self._index = lax.axis_index("block")
 
     # Copies in.
@@ -45,123 +46,106 @@ class Block:
 
         These are `[C]`, or several in `[K, N, C]`.
         """
-        scratch = self._scratch
+        slab, scratch = self.slab, self._scratch
 
-        def fetch_stripe(stripe: Any) -> None:
-            def fetch_tile(tile: Any) -> None:
-                for ref, shared, loaded in zip(
-                    self._tensors, scratch["slabs"], scratch["loaded"], strict=True
-                ):
-                    source = ref.at[self._sample, self._rows(tile), self._channels(stripe)]
-                    barrier = loaded.at[stripe * self.slab.tiles + tile]
-                    plgpu.copy_gmem_to_smem(source, shared.at[stripe, tile], barrier)
+        def fetch_rows(index: Any, _: None) -> None:
+            rows = pl.ds(index * slab.copy_rows, slab.copy_rows)
+            for ref, shared, loaded in zip(
+                self._tensors, scratch["slabs"], scratch["loaded"], strict=True
+            ):
+                # The copy engine puts zeros for rows past H*W.
+                source = self._in_tensor(ref, rows)
+                plgpu.copy_gmem_to_smem(source, shared.at[rows], loaded.at[index])
 
-            self._for_each_tile(lambda tile, _: fetch_tile(tile))
-
-        def fetch_columns(stripe: Any) -> None:
-            channels = self._channels(stripe)
+        def fetch_columns() -> None:
             sources = []
             for ref in columns:
                 if len(ref.shape) == 1:
-                    sources.append(ref.at[channels])
+                    sources.append(ref.at[self._channels])
                 else:
-                    sources += [ref.at[i, self._sample, channels] for i in range(ref.shape[0])]
+                    sources += [
+                        ref.at[i, self._sample, self._channels] for i in range(ref.shape[0])
+                    ]
             # All loads before the first store, which waits.
-            values = [self._load(source) for source in sources]
-            for i, value in enumerate(values):
-                scratch["columns"][i, self._within(stripe)] = value
+            for i, value in enumerate([self._load(source) for source in sources]):
+                scratch["columns"][i] = value
 
-        self.for_each_stripe(fetch_stripe)
-        self._on_first_warpgroup(lambda: self.for_each_stripe(fetch_columns))
+        # A loop even for one copy: of a slice by constants, Pallas demands that x has all rows.
+        lax.fori_loop(0, self._turns(slab.copies), self._in_turns(fetch_rows), None)
+        self._on_first_warpgroup(fetch_columns)
         self._join()
 
-    def column(self, operand: int, stripe: Any) -> jax.Array:
-        """A per-channel operand, `[stripe]`."""
-        return self._load(self._scratch["columns"].at[operand, self._within(stripe)])
+    def column(self, operand: int) -> jax.Array:
+        """A per-channel operand, a vector."""
+        return self._load(self._scratch["columns"].at[operand])
 
     # Sums, means, and what the blocks of a cluster tell each other.
 
-    def sums(
-        self, first_sum: int, terms_of: Callable[[Any], Callable[..., Vectors]], *, first: bool
-    ) -> None:
-        """Takes sums over the rows; they are then found under `total`, from `first_sum` on.
+    def sums(self, indices: range, terms: Callable[..., Vectors], *, first: bool) -> None:
+        """Takes sums over the rows; they are then found under `total`, at `indices`.
 
-        `terms_of(stripe)` gives the function whose values, `terms(tile, *values)`, are summed.
-        `first` says that the tiles may still be on their way.
+        `terms(tile, *values)` gives what is summed. `first` says that the tiles may still be on
+        their way.
         """
         slab, scratch = self.slab, self._scratch
         zero = plgpu.layout_cast(
-            jnp.zeros((slab.tile_rows, slab.stripe), jnp.float32), self._layout
+            jnp.zeros((slab.tile_rows, slab.channels), jnp.float32), self._layout
         )
 
-        def sum_stripe(stripe: Any) -> None:
-            terms = terms_of(stripe)
-            count = len(jax.eval_shape(terms, 0, *(zero for _ in self._tensors)))
+        def wait(tile: Any) -> None:
+            for loaded in scratch["loaded"]:
+                plgpu.barrier_wait(loaded.at[tile])
 
-            def step(tile: Any, totals: Vectors) -> Vectors:
-                if first:
-                    for loaded in scratch["loaded"]:
-                        plgpu.barrier_wait(loaded.at[stripe * slab.tiles + tile])
-                values = terms(tile, *self._values(stripe, tile))
-                return tuple(total + value for total, value in zip(totals, values, strict=True))
+        def step(tile: Any, totals: Vectors) -> Vectors:
+            if first and not slab.small:
+                wait(tile)
+            values = terms(tile, *self._values(tile))
+            return tuple(total + value for total, value in zip(totals, values, strict=True))
 
-            totals = self._for_each_tile(step, (zero,) * count)
+        if first and slab.small:
+            wait(0)
+        totals = self._for_each_tile(step, (zero,) * len(indices))
 
-            def add() -> None:
-                for i, total in enumerate(totals):
-                    index = (first_sum + i, self._within(stripe))
-                    own = jnp.sum(total, axis=0)
-                    if slab.warpgroups > 1:
-                        others = self._load(scratch["sums"].at[index])
-                        own = own + jnp.where(self._warpgroup == 0, 0.0, others)
-                    scratch["sums"][index] = own
+        def add() -> None:
+            for i, total in zip(indices, totals, strict=True):
+                own = jnp.sum(total, axis=0)
+                if slab.warpgroups > 1:
+                    own = own + jnp.where(self._warpgroup == 0, 0.0, self.total(i))
+                scratch["sums"][i] = own
 
-            self._in_turn(add)
+        self._in_turn(add)
 
-        self.for_each_stripe(sum_stripe)
+    def total(self, index: int) -> jax.Array:
+        """A sum over this block's rows, a vector."""
+        return self._load(self._scratch["sums"].at[index])
 
-    def total(self, index: int, stripe: Any) -> jax.Array:
-        """A sum over this block's rows, `[stripe]`."""
-        return self._load(self._scratch["sums"].at[index, self._within(stripe)])
-
-    def pool(self, index: int, values_of: Callable[[Any], jax.Array]) -> None:
-        """Averages `values_of(stripe)` over each group; found under `pooled` for each channel."""
-        slab, pools = self.slab, self._scratch["pools"]
+    def pool(self, values: jax.Array) -> jax.Array:
+        """Gives each channel the mean of a vector over its group."""
+        slab = self.slab
         if slab.group_size == 1:
-
-            def keep(stripe: Any) -> None:
-                pools[index, self._warpgroup, self._within(stripe)] = values_of(stripe)
-
-            self.for_each_stripe(keep)
-            return
-        shape = (slab.pool_rows, slab.stripe)
+            return values
+        shape = (slab.pool_rows, slab.channels)
         row, column = (
-            plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout) for axis in (0, 1)
+            lax.div(
+                plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout),
+                jnp.int32(slab.group_size),
+            )
+            for axis in (0, 1)
         )
-        group = lax.div(row, jnp.int32(slab.group_size))
-
-        def add(stripe: Any, members: jax.Array) -> jax.Array:
-            channel = column + stripe * slab.stripe
-            same = group == lax.div(channel, jnp.int32(slab.group_size))
-            return members + jnp.where(same, self._widen(values_of(stripe), slab.pool_rows), 0.0)
-
-        zero = plgpu.layout_cast(jnp.zeros(shape, jnp.float32), self._layout)
-        members = self.for_each_stripe(add, zero)
+        members = jnp.where(row == column, self._widen(values, slab.pool_rows), 0.0)
         # Row sums, turned into columns by way of shared memory.
-        pools[index, self._warpgroup] = jnp.sum(members, axis=1) * (1 / slab.group_size)
+        pool = self._scratch["pools"].at[self._warpgroup]
+        pool[...] = jnp.sum(members, axis=1) * (1 / slab.group_size)
+        return self._load(pool.at[pl.ds(0, slab.channels)])
 
-    def pooled(self, index: int, stripe: Any) -> jax.Array:
-        """What `pool` put under `index`, `[stripe]`."""
-        return self._load(self._scratch["pools"].at[index, self._warpgroup, self._within(stripe)])
-
-    def exchange(self, values_of: Callable[[Any], Vectors]) -> Parts:
-        """Makes `values_of(stripe)` of each block of the cluster known to all of them."""
+    def exchange(self, vectors: Vectors) -> Parts:
+        """Makes `vectors` of each block of the cluster known to all of them."""
         if self.slab.parts == 1:
             rows = self.slab.rows
-            return lambda stripe, term: term(rows, *values_of(stripe))
+            return lambda term: term(rows, *vectors)
         scratch = self._scratch
         (partials,) = self._partials
-        count = self._stage(values_of)
+        self._stage(vectors)
         all_parts = partials.at[self._sample, self._index]
 
         def send_and_receive() -> None:
@@ -175,16 +159,14 @@ class Block:
         self._on_first_warpgroup(send_and_receive)
         plgpu.barrier_wait(scratch["all_gathered"])
 
-        def sum_parts(stripe: Any, term: Callable[..., Vectors]) -> Vectors:
+        def sum_parts(term: Callable[..., Vectors]) -> Vectors:
             def term_of(part: Any) -> Vectors:
-                gathered = (
-                    self._load(scratch["gathered"].at[part, i, self._within(stripe)])
-                    for i in range(count)
-                )
-                return term(self._rows_in(part), *gathered)
+                gathered = scratch["gathered"]
+                values = (self._load(gathered.at[part, i]) for i in range(len(vectors)))
+                return term(self._rows_in(part), *values)
 
             def add(part: Any, totals: Vectors) -> Vectors:
-                return tuple(map(jnp.add, totals, term_of(part)))
+                return tuple(map(lax.add, totals, term_of(part)))
 
             # A loop, or all parts' values are in registers at once.
             return lax.fori_loop(1, self.slab.parts, add, term_of(0))
@@ -204,15 +186,14 @@ class Block:
 
     # Copies out.
 
-    def store_results(self, values_of: Callable[[Any], Vectors]) -> None:
+    def store_results(self, vectors: Vectors) -> None:
         """Copies per-channel vectors out, once for all warpgroups and blocks of the cluster."""
-        staged = self._scratch["staged"]
-        count = self._stage(values_of)
+        self._stage(vectors)
 
         def store() -> None:
-            for i in range(count):
-                target = self._results.at[i, self._sample, self._channels()]
-                plgpu.copy_smem_to_gmem(staged.at[i], target)
+            for i in range(len(vectors)):
+                target = self._results.at[i, self._sample, self._channels]
+                plgpu.copy_smem_to_gmem(self._scratch["staged"].at[i], target)
 
         def store_once() -> None:
             if self.slab.parts == 1:
@@ -222,50 +203,54 @@ class Block:
 
         self._on_first_warpgroup(store_once)
 
-    def write(self, function_of: Callable[[Any], Callable[..., jax.Array]]) -> None:
+    def write(self, function: Callable[..., jax.Array]) -> None:
         """Puts `function(*values)` over the last slab, tile by tile, and copies it out."""
-        shared = self._scratch["slabs"][-1]
+        slab, shared = self.slab, self._scratch["slabs"][-1]
 
-        def write_stripe(stripe: Any) -> None:
-            function = function_of(stripe)
+        def copy(rows: Any) -> None:
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(shared.at[rows], self._in_tensor(self._output, rows))
 
-            def step(tile: Any) -> None:
-                values = self._values(stripe, tile)
-                shared[stripe, tile] = function(*values).astype(shared.dtype)
-                plgpu.commit_smem()
-                target = self._output.at[self._sample, self._rows(tile), self._channels(stripe)]
-                plgpu.copy_smem_to_gmem(shared.at[stripe, tile], target)
+        def step(tile: Any, _: None) -> None:
+            rows = self._rows(tile)
+            shared[rows] = function(*self._values(tile)).astype(shared.dtype)
+            if not slab.small:
+                # Rows past H*W stay out where x has more channels; `plan` sees to the rest.
+                copy(rows)
 
-            self._for_each_tile(lambda tile, _: step(tile))
-
-        self.for_each_stripe(write_stripe)
+        self._for_each_tile(step)
+        if slab.small:
+            copy(pl.ds(0, slab.rows))
 
     # Pieces of the above.
 
-    def widen(self, columns: jax.Array) -> jax.Array:
-        """`[stripe]` for every row of a tile; takes no registers."""
-        return self._widen(columns, self.slab.tile_rows)
+    def widen(self, vector: jax.Array) -> jax.Array:
+        """A vector for every row of a tile; takes no registers."""
+        return self._widen(vector, self.slab.tile_rows)
 
     def mask(self, tile: Any, values: jax.Array) -> jax.Array:
         """Zero in the rows past H*W."""
-        slab = self.slab
-        if slab.parts * slab.part_rows == slab.rows:
+        if not self.slab.padded:
             return values
         rows = plgpu.broadcasted_iota(jnp.int32, values.shape, 0, layout=self._layout)
-        return jnp.where(rows + self._first_row(tile) < slab.rows, values, 0.0)
-
-    def for_each_stripe(self, step: Callable[..., Any], *carry: Any) -> Any:
-        """`step(stripe)`, or `step(stripe, carry)`, which gives the next carry."""
-        if self.slab.stripes == 1:
-            return step(0, *carry)
-        if carry:
-            return lax.fori_loop(0, self.slab.stripes, step, *carry)
-        return lax.fori_loop(0, self.slab.stripes, lambda stripe, _: step(stripe), None)
+        first = self._first_row() + tile * self.slab.tile_rows
+        return jnp.where(rows + first < self.slab.rows, values, 0.0)
 
     def _for_each_tile(self, step: Callable[..., Any], carry: Any = None) -> Any:
-        tiles, groups = self.slab.tiles, self.slab.warpgroups
-        turns = tiles if groups == 1 else lax.div(tiles - self._warpgroup + groups - 1, groups)
-        return lax.fori_loop(0, turns, lambda i, c: step(i * groups + self._warpgroup, c), carry)
+        if self.slab.tiles == 1:
+            return step(0, carry)
+        return lax.fori_loop(0, self._turns(self.slab.tiles), self._in_turns(step), carry)
+
+    def _turns(self, count: int) -> Any:
+        """How many of `count` tiles, or copies, are this warpgroup's."""
+        groups = self.slab.warpgroups
+        if groups == 1:
+            return count
+        return lax.div(count - self._warpgroup + groups - 1, groups)
+
+    def _in_turns(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        groups = self.slab.warpgroups
+        return lambda turn, carry: step(turn * groups + self._warpgroup, carry)
 
     def _in_turn(self, action: Callable[[], None]) -> None:
         """Runs `action` in one warpgroup after the other, and all wait for the last.
@@ -295,53 +280,41 @@ class Block:
         else:
             pl.when(self._warpgroup == 0)(action)
 
-    def _stage(self, values_of: Callable[[Any], Vectors]) -> int:
-        """Puts `values_of(stripe)` where the first warpgroup can copy it out; their number."""
-        count = 0
+    def _stage(self, vectors: Vectors) -> None:
+        """Puts vectors where the first warpgroup can copy them out."""
 
-        def stage(stripe: Any) -> None:
-            nonlocal count
-            values = values_of(stripe)
-            count = len(values)
-            for i, value in enumerate(values):
-                self._scratch["staged"][i, self._within(stripe)] = value
-
-        def stage_all() -> None:
-            self.for_each_stripe(stage)
+        def stage() -> None:
+            for i, vector in enumerate(vectors):
+                self._scratch["staged"][i] = vector
             plgpu.commit_smem()
 
-        self._on_first_warpgroup(stage_all)
-        return count
+        self._on_first_warpgroup(stage)
 
-    def _widen(self, columns: jax.Array, rows: int) -> jax.Array:
-        wide = lax.broadcast_in_dim(columns, (rows, self.slab.stripe), (1,))
+    def _widen(self, vector: jax.Array, rows: int) -> jax.Array:
+        wide = lax.broadcast_in_dim(vector, (rows, self.slab.channels), (1,))
         return plgpu.layout_cast(wide, self._layout)
 
-    def _values(self, stripe: Any, tile: Any) -> list[jax.Array]:
+    def _values(self, tile: Any) -> list[jax.Array]:
         return [
-            _load(shared.at[stripe, tile], self._layout).astype(jnp.float32)
+            _load(shared.at[self._rows(tile)], self._layout).astype(jnp.float32)
             for shared in self._scratch["slabs"]
         ]
 
-    def _first_row(self, tile: Any) -> Any:
-        return self._part * self.slab.part_rows + tile * self.slab.tile_rows
+    def _first_row(self) -> Any:
+        return self._part * self.slab.part_rows
 
     def _rows(self, tile: Any) -> Any:
-        return pl.ds(self._first_row(tile), self.slab.tile_rows)
+        """Of a tile, in the slab."""
+        return pl.ds(tile * self.slab.tile_rows, self.slab.tile_rows)
 
-    def _channels(self, stripe: Any = None) -> Any:
-        """Of the block in the tensor, or of one stripe."""
-        first = self._index * self.slab.channels
-        if stripe is None:
-            return pl.ds(first, self.slab.channels)
-        return pl.ds(first + stripe * self.slab.stripe, self.slab.stripe)
-
-    def _within(self, stripe: Any) -> Any:
-        """The stripe's channels within the block."""
-        return pl.ds(stripe * self.slab.stripe, self.slab.stripe)
+    def _in_tensor(self, ref: Any, rows: Any) -> Any:
+        """Rows of the slab, in device memory."""
+        return ref.at[
+            self._sample, pl.ds(self._first_row() + rows.start, rows.size), self._channels
+        ]
 
     def _load(self, ref: Any) -> jax.Array:
-        return _load(ref, self._columns_layout)
+        return _load(ref, self._vector_layout)
 
 
 _ref_load: Any = plgpu.load

@@ -3,25 +3,26 @@
 The kernel (`mosaic_gpu`) keeps x and two numbers per sample and channel for the backward pass, and
 gives per-sample, per-channel sums from which the parameters' gradients are put together here. It is
 taken when the program is lowered for an NVIDIA GPU; XLA's form stands in for it on every other
-platform, and where it cannot take x. The log says so, once for each reason. Under `jit` with
-sharded arrays the kernel is opaque to the partitioner: call it inside `shard_map`.
+platform, and where it cannot take x. The log says so, once for each reason, if it is asked to.
+Under `jit` with sharded arrays the kernel is opaque to the partitioner: call it inside `shard_map`.
 """
 
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend import core
 from jax.interpreters import batching, mlir
 
 from evonorm_jax.kernels import mosaic_gpu, reference
 from evonorm_jax.kernels.fused import run
+from evonorm_jax.kernels.implementations import without_kernel
 from evonorm_jax.kernels.layers import EvoNormS
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class _Layer:
     epsilon: float
     interpret: bool
     parts: int | None
+    log: bool
 
 
 def evonorm_s0_pallas(
@@ -49,6 +51,7 @@ def evonorm_s0_pallas(
     epsilon: float = 1e-5,
     interpret: bool = False,
     parts: int | None = None,
+    log: bool = True,
 ) -> jax.Array:
     """x sigmoid(v x) / group standard deviation * scale + bias.
 
@@ -65,6 +68,7 @@ def evonorm_s0_pallas(
         JAX 0.11.
       parts: thread blocks (1, 2, 4 or 8) that share a sample's block of channels; None takes what
         `mosaic_gpu_slab.plan` thinks best.
+      log: say why, if XLA's form is taken.
 
     Returns:
       y of x's shape and dtype.
@@ -81,7 +85,7 @@ def evonorm_s0_pallas(
       [-0.269, 0.731]
     """
     spatial = x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, x.shape[-1])
-    layer = _Layer(num_groups, epsilon, interpret, parts)
+    layer = _Layer(num_groups, epsilon, interpret, parts, log)
     y, _ = _evonorm_s0(layer, spatial, v, scale, bias)
     return y.reshape(x.shape)
 
@@ -89,7 +93,7 @@ def evonorm_s0_pallas(
 def supports(shape: tuple[int, ...], dtype: Any, num_groups: int) -> str | None:
     """None when the kernel can take x `[N, ..., C]`, else the reason, a sentence."""
     if len(shape) != 4:
-        shape = (shape[0], int(np.prod(shape[1:-1])), 1, shape[-1])
+        shape = (shape[0], math.prod(shape[1:-1]), 1, shape[-1])
     return mosaic_gpu.supports(shape, dtype, num_groups)
 
 
@@ -216,29 +220,17 @@ def _choose(
     x = operands[0]
     if layer.interpret:
         return kernel(*operands)
-    reason = mosaic_gpu.supports(x.shape, x.dtype, layer.num_groups) or _other_gpu()
+    reason = mosaic_gpu.supports(x.shape, x.dtype, layer.num_groups) or without_kernel()
 
     def logged(reason: str) -> Callable[..., Any]:
+        if not layer.log:
+            return stand_in
         return lambda x, *others: stand_in(_log_when_lowered.bind(x, reason=reason), *others)
 
     if reason is not None:
         return logged(reason)(*operands)
     elsewhere = logged("there is a kernel for NVIDIA Hopper GPUs alone")
     return lax.platform_dependent(*operands, cuda=kernel, default=elsewhere)
-
-
-def _other_gpu() -> str | None:
-    """What is wrong with the GPU here; None if nothing is, or there is none."""
-    if jax.default_backend() != "gpu":
-        return None
-    device = jax.local_devices()[0]
-    capability = getattr(device, "compute_capability", "9.0")
-    if str(capability).startswith("9."):
-        return None
-    return (
-        "there is a kernel for NVIDIA Hopper GPUs (compute capability 9.0) alone, and "
-        f"{device.device_kind} has {capability}"
-    )
 
 
 @functools.cache

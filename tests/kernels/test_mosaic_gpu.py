@@ -30,12 +30,13 @@ RESNET = [
 @pytest.mark.parametrize(
     ("shape", "dtype", "num_groups", "parts"),
     [
-        # 65 rows in tiles of 32: two warpgroups, a tail of 1 row.
-        ((1, 5, 13, 32), "float32", 8, None),
+        # 65 rows of all channels in one copy, three tiles of 32: a tail of 1 row.
+        ((2, 5, 13, 32), "float32", 32, None),
         ((1, 5, 7, 24), "bfloat16", 8, None),  # one tile, groups of 3, 8 columns per warp
-        ((1, 5, 7, 120), "float32", 8, None),  # groups of 15 in five stripes
+        # Two warpgroups, nine tiles of 16 rows, groups of 16 in blocks of 32 channels.
+        ((1, 10, 13, 64), "float32", 4, None),
         # A cluster of two: 104 and 52 rows.
-        ((1, 12, 13, 16), "float32", 16, 2),
+        ((1, 12, 13, 32), "float32", 16, 2),
     ],
 )
 def test_interpreted(
@@ -69,51 +70,63 @@ def test_slabs_of_a_resnet(size: int, channels: int, dtype: str) -> None:
     for tensors in (1, 2):
         slab = mosaic_gpu.plan(shape, dtype, 32, tensors)
         assert isinstance(slab, mosaic_gpu.Slab)
-        assert slab.parts == 1
+        assert slab.shares_multiprocessor
+        assert 64 <= slab.row_bytes <= max(128, slab.group_size * slab.itemsize)
+        assert slab.small == (size == 7)
         check_slab(slab, channels, channels // 32)
 
 
 def check_slab(slab: mosaic_gpu.Slab, channels: int, group_size: int) -> None:
-    assert channels % slab.channels == slab.channels % group_size == 0
-    assert slab.channels % slab.stripe == slab.stripe % 8 == 0
+    assert channels % slab.channels == slab.channels % group_size == slab.channels % 8 == 0
     assert slab.tile_rows % slab.step_rows == 0
+    assert slab.copies * slab.copy_rows == slab.tiles * slab.tile_rows
+    assert slab.copy_rows <= 256
     assert (slab.parts - 1) * slab.part_rows < slab.rows <= slab.parts * slab.part_rows
-    assert slab.tiles * slab.stripes <= 32
-    assert slab.tensors * slab.part_rows * slab.channels * slab.itemsize < slab.shared_bytes
-    assert slab.shared_bytes <= 227 * 1024
+    assert slab.tiles <= 32
+    assert slab.tensors * slab.part_rows * slab.row_bytes < slab.shared_bytes <= 227 * 1024
     if slab.warpgroups > 2:  # 512 threads with at most 128 registers: no second block
         assert slab.shared_bytes > 113 * 1024 or (slab.tensors, slab.step_rows) == (2, 64)
 
 
 def test_slab_by_hand() -> None:
-    # 3136 rows of 32 bytes are 98 KiB: forward, two blocks share the 227 KiB; backward, one.
+    # 3136 rows of 64 bytes are 196 KiB: forward, halves of them let two blocks share the 227 KiB,
+    # and backward, where there are two tensors, quarters.
     forward, backward = (
         mosaic_gpu.plan((8, 56, 56, 64), "bfloat16", 32, tensors) for tensors in (1, 2)
     )
-    assert forward == mosaic_gpu.Slab(3136, channels=16, group_size=2, itemsize=2, tensors=1)
-    assert backward == dataclasses.replace(forward, tensors=2)
-    # 4 warps of 32 lanes with 4 values each are 512 values: 32 rows; 16 values per thread: 128.
-    assert (forward.step_rows, forward.tile_rows) == (32, 128)
-    assert (forward.tiles, backward.tiles) == (25, 25)  # of 24.5
-    assert (forward.warpgroups, backward.warpgroups) == (2, 4)
-    # In the cluster of two that lets two blocks share a multiprocessor: 12.25 tiles of 128 rows.
-    half = mosaic_gpu.plan((8, 56, 56, 64), "bfloat16", 32, 2, parts=2)
-    assert half == dataclasses.replace(backward, parts=2)
-    assert (half.tiles, half.part_rows, half.last_part_rows) == (13, 1664, 1472)
-    assert half.warpgroups == 2
+    assert forward == mosaic_gpu.Slab(3136, 32, group_size=2, itemsize=2, tensors=1, parts=2)
+    assert backward == dataclasses.replace(forward, tensors=2, parts=4)
+    # 4 warps of 32 lanes with 4 values each are 512 values: 16 rows; 16 values per thread: 64.
+    assert (forward.step_rows, forward.tile_rows) == (16, 64)
+    assert (forward.tiles, forward.last_part_rows) == (25, 3136 - 1600)  # of 24.5
+    assert (backward.tiles, backward.last_part_rows) == (13, 3136 - 3 * 832)  # of 12.25
+    assert (forward.warpgroups, backward.warpgroups) == (2, 2)
+    # Rows of 32 bytes take one block, which backward has a multiprocessor for itself.
+    whole = mosaic_gpu.plan((8, 56, 56, 64), "bfloat16", 32, 2, parts=1)
+    assert whole == dataclasses.replace(backward, channels=16, parts=1)
+    assert (whole.tile_rows, whole.tiles, whole.warpgroups) == (128, 25, 4)
+
+
+def test_small_slab_by_hand() -> None:
+    # 49 rows in one copy. 64 of 64 channels would be 32 values per thread: four tiles of 8.
+    slab = mosaic_gpu.plan((8, 7, 7, 512), "bfloat16", 32, 2)
+    assert slab == mosaic_gpu.Slab(49, 64, group_size=16, itemsize=2, tensors=2)
+    assert (slab.tile_rows, slab.tiles, slab.warpgroups) == (16, 4, 1)
+    assert (slab.copies, slab.copy_rows) == (1, 64)
+    # 64 of 32 channels are 16 values per thread: one tile.
+    slab = mosaic_gpu.plan((8, 7, 7, 512), "float32", 32, 2)
+    assert isinstance(slab, mosaic_gpu.Slab)
+    assert (slab.channels, slab.tile_rows, slab.tiles) == (32, 64, 1)
 
 
 @pytest.mark.parametrize("tensors", [1, 2])
 @pytest.mark.parametrize(
-    ("size", "channels", "num_groups", "parts", "stripes"),
+    ("size", "channels", "num_groups", "parts", "widths"),
     [
-        (112, 32, 32, (4, 8), 1),  # the deep stem of a ResNet: 392 KiB a slab
-        (112, 96, 32, (8, 8), 1),  # MobileNetV2, groups of 3
-        (56, 144, 24, (2, 4), 1),  # groups of 6: 24 channels
-        (14, 480, 32, (1, 1), 5),  # MnasNet, groups of 15: 120 channels
-        (14, 672, 32, (1, 1), 7),  # EfficientNet-B0, groups of 21: 168 channels
-        (7, 960, 32, (1, 1), 5),
-        (7, 1280, 32, (1, 1), 1),  # groups of 40: 20 values per thread
+        (112, 32, 32, (4, 8), (16, 16)),  # the deep stem of a ResNet: 392 KiB a slab
+        (112, 96, 32, (8, 8), (24, 24)),  # MobileNetV2, groups of 3
+        (56, 144, 24, (4, 4), (48, 24)),  # groups of 6
+        (7, 1280, 32, (1, 1), (40, 40)),  # groups of 40: 20 values per thread
     ],
 )
 def test_slabs_of_mobile_networks(
@@ -121,14 +134,27 @@ def test_slabs_of_mobile_networks(
     channels: int,
     num_groups: int,
     parts: tuple[int, int],
-    stripes: int,
+    widths: tuple[int, int],
     tensors: int,
 ) -> None:
     slab = mosaic_gpu.plan((8, size, size, channels), "bfloat16", num_groups, tensors)
     assert isinstance(slab, mosaic_gpu.Slab)
-    assert (slab.parts, slab.stripes) == (parts[tensors - 1], stripes)
-    assert slab.row_bytes >= 32
+    assert (slab.parts, slab.channels) == (parts[tensors - 1], widths[tensors - 1])
     check_slab(slab, channels, channels // num_groups)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("parts", [None, 1, 2, 4, 8])
+@pytest.mark.parametrize("channels", [16, 32, 64])
+@pytest.mark.parametrize("size", [5, 14, 28, 32, 56, 112])
+def test_tiles_that_span_all_channels_fit(
+    size: int, channels: int, parts: int | None, dtype: str
+) -> None:
+    # Mosaic writes them without regard to rows: those of padding would be the next sample's.
+    for tensors in (1, 2):
+        slab = mosaic_gpu.plan((8, size, size, channels), dtype, channels // 2, tensors, parts)
+        if isinstance(slab, mosaic_gpu.Slab) and slab.channels == channels:
+            assert slab.small or slab.parts * slab.part_rows == size * size
 
 
 @pytest.mark.parametrize(
@@ -139,6 +165,8 @@ def test_slabs_of_mobile_networks(
         ((65_536, 1, 1, 8), "float32", 4, "at most 65535"),
         ((2, 4, 4, 512), "float32", 1, "cannot be cut into blocks"),
         ((2, 15, 15, 1056), "bfloat16", 32, "groups of 33 cannot be cut into blocks"),
+        ((2, 14, 14, 480), "bfloat16", 32, "groups of 15 make blocks of 120 channels, which take"),
+        ((2, 29, 29, 24), "bfloat16", 8, "29 x 29 pixels by 24 channels of x"),
         ((2, 228, 228, 144), "bfloat16", 24, "bytes of shared memory in each"),
     ],
 )
@@ -160,7 +188,6 @@ def test_refuses(shape: tuple[int, ...], dtype: str, num_groups: int, reason: st
         ((2, 15, 13, 96), "bfloat16", 32),  # groups of 3
         ((2, 1, 1, 8), "bfloat16", 1),  # the narrowest row
         ((2, 7, 7, 512), "float32", 4),  # groups of 128
-        ((2, 14, 14, 480), "bfloat16", 32),  # stripes
         ((2, 112, 112, 32), "bfloat16", 32),  # clusters
     ],
 )
@@ -172,10 +199,46 @@ def test_lowers_to_one_launch_each_way(shape: tuple[int, ...], dtype: str, num_g
     assert text.count("@mosaic_gpu_v2") == 1
 
 
+# How y goes out if the copy engine is to know its rows.
+TENSOR_STORE = "cp.async.bulk.tensor.global.shared.cta"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "num_groups", "knows_rows"),
+    [
+        ((2, 56, 56, 64), "bfloat16", 32, True),
+        ((2, 28, 28, 64), "float32", 32, True),
+        ((2, 32, 32, 16), "float32", 16, False),  # all channels, whole tiles
+        ((3, 5, 13, 32), "float32", 32, False),  # all channels, one copy of just the 65 rows
+    ],
+)
+def test_how_results_are_copied_out(
+    shape: tuple[int, ...], dtype: str, num_groups: int, knows_rows: bool
+) -> None:
+    slab = mosaic_gpu.plan(shape, dtype, num_groups, 1)
+    assert isinstance(slab, mosaic_gpu.Slab)
+    assert knows_rows or slab.small or not slab.padded
+    forward, _ = abstract_operands(shape, dtype)
+    text = lower(lambda *o: mosaic_gpu.forward(*o, num_groups, 1e-5), "cuda", *forward)
+    assert (TENSOR_STORE in text) == knows_rows
+
+
+def test_padded_tiles_of_all_channels_would_be_copied_out_wrongly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Why there is no such plan: 832 of 784 rows, without the instruction that knows them.
+    padded = mosaic_gpu.Slab(784, 32, group_size=1, itemsize=4, tensors=1)
+    assert padded.padded
+    monkeypatch.setattr(mosaic_gpu, "plan", lambda *_: padded)
+    forward, _ = abstract_operands((2, 28, 28, 32), "float32")
+    text = lower(lambda *o: mosaic_gpu.forward(*o, 32, 1e-5), "cuda", *forward)
+    assert TENSOR_STORE not in text
+
+
 def test_lowering_is_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
     slab = mosaic_gpu.plan((2, 56, 56, 48), "bfloat16", 24, 1)
     assert isinstance(slab, mosaic_gpu.Slab)
-    broken = dataclasses.replace(slab, rows=3 * 3136)
+    broken = dataclasses.replace(slab, rows=5 * 3136, parts=1)
     monkeypatch.setattr(mosaic_gpu, "plan", lambda *_: broken)
     forward, _ = abstract_operands((2, 56, 56, 48), "bfloat16")
     with pytest.raises(ValueError, match="exceeds available shared memory"):

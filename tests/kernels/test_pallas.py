@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from jax import export
 from jax.sharding import Mesh, PartitionSpec
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.kernels import evonorm_s0, pallas, reference
+from evonorm_jax.kernels import evonorm_s0, implementations, pallas, reference
 from tests.kernels.accelerators import abstract_operands, lower, on_device, operands
 from tests.kernels.test_mosaic_gpu import HAS_INTERPRETER
 
@@ -152,6 +153,93 @@ def test_older_gpus_take_the_form_of_xla(log: Any, monkeypatch: pytest.MonkeyPat
     assert KERNEL not in lower(functools.partial(loss, num_groups=3), "cuda", *abstract)
     (record,) = log.records
     assert "compute capability 9.0) alone, and NVIDIA A100 has 8.0" in record.getMessage()
+
+
+def test_symbolic_dimensions_take_the_form_of_xla(log: Any) -> None:
+    abstract, _ = abstract_operands((2, 3, 3, 8), "float32")
+    (n,) = export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((n, 3, 3, 8), "float32")
+    step = jax.jit(functools.partial(loss, num_groups=4))
+    with on_device("cuda"):
+        exported = export.export(step, platforms=["cuda"])(x, *abstract[1:])
+    assert KERNEL not in exported.mlir_module()
+    assert "x is [n, 3, 3, 8]" in log.text
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(implementations, "compute_capability", lambda: "9.0")
+
+
+def kernels_of(shape: tuple[int, ...], num_groups: int, **arguments: Any) -> int:
+    """How many kernels are in the step of a layer for one GPU."""
+
+    def loss(*operands: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(evonorm_s0(*operands, num_groups=num_groups, **arguments)))
+
+    abstract, _ = abstract_operands(shape, "float32")
+    return lower(jax.grad(loss, argnums=(0, 1, 2, 3)), "cuda", *abstract).count(KERNEL)
+
+
+def test_kernel_by_default_on_one_hopper_gpu(
+    hopper: None, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    shape = (2, 3, 3, 24)
+    assert kernels_of(shape, 3) == 2
+    assert kernels_of(shape, 3, implementation="xla") == 0
+    assert kernels_of(ODD_GROUPS, 2) == 0
+    # It is still the form of XLA where the program goes to a processor after all.
+    x, _, *params = operands(shape, "float32")
+    y = jax.jit(functools.partial(evonorm_s0, num_groups=3))(x, *params)
+    np.testing.assert_allclose(y, plain(x, *params, num_groups=3), rtol=1e-6, atol=1e-6)
+    assert not log.records  # nobody asked for the kernel
+
+
+@pytest.mark.parametrize("capability", [None, "8.0", "10.0", "gfx942"])
+def test_no_kernel_by_default_elsewhere(
+    capability: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(device_kind="it")])
+    monkeypatch.setattr(implementations, "compute_capability", lambda: capability)
+    monkeypatch.setitem(sys.modules, "evonorm_jax.kernels.pallas", None)  # importing it raises
+    assert kernels_of((2, 3, 3, 24), 3) == 0
+
+
+def test_which_programs_are_one_devices_own(hopper: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[jax.Array] = []
+
+    def spy(x: jax.Array, *_: jax.Array, **arguments: Any) -> jax.Array:
+        assert not arguments["log"]
+        taken.append(x)
+        return x
+
+    monkeypatch.setattr(pallas, "evonorm_s0_pallas", spy)
+    one = jnp.ones(8)
+
+    def layer(x: jax.Array) -> jax.Array:
+        return evonorm_s0(x, one, one, one, num_groups=4)
+
+    def kernels(function: Callable[..., jax.Array], *shape: int) -> int:
+        taken.clear()
+        jax.eval_shape(function, jnp.ones((*shape, 3, 3, 8)))
+        return len(taken)
+
+    devices = np.array(jax.devices()[:4])
+    flat, grid = Mesh(devices, ("batch",)), Mesh(devices.reshape(2, 2), ("batch", "model"))
+
+    def sharded(mesh: Mesh, **arguments: Any) -> Callable[..., jax.Array]:
+        batch = PartitionSpec("batch")
+        step = jax.shard_map(layer, mesh=mesh, in_specs=batch, out_specs=batch, **arguments)
+        return jax.jit(step)
+
+    assert jax.device_count() > 1
+    assert kernels(jax.jit(layer), 4) == 0
+    assert kernels(jax.pmap(layer, devices=list(devices)), 4, 1) == 1
+    assert kernels(sharded(flat), 4) == 1
+    assert kernels(sharded(grid), 4) == 1
+    assert kernels(sharded(grid, axis_names={"batch"}), 4) == 0
 
 
 def test_float16(log: Any) -> None:
