@@ -121,9 +121,11 @@ class EvoNormB2(FusedBatchDependentLayer):
 class EvoNormS0(FusedLayer, GroupLayer):
     """`x sigma(v x) / sqrt(s2_whc/g(x))`, the batch-independent layer to use.
 
-    `implementation="pallas"` takes the hand-written kernel for NVIDIA Hopper GPUs. Where there is
-    none for the device or the shape it takes "xla" and logs why; "pallas_interpret" runs the
-    kernel's program on any device.
+    On NVIDIA Hopper GPUs it is a hand-written kernel for the shapes that this can take, on one
+    device or inside `pmap` or `shard_map`; under `jit` with sharded arrays, and everywhere else,
+    it is "xla". `implementation="pallas"` asks for the kernel, and the log says why where it is
+    not taken; "pallas_interpret" runs the kernel's program on any device. See
+    `evonorm_jax.kernels.evonorm`.
 
     Attributes:
       v_init: of the parameter `v`, `(C,)`.
