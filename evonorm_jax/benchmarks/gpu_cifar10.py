@@ -23,11 +23,14 @@ from evonorm_jax.benchmarks.gpu import require_gpu
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 
+# Kernels of these networks take a few microseconds however they are written; XLA's compile faster.
+_XLA = "--config.model.norm_act_fields.implementation=xla"
 #: Name of a sweep: the arguments of its command. 26 epochs are 5,070 updates of 256 images.
 SWEEPS: Mapping[str, tuple[str, ...]] = {
-    "cifar10_proxy_resnet56": ("--jobs=6",),
+    "cifar10_proxy_resnet56": ("--jobs=6", _XLA),
     "cifar10_batch_size": (
         "--jobs=9",
+        _XLA,
         "--config.num_epochs=26",
         "--config.eval_every_epochs=2",
         *(
