@@ -125,7 +125,7 @@ def test_small_slab_by_hand() -> None:
     [
         (112, 32, 32, (4, 8), (16, 16)),  # the deep stem of a ResNet: 392 KiB a slab
         (112, 96, 32, (8, 8), (24, 24)),  # MobileNetV2, groups of 3
-        (56, 144, 24, (4, 4), (48, 24)),  # groups of 6
+        (56, 144, 24, (4, 8), (48, 48)),  # groups of 6
         (7, 1280, 32, (1, 1), (40, 40)),  # groups of 40: 20 values per thread
     ],
 )
