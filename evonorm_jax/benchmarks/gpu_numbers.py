@@ -14,12 +14,13 @@ from flax import linen as nn
 
 from evonorm_jax.benchmarks.deadline import Deadline
 from evonorm_jax.benchmarks.gpu import require_gpu
+from evonorm_jax.benchmarks.layer_program import attempt_twice
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import accepts_field, norm_act, norm_act_names
 
-#: The maps of a ResNet-50 behind its pooling, its stem, a tail of 65 rows, a group of 15 channels.
+#: The maps of a ResNet-50 behind its pooling, its stem, a tail of 65 rows, an EfficientNet's.
 SHAPES = (
     (8, 56, 56, 64),
     (8, 28, 28, 128),
@@ -27,7 +28,7 @@ SHAPES = (
     (8, 7, 7, 512),
     (4, 112, 112, 64),
     (3, 5, 13, 32),
-    (4, 14, 14, 480),
+    (4, 28, 28, 240),
 )
 QUICK_SHAPES = ((2, 4, 4, 32),)
 #: Every other layer is tried at one shape.
@@ -128,9 +129,11 @@ def _compare(subject: Subject, shape: tuple[int, ...], dtype: str, deadline: Dea
     if deadline.passed:
         return without(deadline.note)
     try:
-        worst = deviations(subject, shape, dtype)
+        worst = attempt_twice(lambda: deviations(subject, shape, dtype))
     except UserError as error:  # a kernel that has no such shape or device
         return without(str(error))
+    except jax.errors.JaxRuntimeError as error:  # one failed compiler must not end the rest
+        return without(str(error).partition("\n")[0])
     above = sum(not value <= LIMITS[dtype, name] for name, value in worst.items())
     return Result(dtype, case, subject.title, figures={**worst, BEYOND: above})
 

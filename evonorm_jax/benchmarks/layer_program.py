@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.extend.core import Var
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,8 @@ def compile_layer(layer: nn.Module, inputs: Inputs) -> LayerProgram:
         return y, statistics, pull(dy)
 
     start = time.perf_counter()
-    program = jax.jit(forward_and_backward).lower(x, params, dy).compile()
+    lowered = jax.jit(forward_and_backward).lower(x, params, dy)
+    program = attempt_twice(lowered.compile)
     seconds = time.perf_counter() - start
     memory: Any = program.memory_analysis()
     return LayerProgram(
@@ -88,6 +91,18 @@ def compile_layer(layer: nn.Module, inputs: Inputs) -> LayerProgram:
         residuals=residual_bytes(forward, x, params) / x.nbytes,
         temporaries=memory.temp_size_in_bytes / x.nbytes,
     )
+
+
+def attempt_twice(compile_or_run: Callable[[], T]) -> T:
+    """Calls it again after a runtime error.
+
+    Where many programs are compiled at once, a GPU's assembler now and then fails to start
+    ("Failed to launch ptxas" on a machine with 16 cores and 14 compilers).
+    """
+    try:
+        return compile_or_run()
+    except jax.errors.JaxRuntimeError:
+        return compile_or_run()
 
 
 def residual_bytes(forward: Callable[..., Any], *arguments: Any) -> int:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from evonorm_jax.benchmarks import rivals, torch_rivals
@@ -116,6 +117,9 @@ def measure_case(
             samplers[name] = sampler(program.result().call)
         except UserError as error:  # a kernel that has no such shape or device
             notes[name] = str(error)
+            continue
+        except jax.errors.JaxRuntimeError as error:  # one failed compiler must not end the rest
+            notes[name] = str(error).partition("\n")[0]
             continue
         figures[name] = program.result().figures
     if use_torch:

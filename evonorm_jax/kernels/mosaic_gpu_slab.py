@@ -26,6 +26,7 @@ REDUCTION_BYTES = 2048
 
 _VECTOR = 4  # neighbouring values of a thread; Mosaic sums across warps by at most 4 float32
 _CHANNELS = 8  # a block has a multiple: rows of whole granules (16 bytes) of the copy engine
+_NARROW_BLOCKS = (8, 16, 32)  # widths of a block beside the multiples of 64
 _SECTOR_BYTES = 32  # the smallest transfer from device memory
 _ENOUGH_BYTES = 64  # of a row: no cluster for wider ones
 _LINE_BYTES = 128  # a cache line: wider rows only make fewer blocks
@@ -34,7 +35,6 @@ _FORWARD_CHANNELS = 32  # the best width forward, for maps of more pixels than o
 _TILE_VALUES = 16 * 128  # 16 per thread
 _MAX_COPY = 256  # rows, or channels, of one bulk copy
 _MAX_TILES = 32  # of a slab: Mosaic's limit of barriers in a group
-_WIDEST = 20  # values per thread in the least tile; with 28 the backward pass spills registers
 
 _MAX_SAMPLES = 65_535  # of CUDA's grids along every axis but the first
 _WARPS = 4  # in a warpgroup
@@ -135,21 +135,13 @@ class Slab:
     def warpgroups(self) -> int:
         """Groups of 128 threads that take the tiles in turn.
 
-        512 threads on a multiprocessor: two, or four where there is no room for a second block: in
-        shared memory, or in the registers (136 for a thread backward, where the lanes cover 8 of
-        more channels).
+        512 threads on a multiprocessor: two, or four where there is no room in shared memory for a
+        second block.
         """
         if self.small:
             return 1
-        crowded = self.tensors == 2 and self.crowded
         slab_bytes = self.tensors * self.part_rows * self.row_bytes
-        alone = crowded or slab_bytes > _HALF_SHARED_BYTES
-        return min(self.tiles, 4 if alone else 2)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the lanes cover 8 of more channels: short runs, and more registers for each."""
-        return _lane_columns(self.channels) == _CHANNELS < self.channels
+        return min(self.tiles, 4 if slab_bytes > _HALF_SHARED_BYTES else 2)
 
     @property
     def _share(self) -> int:
@@ -244,21 +236,18 @@ def plan(
     if channels % _CHANNELS:
         return f"x has {channels} channels, and the GPU kernels take multiples of {_CHANNELS}"
     group_size = channels // num_groups
+    # Blocks of 24 or 40 channels and the like leave lanes idle or cover a row in many steps: the
+    # layer takes 497 us at 128x56x56x144 (XLA: 363), 207 at 128x28x28x240 (164) and 850 at
+    # 512x7x7x1280 (224), forward + backward in bfloat16 on an H200.
     widths = [
         block
         for block in range(group_size, min(channels, _MAX_COPY) + 1, group_size)
-        if channels % block == 0 and block % _CHANNELS == 0
+        if channels % block == 0 and block in (*_NARROW_BLOCKS, *range(64, _MAX_COPY + 1, 64))
     ]
     if not widths:
         return (
             f"{channels} channels in groups of {group_size} cannot be cut into blocks of whole "
-            f"groups, multiples of {_CHANNELS} and at most {_MAX_COPY} channels"
-        )
-    least, widths = widths[0], [block for block in widths if _values(block) <= _WIDEST]
-    if not widths:
-        return (
-            f"{channels} channels in groups of {group_size} make blocks of {least} channels, which "
-            "take more registers than a thread of the GPU kernels has"
+            f"groups that have 8, 16, 32 or a multiple of 64 channels, at most {_MAX_COPY}"
         )
     # A row beyond a cache line only where a group is that wide.
     narrow = [w for w in widths if w * dtype.itemsize <= _LINE_BYTES] or widths[:1]
@@ -304,13 +293,12 @@ def _preference(slab: Slab) -> tuple[int, ...]:
     four that do not. Forward, 32 channels do best: 148 instead of 160 us with 64 at 56 x 56 x 256,
     77 instead of 88 at 28 x 28 x 512, 172 instead of 184 with 16 at 112 x 112 x 64.
     """
-    fits = slab.shares_multiprocessor, not slab.crowded
     enough = slab.row_bytes >= _ENOUGH_BYTES
     if slab.tensors == 1 and slab.rows > _MAX_COPY:
         distance = abs(slab.channels - _FORWARD_CHANNELS)
-        return *fits, enough, slab.parts == 1, -distance, -slab.parts
+        return slab.shares_multiprocessor, enough, slab.parts == 1, -distance, -slab.parts
     return (
-        *fits,
+        slab.shares_multiprocessor,
         slab.parts <= _FEW_PARTS,
         enough,
         slab.parts == 1,
@@ -326,8 +314,3 @@ def _lane_columns(width: int) -> int:
 
 def _step_rows(width: int) -> int:
     return _WARPS * _LANES * _VECTOR // _lane_columns(width)
-
-
-def _values(width: int) -> int:
-    """Values per thread of the least tile of this width."""
-    return _step_rows(width) * width // (_WARPS * _LANES)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from evonorm_jax.benchmarks import layer_program, rivals
@@ -71,3 +72,20 @@ def test_rivals_compute_the_same_function():
         )
         np.testing.assert_allclose(ours[0], theirs[0], rtol=2e-5, atol=2e-6, err_msg=name)
         np.testing.assert_allclose(ours[2][0], theirs[2][0], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_attempt_twice(failures: int) -> None:
+    calls = iter(range(3))
+
+    def compile_program() -> int:
+        call = next(calls)
+        if call < failures:
+            raise jax.errors.JaxRuntimeError("INTERNAL: Failed to launch ptxas")
+        return call
+
+    if failures == 2:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
+            layer_program.attempt_twice(compile_program)
+    else:
+        assert layer_program.attempt_twice(compile_program) == failures

@@ -32,7 +32,7 @@ RESNET = [
     [
         # 65 rows of all channels in one copy, three tiles of 32: a tail of 1 row.
         ((2, 5, 13, 32), "float32", 32, None),
-        ((1, 5, 7, 24), "bfloat16", 8, None),  # one tile, groups of 3, 8 columns per warp
+        ((1, 5, 7, 48), "bfloat16", 12, None),  # one tile, groups of 4 in blocks of 16 channels
         # Two warpgroups, nine tiles of 16 rows, groups of 16 in blocks of 32 channels.
         ((1, 10, 13, 64), "float32", 4, None),
         # A cluster of two: 104 and 52 rows.
@@ -84,8 +84,8 @@ def check_slab(slab: mosaic_gpu.Slab, channels: int, group_size: int) -> None:
     assert (slab.parts - 1) * slab.part_rows < slab.rows <= slab.parts * slab.part_rows
     assert slab.tiles <= 32
     assert slab.tensors * slab.part_rows * slab.row_bytes < slab.shared_bytes <= 227 * 1024
-    if slab.warpgroups > 2:  # 512 threads with at most 128 registers: no second block
-        assert slab.shared_bytes > 113 * 1024 or (slab.tensors, slab.step_rows) == (2, 64)
+    if slab.warpgroups > 2:  # no second block
+        assert slab.shared_bytes > 113 * 1024
 
 
 def test_slab_by_hand() -> None:
@@ -124,12 +124,11 @@ def test_small_slab_by_hand() -> None:
     ("size", "channels", "num_groups", "parts", "widths"),
     [
         (112, 32, 32, (4, 8), (16, 16)),  # the deep stem of a ResNet: 392 KiB a slab
-        (112, 96, 32, (8, 8), (24, 24)),  # MobileNetV2, groups of 3
-        (56, 144, 24, (4, 8), (48, 48)),  # groups of 6
-        (7, 1280, 32, (1, 1), (40, 40)),  # groups of 40: 20 values per thread
+        (112, 96, 48, (8, 8), (32, 16)),  # MobileNetV2, groups of 2
+        (28, 240, 30, (1, 1), (16, 16)),  # EfficientNet-B0, groups of 8
     ],
 )
-def test_slabs_of_mobile_networks(
+def test_other_slabs(
     size: int,
     channels: int,
     num_groups: int,
@@ -165,9 +164,9 @@ def test_tiles_that_span_all_channels_fit(
         ((65_536, 1, 1, 8), "float32", 4, "at most 65535"),
         ((2, 4, 4, 512), "float32", 1, "cannot be cut into blocks"),
         ((2, 15, 15, 1056), "bfloat16", 32, "groups of 33 cannot be cut into blocks"),
-        ((2, 14, 14, 480), "bfloat16", 32, "groups of 15 make blocks of 120 channels, which take"),
-        ((2, 29, 29, 24), "bfloat16", 8, "29 x 29 pixels by 24 channels of x"),
-        ((2, 228, 228, 144), "bfloat16", 24, "bytes of shared memory in each"),
+        ((2, 56, 56, 144), "bfloat16", 24, "groups of 6 cannot be cut into blocks"),
+        ((2, 29, 29, 8), "bfloat16", 8, "29 x 29 pixels by 8 channels of x"),
+        ((2, 228, 228, 512), "bfloat16", 8, "bytes of shared memory in each"),
     ],
 )
 def test_refuses(shape: tuple[int, ...], dtype: str, num_groups: int, reason: str) -> None:
@@ -185,7 +184,7 @@ def test_refuses(shape: tuple[int, ...], dtype: str, num_groups: int, reason: st
         ((8, 56, 56, 64), "bfloat16", 32),
         ((8, 14, 14, 256), "float32", 32),
         ((8, 7, 7, 2048), "bfloat16", 32),
-        ((2, 15, 13, 96), "bfloat16", 32),  # groups of 3
+        ((2, 15, 13, 96), "bfloat16", 48),  # three blocks of 32 channels
         ((2, 1, 1, 8), "bfloat16", 1),  # the narrowest row
         ((2, 7, 7, 512), "float32", 4),  # groups of 128
         ((2, 112, 112, 32), "bfloat16", 32),  # clusters
