@@ -20,6 +20,7 @@ from evonorm_jax.data.config import check_fields, dataset_config
 from evonorm_jax.data.folder import load_class_folder
 from evonorm_jax.data.tf_import import require_tensorflow
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import replacing
 from experiments import launch
 
 # TFDS retries a download 10 times and doubles the pause: 205 s until a machine without a network
@@ -99,9 +100,9 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
     check_fields(config)
     arrays = load_class_folder(config)
     # Whole or not at all: an interrupted run must not leave a torn file under the final name.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as stream:  # savez would append .npz to a name
+        # A stream, because savez would append .npz to a name.
+        with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(
                 stream,
                 x_train=arrays.train_images,
@@ -110,11 +111,8 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
                 y_test=arrays.eval_labels,
                 class_names=np.array(arrays.class_names),
             )
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"'{npz}' cannot be written ({error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(arrays.train_images), len(arrays.eval_images)
 
 

@@ -24,17 +24,12 @@ import textwrap
 import time
 from pathlib import Path
 
+from evonorm_jax import provenance
 from evonorm_jax.errors import UserError
-from evonorm_jax.sweeps import (
-    Cell,
-    SweepRunner,
-    create_cells,
-    find_slots,
-    provenance,
-    select_cells,
-    train_arguments,
-)
-from evonorm_jax.sweeps.display import LiveDisplay, summary_line
+from evonorm_jax.placement import places_for_runs
+from evonorm_jax.sweeps import Cell, SweepRunner, create_cells, select_cells, train_arguments
+from evonorm_jax.sweeps.history import record_event
+from evonorm_jax.sweeps.live_table import LiveTable, summary_line
 from evonorm_jax.training import run_directory
 from experiments import launch
 
@@ -51,7 +46,8 @@ def main() -> None:
         "--config",
         required=True,
         metavar="FILE.py[:ARGUMENT]",
-        help="configuration with a function sweep(); :smoke runs four tiny cells of it",
+        help="configuration with a function sweep(); :smoke runs four tiny cells of it, :tfds, "
+        ":folder and :npz as in experiments.train, and joined by a comma",
     )
     parser.add_argument("--workdir", required=True, help="folder for all runs of the sweep")
     parser.add_argument(
@@ -87,14 +83,14 @@ def main() -> None:
             if not cell.is_finished():
                 print(shlex.join(command("python", cell)))
         return
-    slots = find_slots(arguments.jobs, has_tpu=launch.has_tpu())
+    places = places_for_runs(arguments.jobs, has_tpu=launch.has_tpu())
     started = time.monotonic()
-    open_sweep(workdir, arguments.config, len(slots))
-    with LiveDisplay(sys.stdout) as display:
-        runner = SweepRunner(cells, slots, functools.partial(command, sys.executable), display)
+    open_sweep(workdir, arguments.config, len(places))
+    with LiveTable(sys.stdout) as table:
+        runner = SweepRunner(cells, places, functools.partial(command, sys.executable), table)
         finished = runner.run()
     seconds = round(time.monotonic() - started, 1)
-    provenance.record(workdir, "end", seconds=seconds, runs=len(runner.run_seconds))
+    record_event(workdir, "end", seconds=seconds, runs=len(runner.run_seconds))
     report(runner, workdir)
     if runner.stop_signal is not None:
         sys.exit(128 + runner.stop_signal)
@@ -129,10 +125,10 @@ def open_sweep(workdir: Path, config_file: str, jobs: int) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        provenance.record(
+        record_event(
             workdir,
             "start",
-            command=provenance.invocation(),
+            command=provenance.command(),
             config=config_file,
             jobs=jobs,
             machine=provenance.machine(),

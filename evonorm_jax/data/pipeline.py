@@ -146,23 +146,29 @@ class Pipeline(abc.ABC):
     @abc.abstractmethod
     def train_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of one device's batch; traced inside the compiled step.
+    ) -> dict[str, jax.Array]:
+        """Makes the training examples of one device's batch; traced inside the compiled step.
 
         Args:
-          resident: what `resident` returned, on the device.
-          batch: leaves `[b, ...]`.
-          keys: typed PRNG keys `[b]`, one per example.
+          resident: What `resident` returned, on the device.
+          batch: Leaves `[b, ...]`.
+          keys: Typed PRNG keys `[b]`, one per example.
 
         Returns:
-          images `[b, H, W, C]`, float32, normalised; labels `[b]`, int32.
+          Named arrays `[b, ...]`. Of images with a class: `image` `[b, H, W, C]`, float32,
+          normalised, and `label` `[b]`, int32.
         """
 
     @abc.abstractmethod
     def eval_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Images `[b, H, W, C]`, labels `[b]` and mask `[b]` of one device's batch; traced."""
+    ) -> dict[str, jax.Array]:
+        """Makes the examples of one device's evaluation batch; traced inside the compiled step.
+
+        Returns:
+          Named arrays `[b, ...]` as in training, and `mask` `[b]`: 1.0 for an example, 0.0 for
+          padding.
+        """
 
 
 def steps_per_epoch(pipeline: Pipeline, batch_size: int) -> int:

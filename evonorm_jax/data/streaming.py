@@ -60,16 +60,16 @@ class StreamingPipeline(Pipeline):
 
     def train_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> dict[str, jax.Array]:
         del resident, keys  # the host has augmented the images
-        return self._normalize(batch["image"]), batch["label"]
+        return {"image": self._normalize(batch["image"]), "label": batch["label"]}
 
     def eval_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> dict[str, jax.Array]:
         del resident
-        mask = batch["mask"].astype(jnp.float32)
-        return self._normalize(batch["image"]), batch["label"], mask
+        images, mask = self._normalize(batch["image"]), batch["mask"].astype(jnp.float32)
+        return {"image": images, "label": batch["label"], "mask": mask}
 
     def _pad_eval(
         self, batches: Iterator[Batch], num_batches: int, size: int, hosts: Hosts

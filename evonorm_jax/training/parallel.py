@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -148,6 +149,43 @@ class DataParallel:
             devices=None if len(self.devices) == jax.device_count() else self.devices,
             donate_argnums=(0,) if donate_state else (),
         )
+
+
+def positions(per_device: int) -> jax.Array:
+    """Returns the positions of this device's examples in the global batch, inside a step.
+
+    Args:
+      per_device: Examples of a device's share.
+
+    Returns:
+      `[per_device]`, int32.
+    """
+    return jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device)
+
+
+def keys_at(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Derives one key for each number; for positions it is the same on any number of devices.
+
+    Args:
+      key: A typed PRNG key.
+      numbers: `[N]` integers.
+
+    Returns:
+      `[N]` typed PRNG keys.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def gather_rows(rows: Any) -> Any:
+    """Puts the rows of all devices one after the other, on every device, inside a step.
+
+    Args:
+      rows: Arrays `[b, ...]` of this device's share.
+
+    Returns:
+      The same arrays as `[global batch, ...]`, in the order of `positions`.
+    """
+    return jax.lax.all_gather(rows, AXIS, tiled=True)
 
 
 def to_host(tree: Any) -> Any:
