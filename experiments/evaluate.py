@@ -66,7 +66,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Refuses flags that do not go together.
 
     Raises:
-      UserError: naming them.
+      UserError: Some do not; the message names them.
     """
     needed, others = ["model", "config"], ["step"]
     if arguments.workdir:

@@ -32,11 +32,11 @@ def prepare(dataset: str, data_dir: str, manual_dir: str) -> str:
     """Downloads and prepares a TFDS set as TFRecord, if it is not there yet.
 
     Returns:
-      the folder of the prepared set.
+      The folder of the prepared set.
 
     Raises:
-      UserError: for an unknown set, for files that must be put there by hand and are not, and for a
-        download that fails.
+      UserError: The set is unknown, files are missing that must be put there by hand, or the
+        download fails.
     """
     require_tensorflow(purpose=f"Preparing '{dataset}'", tfds=True)
     import tensorflow_datasets as tfds
@@ -75,11 +75,11 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
     """Writes a class folder as an .npz file that the source "npz" reads.
 
     Returns:
-      the numbers of training and of evaluation images.
+      The numbers of training and of evaluation images.
 
     Raises:
-      UserError: before anything is read, for a file that cannot be written there or an impossible
-        image size; for a folder that cannot be packed.
+      UserError: The file cannot be written or the image size is impossible, which is found before
+        anything is read; or the folder cannot be packed.
     """
     path = Path(npz)
     if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):

@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what evaluates."""
+    """Adds the flags that say what evaluates."""
     parser.add_argument(
         "--workers",
         type=int,
@@ -118,7 +118,7 @@ def create_executor(
     dataset: dict[str, Any],
     workdir: Path,
 ) -> Executor:
-    """The workers that the command line asks for; they start with the first task."""
+    """Creates the workers that the command line asks for; they start with the first task."""
     factory = EngineFactory(protocol, dataset)
     if arguments.ray is not None:
         from evonorm_jax.search.ray_executor import RayExecutor
@@ -130,7 +130,7 @@ def create_executor(
 
 
 def describe_start(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the ledger keeps of this start."""
+    """Returns what the ledger keeps of this start."""
     return {
         "command": command(),
         "commit": git_commit(),
@@ -145,7 +145,7 @@ def save_graph(graph: Graph, path: Path, **metadata: Any) -> None:
     """Writes a graph file and says where.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: It cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

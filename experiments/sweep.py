@@ -98,11 +98,11 @@ def main() -> None:
 
 
 def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Cell]:
-    """The cells of a sweep, each checked against its config and the run that may be there.
+    """Makes the cells of a sweep, each checked against its config and the run that may be there.
 
     Raises:
-      UserError: for a file that is no sweep, overrides that do not fit, or a folder with a run of
-        another config.
+      UserError: The file is no sweep, overrides do not fit, or a folder has a run of another
+        config.
     """
     module, argument = launch.load_config_module(config_file)
     if not hasattr(module, "sweep"):
@@ -121,7 +121,7 @@ def open_sweep(workdir: Path, config_file: str, jobs: int) -> None:
     """Creates the folder, and notes this start in it.
 
     Raises:
-      UserError: where it cannot be written.
+      UserError: It cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def open_sweep(workdir: Path, config_file: str, jobs: int) -> None:
 
 
 def report(runner: SweepRunner, workdir: Path) -> None:
-    """How it ended: the counts, and why runs failed."""
+    """Prints how it ended: the counts, and why runs failed."""
     print(f"\n{summary_line(runner)}")
     for failure in runner.failures:
         print(f"\nfailed: {failure.cell.name} (exit code {failure.exit_code})")

@@ -46,13 +46,13 @@ _STABILITY_STEPS = {"": 100, "small": 100, "tiny": 20}
 
 
 def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: str) -> ConfigDict:
-    """A search on CIFAR-10.
+    """Makes the config of a search on CIFAR-10.
 
     Args:
       arg: One of `FORMS`, one of `SOURCES`, both of them joined by a comma, or "".
       batch_moments: True for the B series, False for the S series.
-      num_steps: training steps of a candidate on each network.
-      schedule: of its learning rate, "constant" or "cosine".
+      num_steps: Training steps of a candidate on each network.
+      schedule: Schedule of its learning rate, "constant" or "cosine".
 
     Raises:
       UserError: There is anything else in `arg`.

@@ -108,7 +108,7 @@ def difference_table(sweep: Sweep) -> str:
 def verdict_table(sweep: Sweep) -> str:
     """Returns the paper's claims about images per worker beside what these runs say of them."""
     large, small = sweep.sizes[0], sweep.sizes[-1]
-    sign = 1 if sweep.metrics.main.higher_is_better else -1
+    sign, better = (1, "above") if sweep.metrics.main.higher_is_better else (-1, "below")
     rows = []
 
     def add(claim: str, difference: Difference | None, holds: Callable[[Difference], bool]) -> None:
@@ -126,7 +126,7 @@ def verdict_table(sweep: Sweep) -> str:
     if s0 := sweep.find("evonorm_s0"):
         for other in filter(None, map(sweep.find, ("bn_relu", "gn_relu"))):
             for size in (small, large):
-                claim = f"EvoNorm-S0 is above {sweep.layer_label(other)} at {size}"
+                claim = f"EvoNorm-S0 is {better} {sweep.layer_label(other)} at {size}"
                 add(claim, sweep.difference((s0, size), (other, size)), _is_gain)
     if not rows:
         return "The paper says nothing of these layers."

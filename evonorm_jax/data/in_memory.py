@@ -26,7 +26,7 @@ class InMemoryPipeline(Pipeline):
     Evaluation: the images as they are.
 
     Raises:
-      UserError: where the arrays and the configuration disagree.
+      UserError: The arrays and the configuration disagree.
     """
 
     def __init__(self, arrays: Arrays, config: ml_collections.ConfigDict, *, seed: int) -> None:
@@ -59,7 +59,7 @@ class InMemoryPipeline(Pipeline):
         )
 
     def resident(self) -> Batch:
-        """Images uint8 and labels int32 of both splits, or of evaluation alone."""
+        """Returns images (uint8) and labels (int32) of both splits, or of evaluation alone."""
         names = ["eval_images", "eval_labels"]
         if self.num_train_examples:
             names += ["train_images", "train_labels"]

@@ -131,9 +131,9 @@ def train_and_evaluate(
         def evaluate_and_report() -> dict[str, float]:
             progress.pause(step)
             result = evaluate(state, resident)
-            writer.write(step, {"epoch": epoch(step), **result})
-            progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
             task.artifacts(step, state, resident, workdir)
+            writer.write(step, {"epoch": epoch(step), **result})  # last: it says that all is done
+            progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
             progress.start(step)
             return result
 

@@ -36,6 +36,7 @@ class JsonlWriter:
         self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends the row of an event."""
         # JSON has no NaN: a value that is not finite is null.
         values = {n: value if math.isfinite(value) else None for n, value in scalars.items()}
         row = {"step": step, "time": round(time.time(), 3), **values}
@@ -43,6 +44,7 @@ class JsonlWriter:
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
@@ -57,9 +59,11 @@ class TensorBoardWriter:
         self._writer = metric_writers.SummaryWriter(str(workdir))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes one event for each scalar."""
         self._writer.write_scalars(step, dict(scalars))
 
     def close(self) -> None:
+        """Closes the event file."""
         self._writer.close()
 
 
@@ -70,6 +74,7 @@ class MultiWriter:
         self._writers = writers
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Passes the row on."""
         for writer in self._writers:
             writer.write(step, scalars)
 

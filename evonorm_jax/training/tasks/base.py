@@ -202,8 +202,8 @@ class Task(abc.ABC):
     def artifacts(self, step: int, state: State, resident: Any, workdir: Path) -> None:
         """Writes pictures and the like into the run directory, after every evaluation.
 
-        It is called on every process; the first one writes. Files are named by the step, so that a
-        resumed run writes them again in the same place.
+        It is called on every process; the first one writes. A run that was killed meanwhile calls
+        it again, so files are named by the step.
 
         Args:
           step: Updates made.

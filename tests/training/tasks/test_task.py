@@ -26,6 +26,7 @@ from evonorm_jax.training.parallel import AXIS, positions
 from evonorm_jax.training.run_directory import read_config
 from evonorm_jax.training.tasks import Evaluation, find_task
 from evonorm_jax.training.tasks.base import Evaluated, means
+from evonorm_jax.training.writers import has_row
 from experiments.train import print_summary
 from tests.training.tasks import regression
 from tests.training.tasks.regression import Regression
@@ -114,6 +115,25 @@ def test_a_sweep_of_it_is_shown_and_comes_back_from_its_table(finished, tmp_path
     again = read_results(tmp_path / "results.csv")
     assert again.metrics.main == Regression.metrics.main
     assert again.runs[0].score == pytest.approx(summary["eval/error"])
+
+
+class Drawing(Regression):
+    """Leaves a file for each evaluation."""
+
+    def artifacts(self, step, state, resident, workdir):
+        assert not has_row(workdir, step, "eval/error")  # it would be lost to a kill
+        weights = np.asarray(state.params["kernel"].addressable_data(0))
+        np.save(workdir / f"weights_{step}.npy", weights)
+
+
+def test_pictures_are_drawn_after_every_evaluation(finished, tmp_path):
+    config = regression_config()
+    config.task = f"{__name__}:Drawing"
+    train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
+    assert {path.name for path in tmp_path.glob("*.npy")} == {"weights_4.npy", "weights_8.npy"}
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "weights_8.npy"), final_params(finished[1])["kernel"]
+    )
 
 
 def test_an_evaluation_may_have_batches_and_a_state_of_its_own():
