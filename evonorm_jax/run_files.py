@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"'{path}' is not valid JSON ({error}); is it from a training run?"
         ) from None
     if not isinstance(content, dict):
-        raise UserError(f"'{path}' must hold a JSON object, not {type(content).__name__}")
+        raise UserError(f"'{path}' must hold a JSON object, not {type(content).__name__}.")
     return content
 
 

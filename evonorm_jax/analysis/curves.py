@@ -81,7 +81,7 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], *, dpi: int = 15
     output = Path(output)
     formats = figure.canvas.get_supported_filetypes()
     if output.suffix.lstrip(".") not in formats:
-        raise UserError(f"--output '{output}' must end in one of .{', .'.join(sorted(formats))}")
+        raise UserError(f"--output '{output}' must end in one of .{', .'.join(sorted(formats))}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=dpi)
     return output
@@ -93,8 +93,8 @@ def _resolve_metric(metric: str, runs: Sequence[Run]) -> list[str]:
     names = [name for name in known if metric in (name, name.split("/")[-1])]
     if not names:
         raise UserError(
-            f"no run has measured '{metric}'; the runs have {', '.join(known)} "
-            "(the part after the slash alone shows training and evaluation together)"
+            f"No run has measured '{metric}'; the runs have {', '.join(known)} "
+            "(the part after the slash alone shows training and evaluation together)."
         )
     return sorted(names, key=_is_train, reverse=True)  # evaluation is drawn last, on top
 

@@ -97,18 +97,18 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"'{path}' is not a directory; give the --workdir of a training run")
+        raise UserError(f"'{path}' is not a directory; give the --workdir of a training run.")
     for name in (CONFIG_FILE, METRICS_FILE):
         if not (path / name).is_file():
             raise UserError(
-                f"'{path}' holds no {name}; give the --workdir of a training run that has started"
+                f"'{path}' holds no {name}; give the --workdir of a training run that has started."
             )
     events = _read_events(path / METRICS_FILE)
     series = _collect_series(events)
     if not series:
         raise UserError(
             f"'{path / METRICS_FILE}' holds no measurement yet; a run writes the first one after "
-            "config.log_every_steps steps"
+            "config.log_every_steps steps."
         )
     config = read_json(path / CONFIG_FILE)
     metadata, summary = (
@@ -121,7 +121,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 def load_runs(paths: Sequence[str | os.PathLike[str]]) -> list[Run]:
     """Reads several run directories, in the given order."""
     if not paths:
-        raise UserError("no run directory given; give the --workdir of at least one training run")
+        raise UserError("No run directory given; give the --workdir of at least one training run.")
     return [load_run(path) for path in paths]
 
 

@@ -54,7 +54,7 @@ def draw_accuracy(sweep: Sweep) -> Figure:
         if _draw_layer(axis, sweep, layer, style, shift=index - (len(sweep.layers) - 1) / 2):
             handles.append(Line2D([], [], label=sweep.layer_label(layer), **style))
     if not handles:
-        raise UserError("no run of this sweep has ended yet, so there is nothing to draw")
+        raise UserError("No run of this sweep has ended yet, so there is nothing to draw.")
     if drawn_paper:
         handles.append(Line2D([], [], color="#888888", alpha=0.5, linewidth=4, label="the paper"))
     if not sweep.complete:
@@ -86,7 +86,7 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
       UserError: No run has been evaluated yet, or `output` names no image format.
     """
     if not any(run.metrics.main_metric in run.series for run in sweep.curves):
-        raise UserError("no run of this sweep has been evaluated yet, so there are no curves")
+        raise UserError("No run of this sweep has been evaluated yet, so there are no curves.")
     rows = math.ceil(len(sweep.sizes) / _COLUMNS)
     columns = math.ceil(len(sweep.sizes) / rows)
     figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.6), layout="constrained")

@@ -42,7 +42,7 @@ def read_results(path: str | os.PathLike[str]) -> Sweep:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"'{path}' is not a file; give the {RESULTS_FILE} of a recorded sweep")
+        raise UserError(f"'{path}' is not a file; give the {RESULTS_FILE} of a recorded sweep.")
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     metrics = _read_metrics(rows[0]) if rows else CLASSIFICATION
@@ -51,7 +51,8 @@ def read_results(path: str | os.PathLike[str]) -> Sweep:
     ).keys()
     if not rows or wanted - rows[0].keys():
         raise UserError(
-            f"'{path}' is not the table of a sweep: its columns must be {', '.join(sorted(wanted))}"
+            f"'{path}' is not the table of a sweep: its columns must be "
+            f"{', '.join(sorted(wanted))}."
         )
     first = rows[0]
     setting = Setting(

@@ -207,7 +207,7 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     """
     folders = sorted(config.parent for config in Path(path).rglob(CONFIG_FILE))
     if not folders:
-        raise UserError(f"'{path}' holds no runs; give the --workdir of experiments.sweep")
+        raise UserError(f"'{path}' holds no runs; give the --workdir of experiments.sweep.")
     runs, curves = [], []
     settings: dict[tuple[Setting, str], Path] = {}  # the first folder that has it
     machines = {event["machine"] for event in read_history(Path(path)) if "machine" in event}

@@ -14,8 +14,7 @@ from evonorm_jax.data import create_pipeline, prefetch_to_devices
 from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.parallel import DataParallel
-from evonorm_jax.training.tasks import Task, find_task
-from evonorm_jax.training.tasks.base import Evaluated, State
+from evonorm_jax.training.tasks import Evaluated, State, Task, find_task
 
 
 class Evaluator:

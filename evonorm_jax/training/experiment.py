@@ -19,8 +19,7 @@ from evonorm_jax.training.durations import Durations, resolve_durations
 from evonorm_jax.training.evaluation import Evaluator
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.steps import step_key
-from evonorm_jax.training.tasks import Task, find_task
-from evonorm_jax.training.tasks.base import State
+from evonorm_jax.training.tasks import State, Task, find_task
 
 _AT_LEAST_ONE = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "eval_batch_size")
 

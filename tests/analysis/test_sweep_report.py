@@ -216,7 +216,7 @@ def test_learning_curves_have_a_panel_for_each_size(root, tmp_path, figures):
 
 def test_nothing_to_draw_is_refused(tmp_path):
     write_run(tmp_path, "bn_relu", 8, 0, None, measured=False)
-    with pytest.raises(UserError, match="no run of this sweep has ended yet"):
+    with pytest.raises(UserError, match="No run of this sweep has ended yet"):
         plot_accuracy(load_sweep(tmp_path), tmp_path / "accuracy.png")
     with pytest.raises(UserError, match="has been evaluated yet"):
         plot_learning_curves(load_sweep(tmp_path), tmp_path / "curves.png")

@@ -11,9 +11,25 @@ import importlib
 import ml_collections
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.training.tasks.base import Evaluation, InitialWeights, Task
+from evonorm_jax.training.tasks.base import (
+    Evaluated,
+    Evaluation,
+    InitialWeights,
+    State,
+    Task,
+    means,
+)
 
-__all__ = ["TASKS", "Evaluation", "InitialWeights", "Task", "find_task"]
+__all__ = [
+    "TASKS",
+    "Evaluated",
+    "Evaluation",
+    "InitialWeights",
+    "State",
+    "Task",
+    "find_task",
+    "means",
+]
 
 #: The class of each task, by the name that `config.task` has.
 TASKS = {"classification": "evonorm_jax.training.tasks.classification:Classification"}

@@ -83,6 +83,10 @@ class InitialWeights:
 class Task(abc.ABC):
     """What a run trains.
 
+    Its config has the fields that the loop reads itself: those of workers, length, logging and
+    checkpoints, `dataset`, `seed`, `dtype`, and the layer in `model.norm_act` and
+    `model.norm_act_fields`. All others are the task's own.
+
     Args:
       config: The resolved config.
       pipeline: The data set. Before an evaluation only its attributes are read.

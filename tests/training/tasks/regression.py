@@ -9,8 +9,7 @@ from evonorm_jax.metrics import Metric, RunMetrics
 from evonorm_jax.training.parallel import AXIS, gather_rows, keys_at, positions
 from evonorm_jax.training.state import create_train_state, evaluation_variables
 from evonorm_jax.training.steps import gradient_step
-from evonorm_jax.training.tasks import Evaluation, Task
-from evonorm_jax.training.tasks.base import Evaluated
+from evonorm_jax.training.tasks import Evaluated, Evaluation, Task
 
 KNOWN = {"error": Metric("median squared error", "ink²", short="error")}
 

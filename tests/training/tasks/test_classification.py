@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evonorm_jax.training.tasks.base import means
+from evonorm_jax.training.tasks import means
 from evonorm_jax.training.tasks.classification import classification_sums, mixup
 
 

@@ -24,8 +24,7 @@ from evonorm_jax.training.evaluation import Evaluator, evaluate_checkpoint
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.parallel import AXIS, positions
 from evonorm_jax.training.run_directory import read_config
-from evonorm_jax.training.tasks import Evaluation, find_task
-from evonorm_jax.training.tasks.base import Evaluated, means
+from evonorm_jax.training.tasks import Evaluated, Evaluation, find_task, means
 from evonorm_jax.training.writers import has_row
 from experiments.train import print_summary
 from tests.training.tasks import regression
