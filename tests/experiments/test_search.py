@@ -208,5 +208,5 @@ def test_random_layers_are_all_trained():
 
 @pytest.mark.parametrize("series", ["b", "s"])
 def test_an_unknown_form_is_refused(series):
-    with pytest.raises(UserError, match=r"'fast' .* knows small, tiny, smoke\."):
+    with pytest.raises(UserError, match=r"'fast' .* knows small, tiny, smoke, tfds, folder, npz\."):
         MODULES[series].get_config("fast")
