@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from evonorm_jax.search.canonical import canonical
-from evonorm_jax.search.graph import Graph, X
-from evonorm_jax.search.layer import BatchGraphLayer, BatchGroupGraphLayer
-from evonorm_jax.search.protocol import Protocol
-from evonorm_jax.search.trainer import AnchorTrainer
+from evonorm_jax.graphs.canonical import canonical
+from evonorm_jax.graphs.graph import Graph, X
+from evonorm_jax.graphs.layer import BatchGraphLayer, BatchGroupGraphLayer
+from evonorm_jax.search.engine.protocol import ProxyProtocol
+from evonorm_jax.search.engine.trainer import AnchorTrainer
 from evonorm_jax.training.optimizer import decay_mask
 
 #: Returns seconds. Of all threads of this process on a CPU, where others may share its cores.
@@ -55,7 +55,7 @@ class PlainVerdict:
 
 
 def judge(
-    trainers: Sequence[AnchorTrainer], protocol: Protocol, graph: Graph, seed: int
+    trainers: Sequence[AnchorTrainer], protocol: ProxyProtocol, graph: Graph, seed: int
 ) -> PlainVerdict:
     """Trains the candidate on every anchor.
 
@@ -83,7 +83,7 @@ def judge(
 
 
 def _train(
-    trainer: AnchorTrainer, protocol: Protocol, graph: Graph, seed: int
+    trainer: AnchorTrainer, protocol: ProxyProtocol, graph: Graph, seed: int
 ) -> tuple[float, float, float | None]:
     """Accuracy, seconds, and seconds until the first loss that is not finite, if there is one."""
     data = trainer.data

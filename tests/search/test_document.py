@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from evonorm_jax.search.primitives import INDEX_SETS, PRIMITIVES
+from evonorm_jax.graphs.primitives import PRIMITIVES
+from evonorm_jax.graphs.reductions import INDEX_SETS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
 
