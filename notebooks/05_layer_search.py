@@ -51,9 +51,8 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from evonorm_jax.graphs import LIBRARY, PRIMITIVES, Graph, canonical
+from evonorm_jax.graphs import LIBRARY, PRIMITIVES, Graph, canonical, formula
 from evonorm_jax.graphs.drawing import graph_figure
-from evonorm_jax.graphs.formula import formula
 from evonorm_jax.search.evolution.mutation import mutate_layer
 from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
 
@@ -123,7 +122,7 @@ assert outcomes["random graphs"]["-"] < outcomes["children of EvoNorm-S0"]["-"]
 from evonorm_jax.data import dataset_config
 from evonorm_jax.search.engine.anchors import Anchor
 from evonorm_jax.search.engine.engine import Engine
-from evonorm_jax.search.engine.filters import Duplicates, functional_hash
+from evonorm_jax.search.engine.filters import Duplicates, screen
 from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
 from evonorm_jax.search.evolution.search import Search, SearchConfig
 
@@ -150,14 +149,11 @@ def run_search(strategy, seed, num_scored):
     )  # fmt: skip
     search, duplicates = Search(config, s_space), Duplicates()
     while (candidate := search.ask()) is not None:
-        rejection = reject(candidate.graph)
-        if rejection is None:
-            function = functional_hash(candidate.graph)
-            rejection = duplicates.check(function, candidate=candidate.id)
+        rejection, function = screen(candidate.graph, candidate.id, protocol.filters, duplicates)
         if rejection is not None:
             search.tell(candidate.id, rejected=rejection.reason)
             continue
-        evaluation = engine.evaluate(candidate.graph, seed=candidate.id)
+        evaluation = engine.evaluate(candidate.graph, candidate.id, function)
         if evaluation.reason:
             search.tell(candidate.id, rejected=evaluation.reason)
         else:
