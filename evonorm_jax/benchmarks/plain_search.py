@@ -39,12 +39,12 @@ class PlainVerdict:
     """What the plain way found of a candidate.
 
     Attributes:
-      passed: whether all anchors let it pass.
-      accuracies: in percent, by anchor.
-      seconds: that it took, see `clock`.
-      seconds_watched: that it would have taken, had a candidate that does not see x been turned
-        away, and had a loss that is not finite ended all training.
-      seconds_thrifty: likewise, had also the first anchor that rejects it ended all training.
+      passed: Whether all anchors let it pass.
+      accuracies: The accuracies in percent, by anchor.
+      seconds: The time that it took; see `clock`.
+      seconds_watched: The time that it would have taken, had a candidate that does not see x been
+        turned away, and had a loss that is not finite ended all training.
+      seconds_thrifty: Likewise, had also the first anchor that rejects it ended all training.
     """
 
     passed: bool
@@ -60,10 +60,10 @@ def judge(
     """Trains the candidate on every anchor.
 
     Args:
-      trainers: of the anchors; they give the networks, the data and the initial weights.
-      protocol: for the steps, the optimizer and the accuracy that passes.
-      graph: any.
-      seed: as the engine takes it.
+      trainers: The trainers of the anchors, for the networks, the data and the initial weights.
+      protocol: Says how many steps, which optimizer, and which accuracy passes.
+      graph: The candidate.
+      seed: The seed, as the engine takes it.
     """
     graph = canonical(graph)
     accuracies = []

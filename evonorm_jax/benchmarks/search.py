@@ -43,12 +43,12 @@ class SearchWorkload:
     """How much is measured.
 
     Attributes:
-      num_random: random graphs that the engine decides.
-      num_children: one-mutation children.
-      plain_trained: candidates of each list to judge the plain way, of those that the engine
-        trained.
-      plain_others: likewise, of those that see x and were not trained, and of those that do not.
-      protocol: without abort rules nothing would differ but the filters.
+      num_random: How many random graphs the engine decides.
+      num_children: How many one-mutation children the engine decides.
+      plain_trained: How many candidates of each list are judged the plain way, of those that the
+        engine trained.
+      plain_others: Likewise, of those that see x and were not trained, and of those that do not.
+      protocol: How they are trained; without abort rules only the filters would differ.
     """
 
     num_random: int
@@ -116,7 +116,7 @@ def measure(options: Options) -> Report:
     """Decides both lists with the engine, then a sample of each the plain way.
 
     Raises:
-      UserError: a full run without `--data`, the .npz file of CIFAR-10.
+      UserError: On a full run without `--data`, the .npz file of CIFAR-10.
     """
     workload = _QUICK if options.quick else _FULL
     if options.quick:

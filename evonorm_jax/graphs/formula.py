@@ -1,4 +1,4 @@
-"""The formula of a graph, for people: plain text, Unicode or LaTeX.
+r"""The formula of a graph, for people: plain text, Unicode or LaTeX.
 
 >>> from evonorm_jax.graphs.library import LIBRARY
 >>> print(formula(LIBRARY["evonorm_b0"]))
@@ -6,7 +6,7 @@ x / max(std_bwh(x), x * v1 + std_wh(x))
 >>> print(formula(LIBRARY["evonorm_s0"], "unicode"))
 x σ(x v₁) / √s²[w,h,c/g](x)
 >>> print(formula(LIBRARY["evonorm_s2"], "latex"))
-\\frac{x \\, \\sigma(x)}{\\sqrt{\\mu_{w,h,c/g}(x^2)}}
+\frac{x \, \sigma(x)}{\sqrt{\mu_{w,h,c/g}(x^2)}}
 >>> print(formula(LIBRARY["gn_swish"]))
 z * sigmoid(z), z = v1 * (x - mean_whcg(x)) / std_whcg(x) + v0
 

@@ -59,6 +59,7 @@ class GraphLayer(NormActLayer, kw_only=True):
     fuses_activation: ClassVar[bool] = True
 
     def normalize(self, x: jax.Array, use_running_average: bool = True) -> jax.Array:
+        """Computes the graph; see `NormActLayer.normalize`."""
         if self.division_epsilon < 0:
             raise UserError(
                 f"{type(self).__name__}: division_epsilon={self.division_epsilon} must not be "
@@ -111,6 +112,7 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer, kw_only=True):
     """
 
     def batch_statistics(self, x: jax.Array, use_running_average: bool | None) -> dict[str, Any]:
+        """Returns the mode, for `normalize`: the statistics are those of nodes, not of x."""
         self._running_statistics(x)  # none for x itself: checks the fields
         use_running_average = self._merge(use_running_average)
         if not use_running_average:
@@ -120,6 +122,7 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer, kw_only=True):
     def batch_statistic(
         self, name: str, statistic: str, value: jax.Array, use_running_average: bool
     ) -> jax.Array:
+        """Returns the statistic of the batch or the running one, broadcasting against `value`."""
         running = self.variable(
             "batch_stats", name, INITIAL_STATISTIC[statistic], value.shape[-1:], jnp.float32
         )

@@ -39,6 +39,7 @@ class Placeholder(NormActLayer):
     def transform(
         self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
     ) -> jax.Array:
+        """Marks the place of the layer in the traced program."""
         self.channel_param("v0", nn.initializers.zeros, x)
         self.channel_param("v1", nn.initializers.ones, x)
         if self.is_initializing():

@@ -48,6 +48,7 @@ class LocalExecutor(Executor):
         self._log_folder = log_folder
 
     def close(self) -> None:
+        """Kills the processes."""
         for worker in self.workers:
             worker.process.kill()  # there is nothing to save: an evaluation is a pure function
         for worker in self.workers:

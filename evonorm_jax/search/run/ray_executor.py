@@ -60,6 +60,7 @@ class RayExecutor(Executor):
         self._make_evaluate = make_evaluate
 
     def close(self) -> None:
+        """Kills the actors and leaves the cluster."""
         for worker in self.workers:
             self._ray.kill(worker.handle)
         self.workers = []

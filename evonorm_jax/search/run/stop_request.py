@@ -10,7 +10,7 @@ from typing import Any
 class StopRequest:
     """Notes Ctrl-C and SIGTERM in a `with` block, so that the search ends between two steps.
 
-    Calling it tells whether a signal has come. A second Ctrl-C raises `KeyboardInterrupt`.
+    A second Ctrl-C raises `KeyboardInterrupt`.
 
     >>> with StopRequest() as stop:
     ...     stop()
@@ -22,6 +22,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
+        """Tells whether a signal has come."""
         return self.signal is not None
 
     def __enter__(self) -> StopRequest:

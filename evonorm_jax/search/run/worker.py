@@ -56,6 +56,7 @@ class EngineFactory:
     dataset: Mapping[str, Any]
 
     def __call__(self) -> Evaluate:
+        """Builds the engine and returns what evaluates by it."""
         return Engine(self.protocol, ConfigDict(self.dataset)).evaluate
 
 
