@@ -7,6 +7,7 @@
 | `run/` | a search at work: driver, workers on a machine or a cluster, ledger, reranking |
 | `report/` | figures and tables from the ledgers of searches |
 
-Each stands on those above it, and all of them on `evonorm_jax.graphs` and `evonorm_jax.models`.
+`run/` stands on `evolution/` and `engine/`, `report/` on `run/`, and all of them on
+`evonorm_jax.graphs` and `evonorm_jax.models`.
 `docs/search.md` tells how to run a search and what was measured.
 """
