@@ -1,5 +1,6 @@
 """A search and its ledger in step: the same again, and nothing lost or repeated by kills."""
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.search.engine import filters
 from evonorm_jax.search.engine.filters import reject
 from evonorm_jax.search.engine.verdicts import Reason
 from evonorm_jax.search.run import driver
@@ -104,6 +106,56 @@ def test_without_filters_all_that_sees_x_is_evaluated(tmp_path):
         sees_x = 0 in entry.candidate.graph.effective
         assert (entry.evaluation.stage == "filters") == (not sees_x)
     assert {e.evaluation.reason for e in entries} == {None, "accuracy", Reason.NO_PATH_FROM_X}
+
+
+@pytest.mark.parametrize("has_filters", [True, False])
+def test_a_candidate_is_filtered_and_hashed_once(tmp_path, monkeypatch, has_filters):
+    """By the driver, which hands the hash on; without filters neither is done before training."""
+    calls, trials = Counter(), []
+    for function in (filters.reject, filters.functional_hash):
+
+        def counted(graph, *args, function=function):
+            calls[function.__name__] += 1
+            return function(graph, *args)
+
+        monkeypatch.setattr(filters, function.__name__, counted)
+
+    def record(trial):
+        trials.append(trial)
+        return evaluate(trial.graph, trial.seed)
+
+    config = make_config(max_candidates=60, **({} if has_filters else {"filters": None}))
+    with Ledger(tmp_path, config) as ledger:
+        settings = SearchSettings.from_config(config)
+        assert Driver(settings, ledger, InlineExecutor(record), show_nothing).run(lambda: False)
+    entries = read_ledger(tmp_path).entries
+    hashed = [entry for entry in entries if entry.function is not None]
+    assert calls == ({"reject": 60, "functional_hash": len(hashed)} if has_filters else {})
+    assert bool(hashed) == has_filters
+    assert len(trials) > 1
+    assert [trial.function for trial in trials] == [entries[trial.id].function for trial in trials]
+
+
+def test_what_was_pending_at_a_kill_keeps_its_hash(tmp_path):
+    """The resumed search evaluates it with the hash that the ledger has."""
+    config, trials = make_config(max_candidates=60), []
+
+    def record(trial):
+        trials.append(trial)
+        if len(trials) == 1:
+            raise KeyboardInterrupt
+        return evaluate(trial.graph, trial.seed)
+
+    settings = SearchSettings.from_config(config)
+    for _ in range(2):
+        with (
+            Ledger(tmp_path, config) as ledger,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            Driver(settings, ledger, InlineExecutor(record), show_nothing).run(lambda: False)
+    assert trials[0] == trials[1]
+    assert trials[0].function is not None
+    assert len(read_ledger(tmp_path).entries) == 60
 
 
 def test_a_space_that_is_used_up_is_one_message(tmp_path, monkeypatch):
