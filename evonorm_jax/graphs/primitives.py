@@ -21,8 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.notation import Notation, Style, Tightness, call
-from evonorm_jax.graphs.reductions import INDEX_SETS, reduce_example, reduce_example_numpy
+from evonorm_jax.graphs.reductions import (
+    INDEX_SETS,
+    STATISTICS,
+    reduce_example,
+    reduce_example_numpy,
+)
+
+#: What the functions of a primitive may take beside its inputs.
+OPTIONS = ("epsilon", "division_epsilon", "num_groups", "batch")
 
 #: The default of the option `epsilon`: that of the layers.
 EPSILON = 1e-5
@@ -63,6 +72,9 @@ class Primitive:
       unicode: How a formula in Unicode writes it; "" means as in plain text.
       latex: How a formula in LaTeX writes it; "" means `name(x)` with an upright name.
       symbol: Its node in a drawing, where dots stand for the inputs; "" means `name(·)`.
+
+    Raises:
+      UserError: On construction, if a field has a value that it cannot have.
     """
 
     name: str
@@ -78,6 +90,19 @@ class Primitive:
     unicode: Notation | str = ""
     latex: Notation | str = ""
     symbol: str = ""
+
+    def __post_init__(self) -> None:
+        self._check("arity", self.arity, (1, 2))
+        self._check("index_set", self.index_set, (None, *INDEX_SETS))
+        for option in self.options:
+            self._check("options", option, OPTIONS)
+        if self.batch_dependent:
+            self._check("statistic", self.statistic, STATISTICS)
+
+    def _check(self, field: str, value: object, known: tuple[object, ...]) -> None:
+        if value not in known:
+            choices = ", ".join(map(repr, known))
+            raise UserError(f"primitive {self.name!r}: {field} must be of {choices}, not {value!r}")
 
     @property
     def batch_dependent(self) -> bool:

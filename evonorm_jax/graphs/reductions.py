@@ -19,6 +19,9 @@ INDEX_SETS: Mapping[str, str] = MappingProxyType(
     {"bwh": "b,w,h", "whc": "w,h,c", "wh": "w,h", "whcg": "w,h,c/g"}
 )
 
+#: The statistics of which a layer can keep running averages.
+STATISTICS = ("mean", "var", "mean_square")
+
 _AXES = {"bwh": (0, 1, 2), "whc": (1, 2, 3), "wh": (1, 2)}
 
 

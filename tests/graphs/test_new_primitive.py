@@ -141,6 +141,21 @@ def test_a_layer_of_it_trains(images):
     assert np.isfinite(evaluated).all()
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"arity": 3}, "primitive 'toy': arity must be of 1, 2, not 3"),
+        ({"index_set": "hw"}, "index_set must be of None, 'bwh', 'whc', 'wh', 'whcg', not 'hw'"),
+        ({"options": ("eps",)}, "options must be of 'epsilon', .* not 'eps'"),
+        ({"index_set": "bwh"}, "statistic must be of 'mean', 'var', 'mean_square', not None"),
+    ],
+)
+def test_a_row_that_cannot_work_is_refused(fields, message):
+    row = {"arity": 1, "formula": "x", "jax_function": jnp.abs, "numpy_function": np.abs}
+    with pytest.raises(UserError, match=message):
+        Primitive("toy", **{**row, **fields})
+
+
 def test_without_the_row_there_is_no_such_primitive(monkeypatch):
     monkeypatch.delitem(PRIMITIVES, "softplus")
     with pytest.raises(UserError, match="unknown primitive 'softplus'"):
