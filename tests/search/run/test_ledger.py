@@ -201,7 +201,7 @@ def test_a_second_driver_is_refused(tmp_path):
 
 def test_a_killed_driver_leaves_no_lock_and_all_that_was_committed(tmp_path):
     code = (
-        "import os, sys; from tests.search import test_ledger as t;"
+        "import os, sys; from tests.search.run import test_ledger as t;"
         "ledger = t.Ledger(sys.argv[1], t.CONFIG); t.fill(ledger);"
         "ledger.add_result(2, t.SCORED, place=2); os.kill(os.getpid(), 9)"
     )
