@@ -124,7 +124,7 @@ from evonorm_jax.search.engine.anchors import Anchor
 from evonorm_jax.search.engine.engine import Engine
 from evonorm_jax.search.engine.filters import Duplicates, screen
 from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
-from evonorm_jax.search.evolution.search import Search, SearchConfig
+from evonorm_jax.search.evolution.search_state import Search, SearchConfig
 
 network = Anchor("resnet50_cifar", {"stage_sizes": (1,), "num_filters": 8})
 protocol = ProxyProtocol(

@@ -19,7 +19,7 @@ from evonorm_jax.layers.base import NormActLayer
 from evonorm_jax.search.engine.network import mean_loss
 
 #: Where a layer or a parameter stands in the tree of parameters.
-Path = tuple[str, ...]
+TreePath = tuple[str, ...]
 
 #: The number of the network's input.
 IMAGES = -1
@@ -60,11 +60,11 @@ class Segment:
         the end of the network.
     """
 
-    params: tuple[Path, ...]
+    params: tuple[TreePath, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     run: Callable[..., tuple[jax.Array, ...]]
-    layer: tuple[Path, int, int] | None
+    layer: tuple[TreePath, int, int] | None
 
     @functools.cached_property
     def forward(self) -> Callable[..., Any]:
@@ -125,7 +125,7 @@ class _Trace(NamedTuple):
     """
 
     jaxpr: Any
-    params: dict[Any, Path]
+    params: dict[Any, TreePath]
     consts: dict[Any, Any]
     numbers: dict[Any, int]
 

@@ -16,7 +16,7 @@ from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.graphs.nodewise import NodewiseLayer, Tape, add
 from evonorm_jax.search.engine.anchors import Anchor
 from evonorm_jax.search.engine.network import Tree
-from evonorm_jax.search.engine.segments import IMAGES, Path, Placeholder, Segment, cut
+from evonorm_jax.search.engine.segments import IMAGES, Placeholder, Segment, TreePath, cut
 
 
 @functools.cache
@@ -79,7 +79,7 @@ class StitchedNetwork:
         segments = self._anchor.segments(images.shape)
         values, tapes, after = self._run(segments, flat, stats, images, train=True)
 
-        gradients: dict[Path, jax.Array] = {}
+        gradients: dict[TreePath, jax.Array] = {}
         last = segments[-1]
         loss, own, cotangents = last.head(
             [flat[path] for path in last.params], [values[i] for i in last.inputs], labels
@@ -115,16 +115,16 @@ class StitchedNetwork:
     def _run(
         self,
         segments: list[Segment],
-        params: dict[Path, jax.Array],
-        stats: dict[Path, jax.Array],
+        params: dict[TreePath, jax.Array],
+        stats: dict[TreePath, jax.Array],
         images: jax.Array,
         *,
         train: bool,
-    ) -> tuple[dict[int, jax.Array], dict[Path, Tape], dict[Path, jax.Array]]:
+    ) -> tuple[dict[int, jax.Array], dict[TreePath, Tape], dict[TreePath, jax.Array]]:
         """Runs all segments but the last, with the layers behind them."""
         values: dict[int, jax.Array] = {IMAGES: images}
-        tapes: dict[Path, Tape] = {}
-        after: dict[Path, jax.Array] = {}
+        tapes: dict[TreePath, Tape] = {}
+        after: dict[TreePath, jax.Array] = {}
         for segment in segments[:-1]:
             made = segment.forward(
                 [params[path] for path in segment.params], [values[i] for i in segment.inputs]
@@ -143,7 +143,7 @@ class StitchedNetwork:
 
 
 def _collect(
-    gradients: dict[Path, jax.Array],
+    gradients: dict[TreePath, jax.Array],
     waiting: dict[int, jax.Array],
     segment: Segment,
     own: Sequence[jax.Array],

@@ -19,7 +19,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine.filters import Duplicates, screen
 from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.engine.verdicts import DecidingStage, Evaluation, Rejection
-from evonorm_jax.search.evolution.search import Search, SearchConfig, replay
+from evonorm_jax.search.evolution.search_state import Search, SearchConfig, replay
 from evonorm_jax.search.evolution.space import SearchSpace
 from evonorm_jax.search.run.executor import Executor
 from evonorm_jax.search.run.ledger import Ledger

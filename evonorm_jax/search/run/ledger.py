@@ -21,7 +21,7 @@ from typing import Any
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine.verdicts import Evaluation
-from evonorm_jax.search.evolution.search import Candidate
+from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE, LEDGER_FORMAT, SCHEMA, to_columns
 from evonorm_jax.search.run.ledger_reader import (
     LedgerContents,

@@ -14,7 +14,7 @@ from typing import Any
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.engine.verdicts import Evaluation
-from evonorm_jax.search.evolution.search import Candidate, CandidateResult
+from evonorm_jax.search.evolution.search_state import Candidate, CandidateResult
 from evonorm_jax.search.run.ledger_format import (
     EVALUATION_COLUMNS,
     LEDGER_FILE,

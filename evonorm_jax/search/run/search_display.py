@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from evonorm_jax.search.evolution.search import Search
+from evonorm_jax.search.evolution.search_state import Search
 from evonorm_jax.training.progress import format_duration
 
 _LIVE_SECONDS = 0.5

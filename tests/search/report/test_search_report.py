@@ -13,7 +13,7 @@ from evonorm_jax.graphs.formula import formula
 from evonorm_jax.graphs.library import LIBRARY
 from evonorm_jax.search.engine.verdicts import Evaluation
 from evonorm_jax.search.evolution.pareto import pareto_front
-from evonorm_jax.search.evolution.search import Candidate
+from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.report.search_figures import draw_progress
 from evonorm_jax.search.report.search_report import summarize, write_search_report
 from evonorm_jax.search.report.search_runs import load_searches

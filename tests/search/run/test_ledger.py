@@ -16,7 +16,12 @@ import pytest
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.engine.verdicts import Evaluation
-from evonorm_jax.search.evolution.search import Candidate, CandidateResult, Search, SearchConfig
+from evonorm_jax.search.evolution.search_state import (
+    Candidate,
+    CandidateResult,
+    Search,
+    SearchConfig,
+)
 from evonorm_jax.search.evolution.space import SearchSpace
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE

@@ -6,7 +6,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.engine.verdicts import Evaluation
-from evonorm_jax.search.evolution.search import Candidate
+from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.rerank import RerankConfig, rerank, standings
 from tests.search.run.fast_search import InlineExecutor, make_config

@@ -3,7 +3,7 @@
 import io
 import re
 
-from evonorm_jax.search.evolution.search import Search, SearchConfig
+from evonorm_jax.search.evolution.search_state import Search, SearchConfig
 from evonorm_jax.search.evolution.space import SearchSpace
 from evonorm_jax.search.run import search_display
 

@@ -9,7 +9,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.canonical import canonical
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.evolution.pareto import pareto_front
-from evonorm_jax.search.evolution.search import (
+from evonorm_jax.search.evolution.search_state import (
     Candidate,
     CandidateResult,
     Member,
