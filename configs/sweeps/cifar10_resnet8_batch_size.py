@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import recipes
-from configs.sweeps.recipes import batch_size_sweep
+from configs.sweeps.batch_size_sweep import batch_size_sweep
 
 NUM_EPOCHS = 12.82  # 5,000 updates of 128 of 50,000 images
 
@@ -28,7 +28,7 @@ NUM_EPOCHS = 12.82  # 5,000 updates of 128 of 50,000 images
 def get_config(arg: str = "") -> ConfigDict:
     config = recipes.parse_arg(recipes.cifar10("cifar_resnet20", "bn_relu"), arg or "npz")
     config.model.fields.depth = 8
-    if arg != "smoke":
+    if "smoke" not in arg.split(","):
         config.dataset.image_size = 16  # pixels
         config.dataset.train_crop_size = 12
         config.dataset.pad = 0

@@ -16,7 +16,7 @@ from evonorm_jax.benchmarks.gpu import require_gpu
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, interleave, queued
-from evonorm_jax.layers.norm_act import norm_act
+from evonorm_jax.norm_act import norm_act
 
 #: The stages of a ResNet-50 with as many images as make 103 MB of bfloat16, beyond any cache: a
 #: layer then takes a hundred times as long as starting it.

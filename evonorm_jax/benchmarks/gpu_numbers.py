@@ -18,7 +18,7 @@ from evonorm_jax.benchmarks.layer_program import attempt_twice
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import accepts_field, norm_act, norm_act_names
+from evonorm_jax.norm_act import accepts_field, norm_act, norm_act_names
 
 #: The maps of a ResNet-50 behind its pooling, its stem, a tail of 65 rows, an EfficientNet's.
 SHAPES = (

@@ -25,9 +25,9 @@ from evonorm_jax.benchmarks import (
 from evonorm_jax.benchmarks import input as input_suite
 from evonorm_jax.benchmarks.report import as_json
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act
+from evonorm_jax.graphs import Graph
 from evonorm_jax.models import create_model
-from evonorm_jax.search import Graph
+from evonorm_jax.norm_act import norm_act
 
 
 @pytest.fixture

@@ -1,0 +1,195 @@
+"""The reproduction, line by line: the paper's numbers, our commands, our numbers.
+
+`docs/reproduction.md` is made of `configs/` and `results/` alone, so that it cannot say more than
+they do; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from evonorm_jax.analysis import paper
+from evonorm_jax.analysis.runs import layer_label
+from evonorm_jax.analysis.sweep_report import markdown_table, short_commit
+from evonorm_jax.analysis.sweep_results import RESULTS_FILE, read_results
+from evonorm_jax.analysis.sweeps import Sweep, SweepRun
+from evonorm_jax.errors import UserError
+
+REPRODUCTION_FILE = "docs/reproduction.md"
+
+# How config files call the networks of the paper's tables, and the paper itself.
+_MODELS = {
+    "resnet50": ("r50", "ResNet-50"),
+    "resnet101": ("r101", "ResNet-101"),
+    "mobilenet_v2": ("mobilenet_v2", "MobileNetV2"),
+    "mnasnet_b1": ("mnasnet_b1", "MnasNet-B1"),
+    "efficientnet_b0": ("efficientnet_b0", "EfficientNet-B0"),
+    "efficientnet_b5": ("efficientnet_b5", "EfficientNet-B5"),
+}
+_NOT_RUN = "not run"
+_OURS = ["here", "hardware", "date", "commit"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A sweep or a run in `results/`.
+
+    Attributes:
+      folder: Name of its folder in `results/`.
+      title: First line of its README.
+      sweep: Its table; None for a record of another form.
+    """
+
+    folder: str
+    title: str
+    sweep: Sweep | None
+
+
+def write_reproduction(root: Path) -> Path:
+    """Writes `docs/reproduction.md` of the repository at `root`."""
+    path = root / REPRODUCTION_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(reproduction(root), encoding="utf-8")
+    return path
+
+
+def reproduction(root: Path) -> str:
+    """Returns it as Markdown, made of `configs/` and `results/` below `root`."""
+    recorded = read_recorded(root / "results")
+    parts = [
+        "# Reproduction",
+        "The paper's tables line by line: its number, the command that runs ours, and what it "
+        'gave. "Not run" is just that: nothing here is estimated. Made by '
+        "`python -m experiments.plot --ledger` from `configs/` and `results/`.",
+        "The paper's numbers are those of arXiv:2004.02967v1, ImageNet top-1 in percent, one run "
+        "each as far as it says.",
+        "## Table 2: layers with batch statistics",
+        _table_2(root / "configs", recorded),
+        "## Table 3: accuracy against images per worker",
+    ]
+    for model in paper.BATCH_SIZE:
+        parts += _table_3(root / "configs", model, recorded)
+    parts += [
+        "## Data sets without numbers in the paper",
+        "On CIFAR-10 the paper searches for layers and reports no accuracy of trained networks; "
+        "the digits are ours. These records show whether its claims hold there.",
+        _other_records(recorded),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def read_recorded(results: Path) -> list[Recorded]:
+    """Reads everything below `results/` that has a README."""
+    recorded = []
+    for readme in sorted(results.glob("*/README.md")):
+        try:
+            sweep = read_results(readme.parent / RESULTS_FILE)
+        except UserError:  # a record of its own form
+            sweep = None
+        title = readme.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        recorded.append(Recorded(readme.parent.name, title, sweep))
+    return recorded
+
+
+def _table_2(configs: Path, recorded: Iterable[Recorded]) -> str:
+    rows = []
+    for model, lines in paper.IMAGENET.items():
+        name, title = _MODELS[model]
+        for norm_act, number in lines.items():
+            command = _train_command(configs, name, norm_act)
+            ours = _our_cells(recorded, model, None, norm_act, 128)
+            rows.append([title, layer_label(norm_act), f"{number:.1f}", command, *ours])
+    return markdown_table(["network", "layer", "paper", "command", *_OURS], rows)
+
+
+def _train_command(configs: Path, model: str, norm_act: str) -> str:
+    """Returns the command of a layer's config, or of EvoNorm-B0's with the layer exchanged.
+
+    B0 because its configs set no fields of the layer, which another one might not have.
+    """
+    train = "python -m experiments.train --config configs"
+    if (configs / (own := f"imagenet_{model}_{norm_act}.py")).exists():
+        return f"`{train}/{own}`"
+    if (configs / (other := f"imagenet_{model}_evonorm_b0.py")).exists():
+        workdir = f"runs/imagenet_{model}_{norm_act}"
+        return f"`{train}/{other} --config.model.norm_act={norm_act} --workdir {workdir}`"
+    return "no config of this network"
+
+
+def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[str]:
+    name, title = _MODELS[model]
+    workers = paper.BATCH_SIZE_WORKERS[model]
+    config = configs / "sweeps" / f"imagenet_{name}_batch_size.py"
+    command = "There is no config for it yet."
+    if config.exists():
+        command = (
+            f"`python -m experiments.sweep --config configs/sweeps/{config.name} "
+            f"--workdir runs/{config.stem}`"
+        )
+    rows = []
+    for norm_act, numbers in paper.BATCH_SIZE[model].items():
+        for size, number in zip(paper.BATCH_SIZE_IMAGES_PER_WORKER, numbers, strict=True):
+            ours = _our_cells(recorded, model, workers, norm_act, size)
+            rows.append([layer_label(norm_act), str(size), f"{number:.1f}", *ours])
+    table = markdown_table(["layer", "images per worker", "paper", *_OURS], rows)
+    return [f"### {title}, {workers} workers", command, table]
+
+
+def _our_cells(
+    recorded: Iterable[Recorded], model: str, workers: int | None, norm_act: str, size: int
+) -> list[str]:
+    """Returns our number, hardware and commit; "not run" without a finished run."""
+    for record in recorded:
+        sweep = record.sweep
+        if sweep is None or sweep.setting.model != model or not _is_imagenet(sweep):
+            continue
+        if workers not in (None, sweep.setting.num_workers):
+            continue
+        layer = sweep.find(norm_act)
+        runs = [
+            run
+            for run in sweep.runs
+            if (run.layer, run.images_per_worker) == (layer, size) and run.score is not None
+        ]
+        if runs:
+            statistic = sweep.statistic(runs[0].layer, size)
+            spread = "" if statistic.spread is None else f" ± {statistic.spread:.1f}"
+            seeds = f" ({statistic.finished} of {statistic.expected} seeds)"
+            number = f"[{statistic.mean:.1f}{spread}](../results/{record.folder}){seeds}"
+            return [number, *_circumstances(runs)]
+    return [_NOT_RUN, "", "", ""]
+
+
+def _is_imagenet(sweep: Sweep) -> bool:
+    setting = sweep.setting
+    real = setting.dataset == "imagenet2012" and setting.source != "fake"
+    return real and sweep.has_papers_metric
+
+
+def _circumstances(runs: Sequence[SweepRun]) -> list[str]:
+    """Returns hardware, date and commit of the last of the runs."""
+    last = max(runs, key=lambda run: run.date)
+    return [last.hardware, last.date, short_commit(last.commit)]
+
+
+def _other_records(recorded: Iterable[Recorded]) -> str:
+    rows = []
+    for record in recorded:
+        link = f"[{record.title}](../results/{record.folder})"
+        if (sweep := record.sweep) is None:
+            rows.append([link, "", "", "", "", ""])
+        elif not _is_imagenet(sweep):
+            unit = f" {sweep.metrics.main.unit}".rstrip()
+            for layer in sweep.layers:
+                ends = [
+                    f"{statistic.mean:.1f}{unit} at {size}"
+                    for size in (sweep.sizes[0], sweep.sizes[-1])
+                    if (statistic := sweep.statistic(layer, size)).mean is not None
+                ]
+                runs = [run for run in sweep.runs if run.layer == layer]
+                cells = [sweep.layer_label(layer), ", ".join(ends) or _NOT_RUN]
+                rows.append([link, *cells, *_circumstances(runs)])
+    header = ["record", "layer", "images per worker", *_OURS[1:]]
+    return markdown_table(header, rows) if rows else _NOT_RUN

@@ -1,0 +1,108 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
+from evonorm_jax.analysis.sweep_report import write_report
+from evonorm_jax.analysis.sweep_results import write_results
+from evonorm_jax.analysis.sweeps import load_sweep
+from evonorm_jax.norm_act import norm_act
+from experiments import launch
+from tests.analysis.sweep_folders import write_run, write_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with two configs and no results."""
+    (tmp_path / "configs" / "sweeps").mkdir(parents=True)
+    for name in (
+        "imagenet_r50_bn_relu",
+        "imagenet_r50_evonorm_b0",
+        "sweeps/imagenet_r50_batch_size",
+    ):
+        (tmp_path / "configs" / f"{name}.py").write_text("")
+    return tmp_path
+
+
+def record(repository, name, **fields):
+    """A sweep of that name in `results/`."""
+    runs = write_sweep(repository / "runs" / name, **fields)
+    output = repository / "results" / name
+    output.mkdir(parents=True)
+    write_results(load_sweep(runs), output / "results.csv")
+    (output / "README.md").write_text(f"# The sweep {name}\n")
+
+
+def lines(text, *parts):
+    return [line for line in text.splitlines() if all(part in line for part in parts)]
+
+
+def test_the_reproduction_of_this_repository_is_fresh():
+    assert (ROOT / REPRODUCTION_FILE).read_text() == reproduction(ROOT), (
+        "configs/ or results/ have changed: python -m experiments.plot --ledger"
+    )
+
+
+def test_every_command_can_be_run():
+    commands = re.findall(
+        r"`python -m experiments\.train (.*?)`", (ROOT / REPRODUCTION_FILE).read_text()
+    )
+    assert len(commands) >= 18
+    for command in set(commands):
+        _, config_file, *rest = command.split()
+        overrides = [argument for argument in rest if argument.startswith("--config.")]
+        config = launch.parse_config(str(ROOT / config_file), overrides)
+        norm_act(config.model.norm_act, **config.model.norm_act_fields.to_dict())
+        assert (ROOT / config_file).stem.startswith("imagenet_")
+
+
+def test_what_has_no_result_is_not_run(repository):
+    text = reproduction(repository)
+    train = "`python -m experiments.train --config configs/imagenet_r50"
+    assert lines(text, "| ResNet-50 | EvoNorm-B0 |") == [
+        f"| ResNet-50 | EvoNorm-B0 | 77.8 | {train}_evonorm_b0.py` | not run |  |  |  |"
+    ]
+    # A layer without a config of its own takes the place of B0.
+    assert f"{train}_evonorm_b0.py --config.model.norm_act=evonorm_b1 --workdir" in text
+    assert len(lines(text, "| EfficientNet-B5 |", "no config of this network")) == 9
+    assert len(lines(text, "not run")) == 6 * 9 + 2 * 7 * 6 + 1  # and no other records
+    assert "configs/sweeps/imagenet_r50_batch_size.py" in text
+
+
+def test_recorded_runs_stand_beside_the_papers_numbers(repository):
+    r50 = {"dataset": "imagenet2012", "source": "tfds", "model": "resnet50", "num_workers": 8}
+    record(repository, "r50", **r50)
+    (line,) = lines(reproduction(repository), "| BN-ReLU | 8 |", "74.3")
+    assert line == (
+        "| BN-ReLU | 8 | 74.3 | [96.0 ± 1.0](../results/r50) (3 of 3 seeds) | 2 x ACME 3000 "
+        "| 2026-01-02 | `0123456` |"
+    )
+    assert lines(reproduction(repository), "| BN-ReLU | 16 |", "not run")
+
+
+@pytest.mark.parametrize("other", [{"source": "fake"}, {"num_workers": 4}])
+def test_runs_of_another_setting_do_not_count(repository, other):
+    r50 = {"dataset": "imagenet2012", "source": "tfds", "model": "resnet50", "num_workers": 8}
+    record(repository, "r50", **{**r50, **other})
+    assert lines(reproduction(repository), "| BN-ReLU | 8 | 74.3 | not run |")
+
+
+def test_other_data_sets_have_a_table_of_their_own(repository):
+    record(repository, "digits")
+    (repository / "results" / "by_hand").mkdir()
+    (repository / "results" / "by_hand" / "README.md").write_text("# A record in prose\n")
+    text = reproduction(repository)
+    (bn,) = lines(text, "[The sweep digits](../results/digits) | BN-ReLU |")
+    assert "| 96.0 % at 8, 80.0 % at 2 | 2 x ACME 3000 | 2026-01-02 | `0123456` |" in bn
+    assert lines(text, "[A record in prose](../results/by_hand)")
+
+
+def test_a_report_is_a_record(repository):
+    runs = repository / "runs"
+    write_run(runs, "bn_relu", 8, 0, 0.9)
+    write_report(runs, repository / "results" / "digits")
+    title = "Accuracy against images per worker: digits"
+    assert lines(reproduction(repository), f"[{title}](../results/digits)", "90.0 % at 8")
