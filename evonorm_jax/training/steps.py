@@ -54,7 +54,7 @@ def gradient_step(
       and `grad_norm`.
     """
     local = _mean_over_micro_batches(state, loss, examples, key, accumulation_steps)
-    metrics, collections, grads = _like(local, mean_over_devices(local))
+    metrics, collections, grads = mean_over_devices(local)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,
