@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from evonorm_jax.benchmarks.results import Report
 from evonorm_jax.errors import UserError
 
 #: One module each, with `measure(options) -> Report`.
-SUITES = ("layers", "train_step", "input", "startup", "search", "gpu")
+SUITES = ("layers", "train_step", "input", "startup", "search", "gpu", "aot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,20 +22,34 @@ class Options:
     """What the command line chooses.
 
     Attributes:
-      quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing.
+      quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing. For
+        the aot suite, whose numbers are exact anyway: no whole networks.
       data: root of a class folder for the input suite, None makes JPEGs up; CIFAR-10 as .npz for
         the search suite.
+      output: folder of the results of this machine or target.
+      target: what the aot suite compiles for, a name in `compile_only.TARGETS`.
+      programs: patterns of the programs that the aot suite compiles; () means all.
       log: takes a line as soon as something is measured.
+      save: takes the report as far as it has come, so that a run cut short keeps what it measured.
     """
 
     quick: bool = False
     data: str | None = None
+    output: Path = Path()
+    target: str | None = None
+    programs: tuple[str, ...] = ()
     log: Callable[[str], None] = print
+    save: Callable[[Report], None] = lambda report: None
 
     @property
     def rounds(self) -> int:
         """How often every contender is sampled."""
         return 2 if self.quick else 15
+
+
+def file_stem(name: str, *, quick: bool) -> str:
+    """Name of a suite's files without their ending."""
+    return f"{name}_quick" if quick else name
 
 
 def run_suite(name: str, options: Options, output: Path, hardware: str | None = None) -> Report:
@@ -46,20 +61,30 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
       name: one of `SUITES`.
       options: see there.
       output: folder of all machines.
-      hardware: name of this machine's folder; None derives it.
+      hardware: name of this machine's folder; None derives it, or takes that of the target.
 
     Raises:
       UserError: for an unknown suite or an impossible name, and what the suite itself refuses.
     """
     if name not in SUITES:
         raise UserError(f"Unknown suite {name!r}: take one of {', '.join(SUITES)}.")
-    hardware = machine.hardware_name() if hardware is None else machine.check_name(hardware)
+    if hardware is None:
+        hardware = options.target or machine.hardware_name()
+    hardware = machine.check_name(hardware)
     before = machine.environment(hardware, quick=options.quick)
     module = importlib.import_module(f"evonorm_jax.benchmarks.{name}")
+    stem = file_stem(name, quick=options.quick)
+    folder = Path(output) / hardware
+
+    def write(report: Report, *, chart: bool) -> list[Path]:
+        environment = before | {"load_average_after": machine.load_average()}
+        return write_report(report, environment, folder, stem, chart=chart)
+
+    options = dataclasses.replace(
+        options, output=folder, save=functools.partial(write, chart=False)
+    )
     report = module.measure(options)
-    environment = before | {"load_average_after": machine.load_average()}
-    stem = f"{name}_quick" if options.quick else name
-    paths = write_report(report, environment, Path(output) / hardware, stem)
+    paths = write(report, chart=True)
     options.log("\n" + paths[1].read_text())
     options.log("written: " + ", ".join(str(path) for path in paths))
     return report
