@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -80,10 +79,10 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
         environment = before | {"load_average_after": machine.load_average()}
         return write_report(report, environment, folder, stem, chart=chart)
 
-    options = dataclasses.replace(
-        options, output=folder, save=functools.partial(write, chart=False)
-    )
-    report = module.measure(options)
+    def save(report: Report) -> None:
+        write(report, chart=False)
+
+    report = module.measure(dataclasses.replace(options, output=folder, save=save))
     paths = write(report, chart=True)
     options.log("\n" + paths[1].read_text())
     options.log("written: " + ", ".join(str(path) for path in paths))
