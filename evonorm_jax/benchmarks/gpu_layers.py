@@ -38,8 +38,8 @@ LAUNCH = "an empty program"
 LAUNCH_GROUP = "starting a program"
 NOTES = (
     *layers.NOTES[:-1],  # the last is about PyTorch, which takes no part
-    f"On Hopper GPUs `EvoNorm-S0` is the hand-written kernel where this takes the shape; `{XLA}` is "
-    "what the compiler makes of the layer.",
+    "On Hopper GPUs `EvoNorm-S0` is the hand-written kernel where this takes the shape; "
+    f"`{XLA}` is what the compiler makes of the layer.",
     "Twenty calls of a layer are started before the first is waited for. A layer that takes hardly "
     f"longer than `{LAUNCH}` is limited by the processor that starts it, not by the GPU.",
     f"`{layers.TRANSFERS}` is the time in transfers of x at the measured copy speed: 5 is the "

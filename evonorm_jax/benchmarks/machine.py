@@ -17,7 +17,7 @@ import jax
 
 import evonorm_jax
 from evonorm_jax.errors import UserError
-from evonorm_jax.provenance import command, git_commit
+from evonorm_jax.provenance import code_digest, command, git_commit
 
 #: Their versions are recorded where they are installed; none is imported for it.
 PACKAGES = (
@@ -30,6 +30,8 @@ PACKAGES = (
     "tensorflow",
     "torch",
     "timm",
+    "jax-cuda13-plugin",
+    "libtpu",
 )
 #: Variables that change times; `experiments/allocator.py` sets those of the allocator.
 VARIABLES = (
@@ -38,6 +40,7 @@ VARIABLES = (
     "MALLOC_TOP_PAD_",
     "JAX_PLATFORMS",
     "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
     "XLA_PYTHON_CLIENT_PREALLOCATE",
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
 )
@@ -55,6 +58,7 @@ def environment(hardware: str, *, quick: bool) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command(),
         "commit": git_commit(),
+        "code": code_digest(),
         "quick": quick,
         "versions": {
             "evonorm_jax": evonorm_jax.__version__,

@@ -3,8 +3,9 @@
 A thread block owns a slab: one sample, a block of neighbouring channels, all H*W rows. The copy
 engine (TMA) brings the slab into shared memory once, the statistics are taken there by the
 two-pass formula, and the result is written over the slab and copied out. So memory sees x and y
-forward, x, dy and dx backward: 5 passes, where XLA needs 10 for the same layer. A cluster of blocks,
-which exchange their sums, cuts a slab along its rows where one block would have to take narrow ones.
+forward, x, dy and dx backward: 5 passes, where XLA needs 9 for the same layer. A cluster of blocks,
+which exchange their sums, cuts a slab along its rows where one block would have to take narrow
+ones.
 """
 
 import contextlib
