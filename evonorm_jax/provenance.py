@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -17,6 +19,16 @@ import evonorm_jax
 def command() -> list[str]:
     """Returns the command line of this process, the interpreter by its name alone."""
     return [Path(sys.executable).name, *sys.orig_argv[1:]]
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the package's Python files: the same for the same code, committed or not."""
+    package = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def git_commit() -> str | None:

@@ -10,6 +10,10 @@ suites:
   search      candidates of the layer search decided per hour (an hour; needs --data)
   gpu         numbers, layers, ResNet-50 steps and CIFAR-10 on one GPU, in --minutes; its stages are
               suites of their own: gpu_numbers, gpu_layers, gpu_steps, gpu_cifar10
+  aot         what programs cost on TPUs and GPUs by their compilers' count, without a device (needs
+              the aot extra): training steps of whole networks, about half a minute each for a GPU
+              and six for a TPU; with --quick layers, blocks and a small network. Kept after each
+              program; the same command goes on where it was stopped.
 
 Writes <output>/<hardware>/<suite>.json, .md and .png. On a CPU with glibc it starts itself anew
 with an allocator that keeps freed memory (experiments/allocator.py says why).
@@ -18,6 +22,8 @@ with an allocator that keeps freed memory (experiments/allocator.py says why).
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 from pathlib import Path
 
 from experiments.allocator import tune_allocator
@@ -27,7 +33,8 @@ def main() -> None:
     """Parses the command line and measures one suite."""
     import jax
 
-    from evonorm_jax.benchmarks import suite
+    from evonorm_jax.benchmarks import compile_only, suite
+    from evonorm_jax.errors import UserError
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmark",
@@ -63,9 +70,23 @@ def main() -> None:
         help="gpu suite: only these of numbers, layers, steps and cifar10",
     )
     parser.add_argument(
+        "--targets",
+        default="",
+        metavar="A,B",
+        help="aot suite: only the targets that match, such as h100,tpu-v5e-*; each has a folder of "
+        "its own (default: all whose compiler is installed)",
+    )
+    parser.add_argument(
+        "--programs",
+        default="",
+        metavar="A,B",
+        help="aot suite: only the programs that match, such as resnet50/*,*/evonorm-s0",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
-        help="tiny shapes and two rounds, written as <suite>_quick.*; its numbers mean nothing",
+        help="tiny shapes and two rounds, written as <suite>_quick.*; its numbers mean nothing, "
+        "but those of aot do",
     )
     arguments = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
@@ -73,9 +94,31 @@ def main() -> None:
         quick=arguments.quick,
         data=arguments.data,
         minutes=arguments.minutes,
-        stages=tuple(filter(None, arguments.stages.split(","))),
+        stages=_names(arguments.stages),
+        programs=_names(arguments.programs),
+        log=functools.partial(print, flush=True),  # a suite may take hours
     )
-    suite.run_suite(arguments.suite, options, Path(arguments.output), arguments.hardware)
+    output = Path(arguments.output)
+    if arguments.suite != "aot":
+        if arguments.targets or arguments.programs:
+            raise UserError(
+                f"--targets and --programs belong to the aot suite, not to {arguments.suite}."
+            )
+        suite.run_suite(arguments.suite, options, output, arguments.hardware)
+        return
+    if arguments.hardware:
+        raise UserError(
+            "--hardware names a machine that measures; the aot suite names the folders of its "
+            "results after its targets."
+        )
+    # A GPU that is there would tune the programs, and a TPU would be taken from others.
+    jax.config.update("jax_platforms", "cpu")
+    for target in compile_only.choose_targets(_names(arguments.targets)):
+        suite.run_suite("aot", dataclasses.replace(options, target=target.name), output)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 if __name__ == "__main__":

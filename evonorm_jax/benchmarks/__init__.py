@@ -7,7 +7,12 @@ machine.py        what was measured on: hardware, versions, commit, allocator
 layer_program.py  one layer's forward and backward pass as one compiled program
 rivals.py         what the layers are measured against: plain forms, Flax
 torch_rivals.py   the same in PyTorch and timm, where they are installed
-layers.py train_step.py input.py startup.py gpu.py    one suite each
+layers.py train_step.py input.py startup.py gpu.py aot.py    one suite each
+aot_programs.py   what the aot suite compiles: layers, blocks, training steps
+compile_only.py   TPUs and GPUs that are not there, for compilers
+hlo.py hlo_traffic.py hlo_flops.py    optimised HLO as data: bytes, FLOPs and origin of kernels
+roofline.py       what chips can do by their vendors, and the least time that it gives
+mosaic_resources.py    registers and spills of Pallas kernels on GPUs
 
 `python -m experiments.benchmark` runs them. Importing this imports nothing.
 """

@@ -35,11 +35,13 @@ def as_png(report: Report) -> bytes:
 
 def _draw_bars(axis: Any, report: Report, group: str, case: str, names: Sequence[str]) -> None:
     measured = [
-        (place, name, spread(result.seconds))
+        (place, name, spread(report.samples(result)))
         for place, name in enumerate(names)
-        if (result := report.find(group, case, name)) is not None and result.seconds
+        if (result := report.find(group, case, name)) is not None and report.samples(result)
     ]
-    factor, unit = time_unit([time.median for _, _, time in measured])
+    factor, unit = 1.0, report.headline
+    if unit is None:
+        factor, unit = time_unit([time.median for _, _, time in measured])
     for place, name, time in measured:
         # Ours in colour, rivals in grey: the eye goes to what is compared.
         ours = any(name == contender for contender, _ in report.comparisons)

@@ -74,11 +74,7 @@ def compile_layer(layer: nn.Module, inputs: Inputs) -> LayerProgram:
         return layer.apply({"params": params, "batch_stats": state}, x, mutable=["batch_stats"])
 
     def forward_and_backward(x: jax.Array, params: Any, dy: jax.Array) -> Any:
-        y, pull, statistics = jax.vjp(forward, x, params, has_aux=True)
-        # In a network dy exists only after y. Without the tie XLA starts the backward pass first,
-        # and shares with it what a network would have to keep or to compute again.
-        y, dy = lax.optimization_barrier((y, dy))
-        return y, statistics, pull(dy)
+        return forward_then_backward(forward, x, params, dy)
 
     start = time.perf_counter()
     lowered = jax.jit(forward_and_backward).lower(x, params, dy)
@@ -105,6 +101,24 @@ def attempt_twice(compile_or_run: Callable[[], T]) -> T:
         return compile_or_run()
 
 
+def forward_then_backward(
+    forward: Callable[..., tuple[jax.Array, Any]], x: jax.Array, params: Any, dy: jax.Array
+) -> Any:
+    """What a layer gives in training: y, new statistics, and the gradients of x and `params`.
+
+    Args:
+      forward: gives y, and statistics that have no gradient, of x and the parameters.
+      x: `[N, H, W, C]`.
+      params: of the layer.
+      dy: gradient of y.
+    """
+    y, pull, statistics = jax.vjp(forward, x, params, has_aux=True)
+    # In a network dy exists only after y. Without the tie XLA starts the backward pass first, and
+    # shares with it what a network would have to keep or to compute again.
+    y, dy = lax.optimization_barrier((y, dy))
+    return y, statistics, pull(dy)
+
+
 def residual_bytes(forward: Callable[..., Any], *arguments: Any) -> int:
     """Bytes that differentiation hands from the forward to the backward pass, each array once.
 
@@ -115,6 +129,18 @@ def residual_bytes(forward: Callable[..., Any], *arguments: Any) -> int:
     kept = {var for var in jaxpr.jaxpr.outvars if isinstance(var, Var)}
     avals: list[Any] = [var.aval for var in kept]
     return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in avals)
+
+
+def peak_bytes(program: Any) -> int:
+    """Memory that a compiled program takes at once on a device: arguments, results, scratch."""
+    memory = program.memory_analysis()
+    # Donated inputs and the outputs in their place are the same memory.
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
 
 
 def compile_copy(inputs: Inputs) -> Callable[[], jax.Array]:

@@ -12,7 +12,15 @@ from typing import Any
 import jax
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.provenance import command, git_commit, now, num_cores, processor, versions
+from evonorm_jax.provenance import (
+    code_digest,
+    command,
+    git_commit,
+    now,
+    num_cores,
+    processor,
+    versions,
+)
 
 #: Their versions are recorded where they are installed; none is imported for it.
 PACKAGES = (
@@ -25,6 +33,8 @@ PACKAGES = (
     "tensorflow",
     "torch",
     "timm",
+    "jax-cuda13-plugin",
+    "libtpu",
 )
 #: Variables that change times; `experiments/allocator.py` sets those of the allocator.
 VARIABLES = (
@@ -33,6 +43,7 @@ VARIABLES = (
     "MALLOC_TOP_PAD_",
     "JAX_PLATFORMS",
     "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
     "XLA_PYTHON_CLIENT_PREALLOCATE",
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
 )
@@ -50,6 +61,7 @@ def environment(hardware: str, *, quick: bool) -> dict[str, Any]:
         "date": now(),
         "command": command(),
         "commit": git_commit(),
+        "code": code_digest(),
         "quick": quick,
         "versions": versions(PACKAGES),
         "variables": {name: os.environ.get(name) for name in VARIABLES},

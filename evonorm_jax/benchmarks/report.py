@@ -38,7 +38,7 @@ def write_report(
       environment: What it was measured on and with.
       folder: Folder to write to; it is created where it does not exist.
       stem: Name of the files without their ending.
-      chart: Whether to draw the `.png`. A report without a single time never has one.
+      chart: Whether to draw the `.png`. A report without a single sample never has one.
 
     Returns:
       The files that were written.
@@ -46,7 +46,7 @@ def write_report(
     Raises:
       UserError: where that cannot be written.
     """
-    chart = chart and any(result.seconds for result in report.results)
+    chart = chart and any(report.samples(result) for result in report.results)
     picture = f"{stem}.png"
     contents = {
         folder / f"{stem}.json": _readable(as_json(report, environment)).encode(),
@@ -67,6 +67,22 @@ def write_report(
             "another folder with --output."
         ) from error
     return list(contents)
+
+
+def read_results(path: Path) -> tuple[dict[str, Any], list[Result]]:
+    """The environment and the results of a report's JSON file.
+
+    Raises:
+      OSError: where it cannot be read.
+      ValueError: where it is no such file, or one of another schema.
+    """
+    data = json.loads(path.read_text())
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no report of schema {SCHEMA}.")
+    names = [field.name for field in dataclasses.fields(Result)]
+    fields = ({name: result[name] for name in names} for result in data["results"])
+    results = [Result(**found | {"seconds": tuple(found["seconds"])}) for found in fields]
+    return data["environment"], results
 
 
 def as_json(report: Report, environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +119,7 @@ def as_markdown(report: Report, environment: Mapping[str, Any], *, picture: str 
     """Tables: per group the times, the same-round ratios, and each further figure."""
     lines = [f"# {report.title}", ""]
     if environment["quick"]:
-        lines += ["**A quick run: tiny shapes, two rounds. It shows that the suite runs.**", ""]
+        lines += [f"**{report.quick_notice}**", ""]
     lines += [*_environment_lines(environment), ""]
     if picture is not None:
         lines += [f"![{report.title}]({picture})", ""]
@@ -132,18 +148,19 @@ def _environment_lines(environment: Mapping[str, Any]) -> list[str]:
 def _time_tables(report: Report, group: str) -> list[str]:
     """Times and figures: one table for a single case, else one table each with a column a case."""
     cases, contenders = report.cases(group), report.contenders(group)
-    measures = (TIME, *report.figures(group))
+    headline = report.headline or TIME
+    measures = tuple(dict.fromkeys((headline, *report.figures(group))))
     if len(cases) == 1:
         return _table(
             contenders,
             measures,
-            lambda row, measure: _measured(report.find(group, cases[0], row), measure),
+            lambda row, measure: _measured(report.find(group, cases[0], row), measure, headline),
         )
     lines = []
     for measure in measures:
 
         def cell(row: str, case: str, measure: str = measure) -> str:
-            return _measured(report.find(group, case, row), measure)
+            return _measured(report.find(group, case, row), measure, headline)
 
         having = [row for row in contenders if any(cell(row, case) for case in cases)]
         lines += [f"{measure[0].upper()}{measure[1:]}:", "", *_table(having, cases, cell)]
@@ -151,7 +168,7 @@ def _time_tables(report: Report, group: str) -> list[str]:
 
 
 def _ratio_table(report: Report, group: str) -> list[str]:
-    cases = report.cases(group)
+    cases, timed = report.cases(group), report.headline is None
     rows = {}
     for contender, rival in report.comparisons:
         ratios = {case: report.ratio(group, case, contender, rival) for case in cases}
@@ -165,13 +182,16 @@ def _ratio_table(report: Report, group: str) -> list[str]:
         ratios = rows[row]
         if column in ratios:
             median, low, high = ratios[column]
-            return f"{median:.2f} [{low:.2f}, {high:.2f}]"
+            return f"{median:.2f} [{low:.2f}, {high:.2f}]" if timed else f"{median:.3f}"
         if column != MEAN or len(ratios) < len(cases):
             return ""  # a mean over fewer cases is another number than its neighbours
-        return f"{geometric_mean([ratio.median for ratio in ratios.values()]):.2f}"
+        mean = geometric_mean([ratio.median for ratio in ratios.values()])
+        return f"{mean:.2f}" if timed else f"{mean:.3f}"
 
     return [
-        "Ratio of times within a round, median [quartiles]; below 1: the first is faster:",
+        "Ratio of times within a round, median [quartiles]; below 1: the first is faster:"
+        if timed
+        else f"Ratio of {report.headline}; below 1: the first has less:",
         "",
         *_table(list(rows), [*cases, MEAN] if len(cases) > 1 else cases, cell),
     ]
@@ -187,12 +207,14 @@ def _table(
     return [*lines, ""]
 
 
-def _measured(result: Result | None, measure: str) -> str:
-    """The text of one measure of a result, or why there is none."""
+def _measured(result: Result | None, measure: str, headline: str) -> str:
+    """The text of one measure of a result, or of the headline why there is none."""
     if result is None:
         return ""
+    if measure in result.figures:
+        return number(result.figures[measure])
     if measure != TIME:
-        return number(result.figures[measure]) if measure in result.figures else ""
+        return result.note if measure == headline else ""
     if not result.seconds:
         return result.note
     time = spread(result.seconds)

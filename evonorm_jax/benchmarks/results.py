@@ -39,6 +39,8 @@ class Report:
       notes: sentences on how to read it.
       results: all of them; those with the same group and case were sampled in the same rounds.
       comparisons: pairs (contender, rival) whose same-round ratios are shown.
+      headline: name of the figure that bars and ratios show; None for the times.
+      quick_notice: what a reader must know of a quick run.
     """
 
     suite: str
@@ -46,6 +48,8 @@ class Report:
     notes: tuple[str, ...]
     results: tuple[Result, ...]
     comparisons: tuple[tuple[str, str], ...]
+    headline: str | None = None
+    quick_notice: str = "A quick run: tiny shapes, two rounds. It shows that the suite runs."
 
     def groups(self) -> tuple[str, ...]:
         """In order of appearance."""
@@ -64,10 +68,15 @@ class Report:
 
     def ratio(self, group: str, case: str, contender: str, rival: str) -> Spread | None:
         """Same-round ratios of two contenders; None unless both were measured."""
-        ours, theirs = (self.find(group, case, name) for name in (contender, rival))
-        if ours is None or theirs is None or not (ours.seconds and theirs.seconds):
-            return None
-        return same_round_ratios(ours.seconds, theirs.seconds)
+        found = (self.find(group, case, name) for name in (contender, rival))
+        ours, theirs = (() if result is None else self.samples(result) for result in found)
+        return same_round_ratios(ours, theirs) if ours and theirs else None
+
+    def samples(self, result: Result) -> tuple[float, ...]:
+        """What bars and ratios show of a result: its times, or the one value of the headline."""
+        if self.headline is None:
+            return result.seconds
+        return (result.figures[self.headline],) if self.headline in result.figures else ()
 
     def contenders(self, group: str) -> tuple[str, ...]:
         """Of all cases of one group, in order of appearance."""

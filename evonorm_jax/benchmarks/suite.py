@@ -25,6 +25,7 @@ SUITES = (
     "gpu_layers",
     "gpu_steps",
     "gpu_cifar10",
+    "aot",
 )
 
 #: Suites whose work is done in processes of their own, which need the memory of the GPU.
@@ -36,12 +37,16 @@ class Options:
     """What the command line chooses.
 
     Attributes:
-      quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing.
+      quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing. For
+        the aot suite, whose numbers are exact anyway: no whole networks.
       data: root of a class folder for the input suite, None makes JPEGs up; CIFAR-10 as .npz for
         the search and gpu_cifar10 suites.
-      output: folder of the results of this machine; suites that consist of others hand it on.
+      output: folder of the results of this machine or target; suites that consist of others hand
+        it on.
       minutes: time for a gpu suite, which leaves out what does not fit; None sets no limit.
       stages: parts of the gpu suite to run; () means all.
+      target: what the aot suite compiles for, a name in `compile_only.TARGETS`.
+      programs: patterns of the programs that the aot suite compiles; () means all.
       log: takes a line as soon as something is measured.
       save: takes the report as far as it has come, so that a run cut short keeps what it measured.
     """
@@ -51,6 +56,8 @@ class Options:
     output: Path = Path()
     minutes: float | None = None
     stages: tuple[str, ...] = ()
+    target: str | None = None
+    programs: tuple[str, ...] = ()
     log: Callable[[str], None] = print
     save: Callable[[Report], object] = lambda report: None
 
@@ -58,6 +65,11 @@ class Options:
     def rounds(self) -> int:
         """How often every contender is sampled."""
         return 2 if self.quick else 15
+
+
+def file_stem(name: str, *, quick: bool) -> str:
+    """Name of a suite's files without their ending."""
+    return f"{name}_quick" if quick else name
 
 
 def run_suite(name: str, options: Options, output: Path, hardware: str | None = None) -> Report:
@@ -69,7 +81,7 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
       name: one of `SUITES`.
       options: see there.
       output: folder of all machines.
-      hardware: name of this machine's folder; None derives it.
+      hardware: name of this machine's folder; None derives it, or takes that of the target.
 
     Raises:
       UserError: for an unknown suite or an impossible name, and what the suite itself refuses.
@@ -77,18 +89,19 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
     if name not in SUITES:
         raise UserError(f"Unknown suite {name!r}: take one of {', '.join(SUITES)}.")
     with machine.no_preallocation() if name in IN_PROCESSES else contextlib.nullcontext():
-        hardware = machine.hardware_name() if hardware is None else machine.check_name(hardware)
+        if hardware is None:
+            hardware = options.target or machine.hardware_name()
+        hardware = machine.check_name(hardware)
         before = machine.environment(hardware, quick=options.quick)
     module = importlib.import_module(f"evonorm_jax.benchmarks.{name}")
-    stem = f"{name}_quick" if options.quick else name
+    stem = file_stem(name, quick=options.quick)
     folder = Path(output) / hardware
 
     def write(report: Report, *, chart: bool = False) -> list[Path]:
         environment = before | {"load_average_after": machine.load_average()}
         return write_report(report, environment, folder, stem, chart=chart)
 
-    options = dataclasses.replace(options, output=folder, save=write)
-    report = module.measure(options)
+    report = module.measure(dataclasses.replace(options, output=folder, save=write))
     paths = write(report, chart=True)
     options.log("\n" + paths[1].read_text())
     options.log("written: " + ", ".join(str(path) for path in paths))

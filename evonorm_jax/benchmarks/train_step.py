@@ -15,6 +15,7 @@ import optax
 from flax import linen as nn
 
 from evonorm_jax.benchmarks import rivals
+from evonorm_jax.benchmarks.layer_program import peak_bytes
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave, spread
@@ -265,12 +266,5 @@ def _network_step(model: nn.Module, size: int, batch_size: int) -> Callable[...,
 
 
 def _memory_figures(program: Any) -> dict[str, float]:
-    memory = program.memory_analysis()
-    # Donated inputs and the outputs in their place are the same memory.
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-    return {"temporaries, MB": memory.temp_size_in_bytes / 1e6, "all memory, MB": peak / 1e6}
+    temporaries = program.memory_analysis().temp_size_in_bytes
+    return {"temporaries, MB": temporaries / 1e6, "all memory, MB": peak_bytes(program) / 1e6}

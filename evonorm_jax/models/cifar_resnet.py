@@ -22,12 +22,14 @@ from flax.typing import Dtype
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.models.classifier import (
+    check_bool,
     check_dropout_rate,
     check_images,
     check_positive_int,
     classifier_head,
 )
 from evonorm_jax.models.convolution import conv2d
+from evonorm_jax.models.rematerialize import rematerialize
 from evonorm_jax.models.resnet import BasicBlock, NormActFactory
 
 
@@ -44,6 +46,8 @@ class CifarResNet(nn.Module):
         num_filters: channels of the stem and of stage 1; stages 2 and 3 double them.
         dropout_rate: dropout before the dense layer; where above 0, training needs the rng
             "dropout".
+        remat: whether training keeps only what goes into each block, and computes the rest of it
+            again for the gradient (`evonorm_jax.models.rematerialize`).
         dtype: dtype of convolutions and layers; parameters and logits are float32.
 
     Raises:
@@ -56,6 +60,7 @@ class CifarResNet(nn.Module):
     norm_act: NormActFactory
     num_filters: int = 16
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
@@ -65,6 +70,7 @@ class CifarResNet(nn.Module):
         if self.depth < 8 or self.depth % 6 != 2:
             raise UserError(f"depth={self.depth}: expected 6n + 2, that is 8, 14, 20, 26, 32, ...")
         check_dropout_rate(self.dropout_rate)
+        check_bool("remat", self.remat)
         super().__post_init__()
 
     @nn.compact
@@ -73,11 +79,13 @@ class CifarResNet(nn.Module):
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
 
+        block = rematerialize(BasicBlock, self.remat)
+
         x = conv(self.num_filters, 3, name="stem_conv")(images)
         for stage in range(3):
             for index in range((self.depth - 2) // 6):
                 changes_shape = stage > 0 and index == 0
-                x = BasicBlock(
+                x = block(
                     self.num_filters * 2**stage,
                     conv=conv,
                     norm_act=norm_act,

@@ -43,6 +43,12 @@ def check_dropout_rate(value: float) -> None:
         raise UserError(f"dropout_rate={value!r}: expected a number in [0, 1); 0 switches it off.")
 
 
+def check_bool(field: str, value: object) -> None:
+    """Raises `UserError` unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{field}={value!r}: expected True or False.")
+
+
 def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None) -> None:
     """Raises `UserError` unless `images` is a batch that the network can take.
 

@@ -19,6 +19,7 @@ from flax.typing import Dtype, Initializer
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.models.classifier import (
+    check_bool,
     check_dropout_rate,
     check_images,
     check_positive,
@@ -29,6 +30,7 @@ from evonorm_jax.models.classifier import (
 )
 from evonorm_jax.models.convolution import check_padding, conv2d, mobile_kernel_init
 from evonorm_jax.models.depthwise import DepthwiseConv
+from evonorm_jax.models.rematerialize import rematerialize
 from evonorm_jax.models.resnet import STEM_CONVS, ConvFactory, NormActFactory
 from evonorm_jax.models.squeeze_excite import SqueezeExcite, gate_activation
 from evonorm_jax.models.stochastic_depth import linear_survival, stochastic_depth
@@ -117,6 +119,8 @@ class InvertedResidualNetwork(nn.Module):
             "dropout".
         survival_probability: of residual branches in training, from 1 at the first block linearly
             to about this at the last; below 1, training needs the rng "dropout".
+        remat: whether training keeps only what goes into each block, and computes the rest of it
+            again for the gradient (`evonorm_jax.models.rematerialize`).
         dtype: dtype of convolutions and layers.
 
     Raises:
@@ -133,6 +137,7 @@ class InvertedResidualNetwork(nn.Module):
     head_init: Initializer = _HEAD_INIT
     dropout_rate: float = 0.0
     survival_probability: float = 1.0
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     #: The family's table.
@@ -153,6 +158,7 @@ class InvertedResidualNetwork(nn.Module):
             raise UserError(f"stem={self.stem!r}: expected one of {', '.join(STEM_CONVS)}.")
         check_padding(self.padding)
         check_dropout_rate(self.dropout_rate)
+        check_bool("remat", self.remat)
         check_survival_probability(self.survival_probability)
         super().__post_init__()
 
@@ -175,6 +181,8 @@ class InvertedResidualNetwork(nn.Module):
         depthwise = functools.partial(DepthwiseConv, padding=self.padding, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
 
+        block = rematerialize(InvertedResidualBlock, self.remat)
+
         stem_channels = round_channels(32 * self.width_multiplier)
         x = conv(stem_channels, 3, 1 if self.stem == "cifar" else 2, name="stem_conv")(images)
         x = norm_act(name="stem_norm")(x)
@@ -185,7 +193,7 @@ class InvertedResidualNetwork(nn.Module):
         ):
             first_strides = 1 if self.stem == "cifar" and number == 2 else stage.strides
             for index in range(num_blocks):
-                x = InvertedResidualBlock(
+                x = block(
                     round_channels(stage.channels * self.width_multiplier),
                     conv=conv,
                     depthwise=depthwise,

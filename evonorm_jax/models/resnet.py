@@ -29,6 +29,7 @@ from flax.typing import Dtype
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.models.classifier import (
+    check_bool,
     check_dropout_rate,
     check_images,
     check_positive_int,
@@ -36,6 +37,7 @@ from evonorm_jax.models.classifier import (
     classifier_head,
 )
 from evonorm_jax.models.convolution import avg_pool, conv2d, max_pool
+from evonorm_jax.models.rematerialize import rematerialize
 
 ConvFactory = Callable[..., nn.Module]
 NormActFactory = type[nn.Module] | functools.partial  # what `norm_act` returns, or a bare class
@@ -122,6 +124,8 @@ class ResNet(nn.Module):
         avg_down: whether an average pool, not the 1x1 convolution, strides on the shortcuts.
         dropout_rate: dropout before the dense layer; where above 0, training needs the rng
             "dropout".
+        remat: whether training keeps only what goes into each block, and computes the rest of it
+            again for the gradient (`evonorm_jax.models.rematerialize`).
         dtype: dtype of convolutions and layers.
 
     Raises:
@@ -147,6 +151,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     avg_down: bool = False
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
@@ -159,7 +164,7 @@ class ResNet(nn.Module):
         check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
-        block = BottleneckBlock if self.bottleneck else BasicBlock
+        block = rematerialize(BottleneckBlock if self.bottleneck else BasicBlock, self.remat)
 
         x = stem_convs(images, self.stem, self.num_filters, conv=conv, norm_act=norm_act)
         if self.stem != "cifar":
@@ -226,8 +231,8 @@ def check_resnet_fields(model: nn.Module) -> None:
         raise UserError(
             f"num_filters={model.num_filters}: stem='imagenet_deep' halves it; take an even number."
         )
-    if not isinstance(model.avg_down, bool):
-        raise UserError(f"avg_down={model.avg_down!r}: expected True or False.")
+    check_bool("avg_down", model.avg_down)
+    check_bool("remat", model.remat)
 
 
 ResNet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), bottleneck=False)

@@ -27,6 +27,7 @@ from flax.typing import Dtype
 from evonorm_jax.errors import UserError
 from evonorm_jax.models.classifier import check_images, classifier_head
 from evonorm_jax.models.convolution import conv2d, max_pool
+from evonorm_jax.models.rematerialize import rematerialize
 from evonorm_jax.models.resnet import (
     ConvFactory,
     NormActFactory,
@@ -128,6 +129,7 @@ class ResNetV1(nn.Module):
     stem: str = "imagenet"
     avg_down: bool = False
     dropout_rate: float = 0.0
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
@@ -141,7 +143,8 @@ class ResNetV1(nn.Module):
         check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
-        block, expansion = (BottleneckBlockV1, 4) if self.bottleneck else (BasicBlockV1, 1)
+        plain, expansion = (BottleneckBlockV1, 4) if self.bottleneck else (BasicBlockV1, 1)
+        block = rematerialize(plain, self.remat)
 
         x = stem_convs(images, self.stem, self.num_filters, conv=conv, norm_act=norm_act)
         x = norm_act(name="stem_norm")(x)

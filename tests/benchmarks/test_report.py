@@ -135,3 +135,73 @@ def test_a_failed_write_leaves_the_earlier_report(written, tmp_path, monkeypatch
 )
 def test_numbers_have_no_exponents(value, text):
     assert number(value) == text
+
+
+def counted_report():
+    """Without times: a figure is what bars and ratios show."""
+    results = (
+        Result("steps", "net", "ours", figures={"traffic, GB": 1.5, "copies": 0}),
+        Result("steps", "net", "theirs", figures={"traffic, GB": 2.0, "copies": 12}),
+        Result("steps", "net", "absent", note="does not compile"),
+        Result("steps", "tiny", "ours", figures={"traffic, GB": 0.5}),
+    )
+    comparisons = (("ours", "theirs"), ("absent", "theirs"))
+    return Report(
+        "counted",
+        "Counted",
+        (),
+        results,
+        comparisons,
+        headline="traffic, GB",
+        quick_notice="Fewer of them.",
+    )
+
+
+def test_a_report_of_a_figure_instead_of_times():
+    text = report_files.as_markdown(counted_report(), ENVIRONMENT, picture=None)
+    lines = text.splitlines()
+    for line in (
+        "Traffic, GB:",
+        "| ours | 1.5 | 0.5 |",
+        "| absent | does not compile |  |",
+        "Copies:",
+        "| theirs | 12 |  |",
+        "Ratio of traffic, GB; below 1: the first has less:",
+        "| ours / theirs | 0.750 |  |  |",
+    ):
+        assert line in lines
+    assert "median" not in text
+    assert "![" not in text
+    assert "| absent / theirs" not in text
+
+
+def test_the_ratios_of_a_figure_in_json():
+    (ratio,) = report_files.as_json(counted_report(), ENVIRONMENT)["ratios"]
+    names = {"group": "steps", "case": "net", "contender": "ours", "rival": "theirs"}
+    assert ratio == names | {"median": 0.75, "low": 0.75, "high": 0.75}
+
+
+def test_a_suite_says_what_its_quick_run_is():
+    text = report_files.as_markdown(counted_report(), ENVIRONMENT | {"quick": True}, picture=None)
+    assert "**Fewer of them.**" in text.splitlines()
+
+
+def test_results_can_be_read_again(tmp_path):
+    paths = report_files.write_report(counted_report(), ENVIRONMENT, tmp_path, "counted")
+    assert [path.name for path in paths] == ["counted.json", "counted.md", "counted.png"]
+    environment, results = report_files.read_results(paths[0])
+    assert environment == ENVIRONMENT
+    assert tuple(results) == counted_report().results
+
+
+def test_a_report_on_its_way_has_no_picture(tmp_path):
+    paths = report_files.write_report(made_report(), ENVIRONMENT, tmp_path, "made", chart=False)
+    assert [path.name for path in paths] == ["made.json", "made.md"]
+    assert "![" not in paths[1].read_text()
+
+
+@pytest.mark.parametrize("text", ["[]", '{"schema": 0}', "no JSON"])
+def test_files_that_are_no_results(tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"no report of schema 1|Expecting value"):
+        report_files.read_results(tmp_path / "other.json")

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from evonorm_jax.benchmarks import train_step
 from tests.experiments.command_line import run
 
@@ -33,4 +35,19 @@ def test_what_cannot_be_measured_here_is_one_message(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("benchmark: The gpu suite needs a GPU")
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--suite=aot", "--targets=b200"], "--targets: 'b200' matches none of h100, 8x-h100"),
+        (["--suite=aot", "--hardware=here"], "--hardware names a machine that measures; the aot"),
+        (["--suite=layers", "--targets=h100"], "--targets and --programs belong to the aot suite"),
+    ],
+)
+def test_options_of_the_aot_suite(tmp_path, options, message):
+    done = run("benchmark", *options, f"--output={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"benchmark: {message}")
     assert list(tmp_path.iterdir()) == []

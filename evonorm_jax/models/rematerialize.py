@@ -1,0 +1,22 @@
+"""Blocks that keep only what goes into them, and are computed again for the gradient.
+
+Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174): for a third more
+arithmetic, training holds one tensor for each block and the inside of a single block.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from flax import linen as nn
+
+
+def rematerialize(block: type[nn.Module], remat: bool) -> type[nn.Module]:
+    """`block`, called as `block(...)(x)` or `block(...)(x, train)`, or its form with `remat`.
+
+    Outputs, gradients, parameters, statistics and random numbers are those of `block`.
+    """
+    if not remat:
+        return block
+    takes_mode = "train" in inspect.signature(block.__call__).parameters
+    return nn.remat(block, static_argnums=(2,) if takes_mode else ())
