@@ -34,6 +34,7 @@ from evonorm_jax.models.weight_decay import decay_mask
 from evonorm_jax.norm_act import norm_act
 from evonorm_jax.training.parallel import AXIS
 from evonorm_jax.training.state import create_train_state, initial_variables
+from evonorm_jax.training.steps import step_key
 from evonorm_jax.training.tasks.classification import make_train_step
 
 #: Scope that the layers are traced in, by which `hlo_traffic.Kernel.is_within` finds their kernels.
@@ -221,7 +222,7 @@ def lower_step(
     pipeline = create_pipeline(dataset_config("imagenet2012", "fake", **sizes), seed=0)
     model = create_model(network.model, pipeline.num_classes, factory, DTYPE, **network.fields)
     step = make_train_step(
-        model, network.optimizer, pipeline, seed=0, per_device=BATCH, **network.step_fields
+        model, network.optimizer, pipeline, per_device=BATCH, **network.step_fields
     )
 
     def draw() -> Any:
@@ -237,7 +238,7 @@ def lower_step(
     mesh = Mesh(np.array(devices), (AXIS,))
     whole, share = PartitionSpec(), PartitionSpec(AXIS)
     mapped = jax.shard_map(
-        lambda state, batch: step(state, {}, batch),
+        lambda state, batch: step(state, {}, batch, step_key(0, state.step)),
         mesh=mesh,
         in_specs=(whole, share),
         out_specs=whole,
