@@ -85,7 +85,7 @@ def _backward(
     ) -> Any:
         # Or the compiler finds the forward pass's subexpressions again and keeps them: a full
         # float32 tensor more, even for bfloat16.
-        x, dy = lax.optimization_barrier((x, dy))
+        x, dy = platform.separate((x, dy))
         dtype = accumulation_dtype(x)
         mean, variance = moments
 
@@ -106,7 +106,7 @@ def _backward(
         )
         dmean, dvariance, dparams = pull(gradients)
         # Or the two passes share the gate, at the price of a full tensor written and read twice.
-        x, dy = lax.optimization_barrier((x, dy))
+        x, dy = platform.separate((x, dy))
         dx = layer.form.input_gradient(platform, x.astype(dtype), dy.astype(dtype), wide)
         # The mean and the variance as functions of x; x - mean, not x less a folded constant,
         # because at mean / std = 1000 the latter costs three digits.

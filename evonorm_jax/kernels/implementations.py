@@ -47,11 +47,15 @@ def without_kernel() -> str | None:
 
 
 def prefers_kernel() -> bool:
-    """Whether the program that is being traced is for a Hopper GPU, and for that alone.
+    """Whether the program that is being traced is for a Hopper GPU, and for that alone."""
+    return compute_capability() is not None and without_kernel() is None and not is_partitioned()
 
-    That is so where there is one device, in `pmap`, and in `shard_map` over all axes of its mesh.
+
+def is_partitioned() -> bool:
+    """Whether the compiler may lay the program that is being traced on several devices.
+
+    It does not where there is one device, in `pmap`, and in `shard_map` over all axes of its mesh.
     """
-    if compute_capability() is None or without_kernel() is not None:
-        return False
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    is_one_devices = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    return not is_one_devices

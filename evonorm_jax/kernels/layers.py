@@ -19,7 +19,7 @@ from evonorm_jax.kernels.elementwise import (
 )
 from evonorm_jax.kernels.fused import Params, Statistics
 from evonorm_jax.kernels.platforms import Platform
-from evonorm_jax.kernels.pooling import BatchPool, group_moments, unbatch
+from evonorm_jax.kernels.pooling import BatchPool, finite, group_moments, unbatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EvoNormS:
         if self.centred:
             _, moment = group_moments(platform, mean, variance, self.num_groups)
         else:
-            moment = platform.group_mean(variance + jnp.square(mean), self.num_groups)
+            moment = platform.group_mean(finite(variance + jnp.square(mean)), self.num_groups)
         inverse = platform.ungroup(lax.rsqrt(moment + self.epsilon), mean.shape[-1])
         return GateCoefficients(params.get("v"), inverse * params["scale"], params["bias"]), ()
 

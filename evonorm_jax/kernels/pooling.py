@@ -60,7 +60,7 @@ def _group_variance(
     platform: Platform, num_groups: int, mean: jax.Array, variance: jax.Array
 ) -> jax.Array:
     centred = _centred(platform, num_groups, mean)
-    return platform.group_mean(variance + jnp.square(centred), num_groups)
+    return platform.group_mean(finite(variance + jnp.square(centred)), num_groups)
 
 
 @_group_variance.defjvp
@@ -75,6 +75,15 @@ def _group_variance_jvp(
     centred = _centred(platform, num_groups, primals[0])
     change = tangents[1] + 2 * centred * tangents[0]
     return _group_variance(platform, num_groups, *primals), platform.group_mean(change, num_groups)
+
+
+def finite(moment: jax.Array) -> jax.Array:
+    """A moment that groups can be pooled from: what is infinite is very large instead.
+
+    Some platforms pool by matrix products, and 0 * inf of one group would make all others NaN. A
+    quarter of the largest number, for a TPU rounds factors to bfloat16: the largest to infinity.
+    """
+    return jnp.minimum(moment, jnp.finfo(moment.dtype).max / 4)
 
 
 def _centred(platform: Platform, num_groups: int, mean: jax.Array) -> jax.Array:

@@ -143,8 +143,8 @@ class ResNetV1(nn.Module):
         check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
-        plain, expansion = (BottleneckBlockV1, 4) if self.bottleneck else (BasicBlockV1, 1)
-        block = rematerialize(plain, self.remat)
+        block = rematerialize(BottleneckBlockV1 if self.bottleneck else BasicBlockV1, self.remat)
+        expansion = 4 if self.bottleneck else 1
 
         x = stem_convs(images, self.stem, self.num_filters, conv=conv, norm_act=norm_act)
         x = norm_act(name="stem_norm")(x)

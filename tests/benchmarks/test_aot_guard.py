@@ -18,6 +18,7 @@ from evonorm_jax.benchmarks.aot_programs import (
     lower_step,
 )
 from evonorm_jax.errors import UserError
+from evonorm_jax.kernels import platforms
 
 pytestmark = pytest.mark.aot
 
@@ -35,6 +36,12 @@ def no_compile_cache():
     jax.config.update("jax_enable_compilation_cache", False)
     yield
     jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """The tests have eight CPU devices, over which a program by `jit` might be laid."""
+    monkeypatch.setattr(platforms, "is_partitioned", lambda: False)
 
 
 def count(target_name, lower):

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from evonorm_jax.kernels import fused, platforms
+from evonorm_jax.kernels.platforms import Cpu, Gpu, Platform, Tpu
 from tests.kernels.cases import CASES, Case, by_name, float64, output_and_gradients
 
 # A ReLU flips where rounding changes the sign of its input, so smooth layers alone.
@@ -71,3 +73,28 @@ def test_nan_stays_in_its_sample() -> None:
     y = by_name["s0"].call()(x.at[1, 0, 0, 0].set(jnp.nan), *params)
     assert np.isnan(y[1]).any()
     assert np.isfinite(y[jnp.array([0, 2])]).all()
+
+
+@pytest.mark.parametrize(
+    ("platform", "products"), [(Cpu, True), (Cpu, False), (Gpu, False), (Tpu, False)]
+)
+def test_overflow_stays_in_its_group(
+    platform: Platform, products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of either version of JAX. The constants are no other test's, so that the traces are not.
+    monkeypatch.setattr(platforms, "_FUSES_THROUGH_BARRIERS", products)
+    monkeypatch.setattr(fused, "on_platform", lambda function, *args: function(platform, *args))
+    epsilon = (4.5 if products else 5.5) * 1e-4
+    for name in ("s0", "s2"):
+        x, *params = by_name[name].operands((2, 3, 3, 8))
+        x = x.at[0, :, :, 2].multiply(1e25)  # its square is more than float32 holds
+        actual, expected = (
+            output_and_gradients(by_name[name], form, (x, *params), epsilon=epsilon)
+            for form in ("xla", "reference")
+        )
+        others = [0, 1, 4, 5, 6, 7]  # channels of the other groups
+        for result, reference in zip(actual[:2], expected[:2], strict=True):
+            np.testing.assert_allclose(
+                result[..., others], reference[..., others], rtol=1e-4, atol=1e-5
+            )
+            np.testing.assert_allclose(result[1], reference[1], rtol=1e-4, atol=1e-5)

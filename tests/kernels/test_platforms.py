@@ -16,10 +16,10 @@ from evonorm_jax.kernels.elementwise import (
     Ratio,
     RatioCoefficients,
 )
-from evonorm_jax.kernels.platforms import Cpu, CpuBfloat16, Default, Gpu, Platform
+from evonorm_jax.kernels.platforms import Cpu, CpuBfloat16, Gpu, Platform, Tpu
 
 PLATFORMS = pytest.mark.parametrize(
-    "platform", [Cpu, CpuBfloat16, Gpu, Default], ids=lambda platform: platform.__name__
+    "platform", [Cpu, CpuBfloat16, Gpu, Tpu], ids=lambda platform: platform.__name__
 )
 # 1, 8, 35, 49, 64 and 121 rows: one stage, two, several, and a tail that divides by nothing.
 SIZES = [(1, 1), (2, 4), (5, 7), (7, 7), (8, 8), (11, 11)]
@@ -92,6 +92,35 @@ def test_a_constant_map_has_no_variance(platform: Platform, value: float, dtype:
     np.testing.assert_allclose(mean, x[:, 0, 0], rtol=1e-6)
     assert (np.abs(variance) <= (1e-6 * value) ** 2).all()
     assert (variance >= 0).all()
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 15, 17, 1000])
+def test_one_pass_of_the_tpu_is_enough_or_followed_by_another(
+    ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platforms, "is_partitioned", lambda: False)
+    x = np.random.default_rng(0).normal(0, 1, (3, 28, 28, 8)).astype(np.float32)
+    x[1, :, :, 2] += ratio  # a single map is enough
+    mean, variance = jax.jit(Tpu.moments)(x)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean((1, 2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(variance, wide.var((1, 2)), rtol=3e-5 if ratio == 15 else 2e-6)
+
+
+def test_the_tpu_has_a_second_pass_where_squares_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platforms, "is_partitioned", lambda: False)
+    x = jnp.array([1e20, 1.000001e20, 1.0, 3.0]).reshape(1, 2, 1, 2).swapaxes(1, 3)
+    mean, variance = jax.jit(Tpu.moments)(x)
+    assert np.isfinite(mean).all()
+    assert np.isfinite(variance).all()
+    np.testing.assert_allclose(variance[0, 1], 1.0)
+
+
+def test_the_tpu_hands_on_what_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platforms, "is_partitioned", lambda: False)
+    x = jnp.ones((2, 3, 3, 2)).at[0, 0, 0, 0].set(jnp.nan)
+    _, variance = Tpu.moments(x)
+    np.testing.assert_array_equal(variance, [[np.nan, 0], [0, 0]])
 
 
 def test_zero_padding_does_not_cost_the_gpu_its_digits() -> None:
