@@ -113,6 +113,7 @@ def classifier_head(
         num_classes: width of the logits.
         dropout_rate: share of pooled features dropped where `train`; needs the rng "dropout".
         train: whether dropout acts.
+        kernel_init: draws the kernel of the dense layer.
 
     Returns:
         Logits `[N, num_classes]`, float32.
