@@ -53,13 +53,13 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
     """Raises `UserError` unless `images` is a batch that the network can take.
 
     Args:
-        images: float array `[N, H, W, C]`.
-        stem_params: parameters of the first convolution where the model is initialised
-            already; the C of its kernel `[k, k, C, F]` is then the only one accepted.
+      images: float array `[N, H, W, C]`.
+      stem_params: parameters of the first convolution where the model is initialised
+          already; the C of its kernel `[k, k, C, F]` is then the only one accepted.
 
     Raises:
-        UserError: for another rank, an empty image, NCHW layout, integer pixels, or another
-            number of channels than the parameters were initialised with.
+      UserError: for another rank, an empty image, NCHW layout, integer pixels, or another
+          number of channels than the parameters were initialised with.
     """
     if images.ndim != 4:
         raise UserError(
@@ -109,14 +109,14 @@ def classifier_head(
     Call it inside a compact method: `head` becomes a submodule of the calling module.
 
     Args:
-        x: feature map `[N, H, W, C]` of any float dtype.
-        num_classes: width of the logits.
-        dropout_rate: share of pooled features dropped where `train`; needs the rng "dropout".
-        train: whether dropout acts.
-        kernel_init: draws the kernel of the dense layer.
+      x: feature map `[N, H, W, C]` of any float dtype.
+      num_classes: width of the logits.
+      dropout_rate: share of pooled features dropped where `train`; needs the rng "dropout".
+      train: whether dropout acts.
+      kernel_init: draws the kernel of the dense layer.
 
     Returns:
-        Logits `[N, num_classes]`, float32.
+      Logits `[N, num_classes]`, float32.
     """
     # bfloat16 has 8 bits of mantissa: summing the 49 positions of a 7x7 map in it would lose
     # up to 5 of them, and the logits feed a softmax.

@@ -31,8 +31,8 @@ def count_parameters(model: nn.Module, *, channels: int = 3) -> int:
     """Number of trainable values; running statistics (`batch_stats`) do not count.
 
     Args:
-        model: a classifier from `create_model`.
-        channels: channels of its images.
+      model: a classifier from `create_model`.
+      channels: channels of its images.
     """
     # No parameter depends on the size of the image.
     return measure_complexity(model, 32, channels=channels).parameters
@@ -45,9 +45,9 @@ def count_multiply_adds(model: nn.Module, image_size: int, *, channels: int = 3)
     normalisation and activation are left out.
 
     Args:
-        model: a classifier from `create_model`.
-        image_size: height and width in pixels.
-        channels: channels of its images.
+      model: a classifier from `create_model`.
+      image_size: height and width in pixels.
+      channels: channels of its images.
     """
     return measure_complexity(model, image_size, channels=channels).multiply_adds
 

@@ -66,16 +66,16 @@ def conv2d(
     """A square convolution without bias over `[N, H, W, C]`, padded by the kernel size.
 
     Args:
-        features: output channels.
-        kernel_size: odd side of the kernel.
-        strides: step in both directions.
-        padding: "symmetric", or TensorFlow's "same".
-        kernel_init: of the kernel.
-        dtype: dtype of the computation; the kernel itself stays float32.
-        name: name of the submodule.
+      features: output channels.
+      kernel_size: odd side of the kernel.
+      strides: step in both directions.
+      padding: "symmetric", or TensorFlow's "same".
+      kernel_init: of the kernel.
+      dtype: dtype of the computation; the kernel itself stays float32.
+      name: name of the submodule.
 
     Returns:
-        The module; its output is `[N, ceil(H / strides), ceil(W / strides), features]`.
+      The module; its output is `[N, ceil(H / strides), ceil(W / strides), features]`.
     """
     return nn.Conv(
         features,

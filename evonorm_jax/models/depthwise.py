@@ -41,11 +41,11 @@ class DepthwiseConv(nn.Module):
     `feature_group_count=C`.
 
     Attributes:
-        kernel_size: odd side k of the filters.
-        strides: step s in both directions.
-        padding: "symmetric", or TensorFlow's "same", see `convolution.py`.
-        kernel_init: by default normal of variance 2 / k^2, as the TPU code of EfficientNet.
-        dtype: of the computation and the output; None means that of the input.
+      kernel_size: odd side k of the filters.
+      strides: step s in both directions.
+      padding: "symmetric", or TensorFlow's "same", see `convolution.py`.
+      kernel_init: by default normal of variance 2 / k^2, as the TPU code of EfficientNet.
+      dtype: of the computation and the output; None means that of the input.
 
     >>> module = DepthwiseConv(kernel_size=3, strides=2)
     >>> y, variables = module.init_with_output(jax.random.key(0), jnp.ones((1, 7, 8, 16)))
@@ -77,16 +77,16 @@ def depthwise_conv(
     Sums are taken in float32 on a CPU, whatever the dtype.
 
     Args:
-        x: images of any floating dtype.
-        kernel: of the same dtype; k is odd.
-        strides: step in both directions.
-        padding: "symmetric", or TensorFlow's "same", see `convolution.py`.
+      x: images of any floating dtype.
+      kernel: of the same dtype; k is odd.
+      strides: step in both directions.
+      padding: "symmetric", or TensorFlow's "same", see `convolution.py`.
 
     Returns:
-        `[N, ceil(H / strides), ceil(W / strides), C]`, in the dtype of `x`.
+      `[N, ceil(H / strides), ceil(W / strides), C]`, in the dtype of `x`.
 
     Raises:
-        UserError: for another padding, or a kernel of another shape.
+      UserError: for another padding, or a kernel of another shape.
 
     >>> image = jnp.arange(9.0).reshape(1, 3, 3, 1)
     >>> depthwise_conv(image, jnp.ones((3, 3, 1, 1)), strides=2)[0, :, :, 0].tolist()

@@ -60,7 +60,7 @@ def native_image_size(name: str) -> int:
     (224, 456)
 
     Raises:
-        UserError: for an unknown name.
+      UserError: for an unknown name.
     """
     _find(name, _CONSTRUCTORS, kind="model")
     if name in efficientnet.SCALINGS:
@@ -83,16 +83,16 @@ def create_model(
     float32 logits `[N, num_classes]`. Parameters are float32 whatever the dtype.
 
     Args:
-        name: one of `model_names()`.
-        num_classes: width of the logits.
-        norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
-        dtype: floating-point dtype of convolutions and layers, as a type or by name.
-        norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
-        **fields: fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
+      name: one of `model_names()`.
+      num_classes: width of the logits.
+      norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
+      dtype: floating-point dtype of convolutions and layers, as a type or by name.
+      norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
+      **fields: fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
 
     Raises:
-        UserError: for an unknown name or field, a value out of range, or a layer that the
-            network cannot hold.
+      UserError: for an unknown name or field, a value out of range, or a layer that the
+          network cannot hold.
 
     >>> import jax, jax.numpy as jnp
     >>> model = create_model("cifar_resnet20", 10, norm_act="evonorm_b0", dtype=jnp.bfloat16)

@@ -51,12 +51,12 @@ class BasicBlock(nn.Module):
     """Layer, 3x3, layer, 3x3, add: `[N, H, W, C]` to `[N, H/strides, W/strides, num_filters]`.
 
     Attributes:
-        num_filters: channels of both convolutions.
-        conv: makes a convolution, bound to the compute dtype.
-        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-        strides: of the first 3x3 convolution and of the projection.
-        use_projection: 1x1 convolution on the shortcut; needed where the shape changes.
-        avg_down: whether an average pool strides on the shortcut, before the projection.
+      num_filters: channels of both convolutions.
+      conv: makes a convolution, bound to the compute dtype.
+      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+      strides: of the first 3x3 convolution and of the projection.
+      use_projection: 1x1 convolution on the shortcut; needed where the shape changes.
+      avg_down: whether an average pool strides on the shortcut, before the projection.
     """
 
     num_filters: int
@@ -113,24 +113,24 @@ class ResNet(nn.Module):
     layers keep their statistics in `batch_stats` under the same names.
 
     Attributes:
-        stage_sizes: number of blocks of each stage.
-        num_classes: width of the logits.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-        bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
-        num_filters: channels of the stem; doubled by every stage after the first.
-        stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers
-            between them, under `stem_conv<k>` and `stem_norm<k>`, and max-pool) or "cifar"
-            (3x3/1, no pool).
-        avg_down: whether an average pool, not the 1x1 convolution, strides on the shortcuts.
-        dropout_rate: dropout before the dense layer; where above 0, training needs the rng
-            "dropout".
-        remat: whether training keeps only what goes into each block, and computes the rest of it
-            again for the gradient (`evonorm_jax.models.rematerialize`).
-        dtype: dtype of convolutions and layers.
+      stage_sizes: number of blocks of each stage.
+      num_classes: width of the logits.
+      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
+      bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
+      num_filters: channels of the stem; doubled by every stage after the first.
+      stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers
+          between them, under `stem_conv<k>` and `stem_norm<k>`, and max-pool) or "cifar"
+          (3x3/1, no pool).
+      avg_down: whether an average pool, not the 1x1 convolution, strides on the shortcuts.
+      dropout_rate: dropout before the dense layer; where above 0, training needs the rng
+          "dropout".
+      remat: whether training keeps only what goes into each block, and computes the rest of it
+          again for the gradient (`evonorm_jax.models.rematerialize`).
+      dtype: dtype of convolutions and layers.
 
     Raises:
-        UserError: when constructed with a field out of range, or called on something else
-            than float images `[N, H, W, C]` of the number of channels it was initialised with.
+      UserError: when constructed with a field out of range, or called on something else
+          than float images `[N, H, W, C]` of the number of channels it was initialised with.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.layers import EvoNormS0

@@ -43,12 +43,12 @@ class BasicBlockV1(nn.Module):
     """3x3, layer, 3x3, norm, add, activation; the output has `num_filters` channels.
 
     Attributes:
-        num_filters: channels of both convolutions.
-        conv: makes a convolution, bound to the compute dtype.
-        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-        strides: of the first 3x3 convolution and of the projection.
-        use_projection: 1x1 convolution and norm on the shortcut, where the shape changes.
-        avg_down: whether an average pool strides on the shortcut, before the projection.
+      num_filters: channels of both convolutions.
+      conv: makes a convolution, bound to the compute dtype.
+      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+      strides: of the first 3x3 convolution and of the projection.
+      use_projection: 1x1 convolution and norm on the shortcut, where the shape changes.
+      avg_down: whether an average pool strides on the shortcut, before the projection.
     """
 
     num_filters: int
@@ -109,8 +109,8 @@ class ResNetV1(nn.Module):
     the stem has a layer, `stem_norm`, and there is none before the head.
 
     Raises:
-        UserError: also for a `norm_act` that fuses normalisation and activation, or whose
-            activation has parameters (`frn`, `bn_swish`, `gn_swish`).
+      UserError: also for a `norm_act` that fuses normalisation and activation, or whose
+          activation has parameters (`frn`, `bn_swish`, `gn_swish`).
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.norm_act import norm_act
