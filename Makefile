@@ -31,8 +31,9 @@ notebooks: $(VENV)/.has-notebooks
 	for notebook in notebooks/[0-9]*.py; do \
 	  JAX_PLATFORMS=cpu $(BIN)/python notebooks/render.py $$(basename $$notebook .py) || exit 1; done
 
+# Two processes take the files of tests in turn.
 test: $(VENV)/.has-data
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.has-data
 	$(BIN)/python -m pytest -m slow
