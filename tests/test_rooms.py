@@ -1,76 +1,71 @@
-"""The rooms of the package stand on one another: none imports what stands above it."""
+"""The rooms of the package stand as the table in CONTRIBUTING.md has them: no import goes up."""
 
 import ast
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "evonorm_jax"
-
-#: From the ground up; a room may import those before it. Names are modules or packages.
-ROOMS = (
-    "errors",
-    "provenance",
-    "run_files",
-    "metrics",
-    "display",
-    "placement",
-    "kernels",
-    "layers",
-    "graphs",
-    "norm_act",
-    "models",
-    "interop",
-    "data",
-    "analysis",
-    "training",
-    "sweeps",
-    "search.evolution",
-    "search.engine",
-    "search.run",
-    "search.report",
-    "benchmarks",
-)
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "evonorm_jax"
 
 
-def room_of(module: str) -> str | None:
-    """The room that a module such as "evonorm_jax.search.run.driver" lies in."""
-    _, *parts = module.split(".")
-    if not parts:
-        return None  # the package itself, which says its version and lists the public names
-    inner = ".".join(parts[:2])
-    return inner if inner in ROOMS else parts[0]
+def ranked_rooms():
+    """Path of each room, such as `search/run/` or `errors.py`, with its row in the table."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    _, _, table = text.partition("| room | what is there |\n|---|---|\n")
+    rows = table.partition("\n\n")[0].splitlines()
+    cells = [row.split("|")[1] for row in rows]
+    return {room: i for i, cell in enumerate(cells) for room in re.findall(r"`([\w/.]+)`", cell)}
 
 
-def imported_modules(path: Path) -> Iterator[str]:
-    """Modules of this package that a file imports, wherever in the file."""
+ROOMS = ranked_rooms()
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    """The room of a module; None for a package that holds rooms."""
+    name = path.relative_to(PACKAGE).as_posix()
+    rooms = [room for room in ROOMS if name == room or (room[-1] == "/" and name.startswith(room))]
+    return rooms[0] if rooms else None
+
+
+def imported_files(path):
+    """The files of the package that a module imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if "evonorm_jax" in alias.name)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("evonorm_jax"):
-            assert node.level == 0
-            inner = node.module != "evonorm_jax"
-            yield from [node.module] if inner else (f"evonorm_jax.{a.name}" for a in node.names)
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        else:
+            continue
+        for name in names:
+            module = ROOT.joinpath(*name.split("."))
+            for file in (module.with_suffix(".py"), module / "__init__.py"):
+                if file.is_file() and file.is_relative_to(PACKAGE):
+                    yield file
 
 
-def files_of(room: str) -> list[Path]:
-    path = PACKAGE / room.replace(".", "/")
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+def imported_rooms(room):
+    files = [path for path in FILES if room_of(path) == room]
+    assert files, f"{room} holds no module"
+    return {found for path in files for file in imported_files(path) if (found := room_of(file))}
+
+
+def test_every_module_is_in_a_room():
+    assert len(ROOMS) > 10
+    assert {path.name for path in FILES if room_of(path) is None} == {"__init__.py"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_below(room):
-    allowed = ROOMS[: ROOMS.index(room) + 1]
-    for path in files_of(room):
-        for module in imported_modules(path):
-            found = room_of(module)
-            assert found is None or found in (*allowed, "__version__"), f"{path} imports {module}"
+def test_a_room_imports_only_those_above_it(room):
+    up = {other for other in imported_rooms(room) if ROOMS[other] > ROOMS[room]}
+    assert sorted(up) == []
 
 
-def test_every_file_lies_in_a_room():
-    inside = {path for room in ROOMS for path in files_of(room)}
-    outside = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")} - {
-        path.relative_to(PACKAGE).as_posix() for path in inside
-    }
-    assert outside == {"__init__.py", "search/__init__.py"}
+@pytest.mark.parametrize(
+    "room", [room for room in ROOMS if re.match("analysis|search|sweeps", room)]
+)
+def test_the_loop_is_not_imported_by_what_reads_runs_or_searches(room):
+    assert "training/" not in imported_rooms(room)
