@@ -1,17 +1,18 @@
 """EvoNorm B0, B1, B2, S0, S1 and S2 as functions of arrays (paper, tables 2 and 3).
 
 Everywhere: x is `[N, ..., C]`, any number of spatial axes; parameters are `[C]` of any floating
-dtype; the arithmetic is float32 (float64 for float64) and y has x's dtype. Variances are biased,
-epsilon stands inside the root. `implementation` is None or "xla" (fused, reverse mode),
-"reference" (plain JAX: forward mode too, slow) or, for S0 alone, "pallas" (hand-written for NVIDIA
-Hopper GPUs and TPUs, an error elsewhere) and "pallas_interpret" (the TPU kernel's program on any
-device, to check it).
+dtype, scale and bias also `[N, C]`, one row for each sample; the arithmetic is float32 (float64 for
+float64) and y has x's dtype. Variances are biased, epsilon stands inside the root. `implementation`
+is None or "xla" (fused, reverse mode), "reference" (plain JAX: forward mode too, slow) or, for S0
+alone, "pallas" (hand-written for NVIDIA Hopper GPUs and TPUs, an error elsewhere) and
+"pallas_interpret" (the TPU kernel's program on any device, to check it).
 """
 
 from collections.abc import Sequence
 
 import jax
 
+from evonorm_jax.errors import UserError
 from evonorm_jax.kernels import reference
 from evonorm_jax.kernels.fused import Params, run
 from evonorm_jax.kernels.implementations import PALLAS, is_reference
@@ -35,8 +36,8 @@ def evonorm_s0(
     Args:
       x: `[N, ..., C]`.
       v: `[C]`, steepness of the gate.
-      scale: `[C]`.
-      bias: `[C]`.
+      scale: `[C]` or `[N, C]`.
+      bias: `[C]` or `[N, C]`.
       num_groups: groups of neighbouring channels that share a standard deviation.
       epsilon: added to the variance.
       implementation: see the module docstring.
@@ -59,6 +60,12 @@ def evonorm_s0(
     check_operands(x, epsilon, v=v, scale=scale, bias=bias)
     check_groups(x, num_groups)
     if implementation in PALLAS:
+        if scale.ndim == 2 or bias.ndim == 2:
+            raise UserError(
+                f"implementation={implementation!r} takes one scale and bias for all samples, "
+                f"({x.shape[-1]},), not {scale.shape} and {bias.shape}: use None (automatic), "
+                "'xla' or 'reference'"
+            )
         # Imported where it is asked for: Pallas takes 0.5 s.
         from evonorm_jax.kernels.pallas import evonorm_s0_pallas
 
@@ -128,8 +135,8 @@ def evonorm_b0(
     Args:
       x: `[N, ..., C]`.
       v: `[C]`.
-      scale: `[C]`.
-      bias: `[C]`.
+      scale: `[C]` or `[N, C]`.
+      bias: `[C]` or `[N, C]`.
       epsilon: added to both variances.
       virtual_batch_size: neighbouring samples that share batch statistics; None means all N.
       axis_name: mapped axis (pmap, shard_map) over whose devices the corresponding virtual batches
