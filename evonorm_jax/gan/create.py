@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,8 +19,9 @@ from evonorm_jax.gan.spectral_norm import SpectralNorm
 from evonorm_jax.gan.stages import FIRST_SIZE, STAGES
 from evonorm_jax.layers.norm_act import LayerLike
 from evonorm_jax.models.classifier import check_positive_int
+from evonorm_jax.models.registry import find, float_dtype
 
-_PREFIX = "biggan_deep_"
+_IMAGE_SIZES = {f"biggan_deep_{size}": size for size in STAGES}
 
 
 class ParameterCounts(NamedTuple):
@@ -69,7 +69,7 @@ class Gan:
         The orthogonal kernels are drawn on the host: nothing of the networks is compiled.
         """
         generator_key, discriminator_key = jax.random.split(key)
-        z, labels, images = self._shapes()
+        z, labels, images = self.shapes()
         return (
             self.generator.init(generator_key, z, labels),
             self.discriminator.init(discriminator_key, images, labels),
@@ -81,12 +81,20 @@ class Gan:
         >>> create_gan("biggan_deep_128", num_classes=1000, norm_act="bn_relu").num_parameters()
         ParameterCounts(generator=50244484, discriminator=34590210)
         """
-        z, labels, images = self._shapes()
+        z, labels, images = self.shapes()
         generator = jax.eval_shape(self.generator.network.init, jax.random.key(0), z, labels)
         discriminator = jax.eval_shape(
             self.discriminator.network.init, jax.random.key(0), images, labels
         )
         return ParameterCounts(_size(generator["params"]), _size(discriminator["params"]))
+
+    def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes and dtypes of noise, labels and images, one of each."""
+        return (
+            jax.ShapeDtypeStruct((1, self.z_dim), jnp.float32),
+            jax.ShapeDtypeStruct((1,), jnp.int32),
+            jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32),
+        )
 
     @property
     def _generator(self) -> Generator:
@@ -94,18 +102,10 @@ class Gan:
         assert isinstance(network, Generator)
         return network
 
-    def _shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Of noise, labels and images, one of each."""
-        return (
-            jax.ShapeDtypeStruct((1, self.z_dim), jnp.float32),
-            jax.ShapeDtypeStruct((1,), jnp.int32),
-            jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32),
-        )
-
 
 def gan_names() -> tuple[str, ...]:
     """Names that `create_gan` accepts."""
-    return tuple(f"{_PREFIX}{size}" for size in STAGES)
+    return tuple(_IMAGE_SIZES)
 
 
 def create_gan(
@@ -153,85 +153,93 @@ def create_gan(
     >>> gan.image_shape, gan.z_dim
     ((32, 32, 3), 128)
     """
-    image_size = _image_size(name)
+    image_size = find(name, _IMAGE_SIZES, kind="network")
     stages = STAGES[image_size]
-    positive = {"z_dim": z_dim, "embedding_dim": embedding_dim, "image_channels": image_channels}
-    for field, value in positive.items():
-        check_positive_int(field, value)
-    if type(num_classes) is not int or num_classes < 2:
-        raise UserError(
-            f"num_classes={num_classes!r}: a class-conditional GAN needs at least 2; with one "
-            "there is nothing to condition on."
-        )
     if discriminator_num_filters is None:
         discriminator_num_filters = num_filters
     if attention_size is None:
         attention_size = stages.attention_size
-    _check_attention(name, image_size, attention_size or None)
-    _check_width("num_filters", num_filters, min(stages.generator), attention_size)
+    attention = attention_size or None
+    for field, value in (("z_dim", z_dim), ("embedding_dim", embedding_dim)):
+        check_positive_int(field, value)
+    _check_classes(num_classes)
+    _check_attention(name, image_size, attention)
+    _check_width("num_filters", num_filters, stages.generator, attention)
     _check_width(
-        "discriminator_num_filters",
-        discriminator_num_filters,
-        min(stages.discriminator[1:]),
-        attention_size,
+        "discriminator_num_filters", discriminator_num_filters, stages.discriminator, attention
     )
-    if head_features is not None and head_features < image_channels:
-        raise UserError(
-            f"head_features={head_features}: the image has {image_channels} channels, so give at "
-            "least that many, or None."
-        )
-    shared = {"num_classes": num_classes, "attention_size": attention_size or None, "dtype": dtype}
+    _check_channels(image_channels, head_features)
     generator = Generator(
         widths=stages.generator,
+        num_classes=num_classes,
         norm_act=layers.norm_act(norm_act, **(norm_act_fields or {})),
         num_filters=num_filters,
         z_dim=z_dim,
         embedding_dim=embedding_dim,
+        attention_size=attention,
         image_channels=image_channels,
         head_features=head_features,
-        **shared,
+        dtype=float_dtype(dtype),
     )
     discriminator = Discriminator(
         widths=stages.discriminator,
+        num_classes=num_classes,
+        image_size=image_size,
         num_downsampled=stages.num_downsampled,
         num_filters=discriminator_num_filters,
-        **shared,
+        attention_size=attention,
+        dtype=float_dtype(dtype),
     )
     return Gan(
-        # The class embedding of the generator stays as it is: normalised it "cripples G", says
-        # the first author's code.
+        # The class embedding of the generator stays as it is: normalised it cripples the
+        # generator, says the first author's code.
         SpectralNorm(generator, epsilon=spectral_epsilon),
         SpectralNorm(discriminator, names=("kernel", "embedding"), epsilon=spectral_epsilon),
         image_size,
     )
 
 
-def _image_size(name: str) -> int:
-    names = dict(zip(gan_names(), STAGES, strict=True))
-    if name in names:
-        return names[name]
-    close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise UserError(f"unknown network: {name!r}.{hint} Known: {', '.join(names)}.")
-
-
-def _check_attention(name: str, image_size: int, attention_size: int | None) -> None:
-    sizes = [FIRST_SIZE * 2**i for i in range(1, int(math.log2(image_size // FIRST_SIZE)))]
-    if attention_size is not None and attention_size not in sizes:
+def _check_classes(num_classes: object) -> None:
+    if type(num_classes) is not int or num_classes < 2:
         raise UserError(
-            f"attention_size={attention_size}: maps of both players of {name} are "
-            f"{', '.join(map(str, sizes)) or 'never'} pixels wide; choose one of these, or 0."
+            f"num_classes={num_classes!r}: a class-conditional GAN needs at least 2; with one "
+            "there is nothing to condition on."
         )
 
 
-def _check_width(field: str, value: int, multiple: int, attention_size: int | None) -> None:
-    """A block has a quarter of its width inside, the non-local block an eighth."""
-    check_positive_int(field, value)
-    divisor = 8 if attention_size else 4
-    if value * multiple % divisor:
+def _check_attention(name: str, image_size: int, attention_size: int | None) -> None:
+    """Both players have maps of 8 pixels up to half the image, where the table has them."""
+    stages = STAGES[image_size]
+    sizes = [image_size // 2**i for i in range(1, stages.num_downsampled + 1)]
+    sizes = [size for size in sizes if size > FIRST_SIZE]
+    if attention_size is not None and attention_size not in sizes:
+        known = f"{', '.join(map(str, sizes))} or 0" if sizes else "0"
         raise UserError(
-            f"{field}={value}: the narrowest block is {multiple} times as wide and divides its "
-            f"width by {divisor}; take a multiple of {divisor // math.gcd(divisor, multiple)}."
+            f"attention_size={attention_size}: {name} has no maps of that side in both players; "
+            f"choose {known}."
+        )
+
+
+def _check_width(
+    field: str, num_filters: int, widths: tuple[int, ...], attention_size: int | None
+) -> None:
+    check_positive_int(field, num_filters)
+    # Inside a block is a quarter of its width, inside the non-local block an eighth.
+    divisor = 8 if attention_size else 4
+    if num_filters * min(widths) % divisor:
+        raise UserError(
+            f"{field}={num_filters}: the narrowest block is {min(widths)} times as wide and "
+            f"divides that by {divisor}; take a multiple of "
+            f"{divisor // math.gcd(divisor, min(widths))}."
+        )
+
+
+def _check_channels(image_channels: int, head_features: int | None) -> None:
+    check_positive_int("image_channels", image_channels)
+    if head_features is not None and head_features < image_channels:
+        raise UserError(
+            f"head_features={head_features}: the image has {image_channels} channels, so give at "
+            "least that many, or None."
         )
 
 

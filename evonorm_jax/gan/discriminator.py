@@ -64,6 +64,7 @@ class Discriminator(nn.Module):
       widths: multiples of `num_filters`: of the convolution on the image, then of each stage of two
         blocks.
       num_classes: rows of the class embedding.
+      image_size: height and width of the images in pixels.
       num_downsampled: how many stages, the first ones, halve the map in their first block.
       num_filters: the paper's ch.
       attention_size: side of the maps that get the non-local block; None for none.
@@ -72,6 +73,7 @@ class Discriminator(nn.Module):
 
     widths: Sequence[int]
     num_classes: int
+    image_size: int
     num_downsampled: int
     num_filters: int = 128
     attention_size: int | None = None
@@ -89,6 +91,11 @@ class Discriminator(nn.Module):
           UserError: for images or labels of another shape or dtype.
         """
         check_images(images, self.get_variable("params", "stem_conv"))
+        if images.shape[1:3] != (self.image_size, self.image_size):
+            raise UserError(
+                f"images are {images.shape[1]}x{images.shape[2]} pixels: this discriminator is for "
+                f"{self.image_size}x{self.image_size}; crop and resize them first."
+            )
         if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
             raise UserError(
                 f"labels are {labels.dtype}{list(labels.shape)}: expected integers "

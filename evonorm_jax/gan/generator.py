@@ -67,8 +67,9 @@ class Generator(nn.Module):
     """From noise `[N, z_dim]` and classes to images `[N, size, size, channels]` in (-1, 1).
 
     Parameters are float32, under `class_embedding`, `linear`, `stage<i>_block<j>/norm<k>` and
-    `.../conv<k>`, `non_local`, `head_norm` and `head_conv`; batch-dependent layers keep their statistics in
-    `batch_stats` under the same names. To be run inside `SpectralNorm`, as `create_gan` does.
+    `.../conv<k>`, `non_local`, `head_norm` and `head_conv`; batch-dependent layers keep their
+    statistics in `batch_stats` under the same names. To be run inside `SpectralNorm`, as
+    `create_gan` does.
 
     Attributes:
       widths: multiples of `num_filters`; each stage of two blocks goes from one to the next and

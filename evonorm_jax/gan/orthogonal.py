@@ -8,12 +8,15 @@ longer than anything else before the first step; NumPy just computes them.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from evonorm_jax.gan.host import key_data, numpy_rng, on_host
 
 
 def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -23,28 +26,17 @@ def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
     >>> bool(jnp.allclose(kernel.T @ kernel, jnp.eye(4), atol=1e-6))
     True
     """
-    data = _key_data(key)
-    if isinstance(data, jax.core.Tracer):
-        result = jax.ShapeDtypeStruct(shape, jnp.float32)
-        drawn = jax.pure_callback(lambda data: _draw(host_rng(data), shape), result, data)
-        return drawn.astype(dtype)
-    return jnp.asarray(_draw(host_rng(key), shape), dtype)
+    drawn = on_host(
+        functools.partial(_draw, shape=shape),
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        key_data(key),
+    )
+    return drawn.astype(dtype)
 
 
-def host_rng(key: jax.Array) -> np.random.Generator:
-    """NumPy's generator for a PRNG key that is no tracer."""
-    return np.random.Generator(np.random.Philox(_key_data(key).tolist()))
-
-
-def _key_data(key: jax.Array) -> Any:
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    data = jax.random.key_data(key) if typed else key
-    return data if isinstance(data, jax.core.Tracer) else np.asarray(data).ravel()
-
-
-def _draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _draw(key_data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     rows, columns = math.prod(shape[:-1]), shape[-1]
-    normal = rng.standard_normal((max(rows, columns), min(rows, columns)))
+    normal = numpy_rng(key_data).standard_normal((max(rows, columns), min(rows, columns)))
     # Q of the QR decomposition with a positive diagonal of R, by the Cholesky factor R^T of the
     # Gram matrix: matrix products, which take a fifth of the time of Householder's reflections.
     # Squaring the condition number leaves 1e-9 of the float64 of a square 2048x2048.

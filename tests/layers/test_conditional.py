@@ -218,7 +218,5 @@ def test_shapes_that_do_not_fit(given, message):
 def test_hand_written_kernels_take_one_for_all(implementation):
     x = jnp.ones((2, 2, 2, 8))
     layer = EvoNormS0(num_groups=2, implementation=implementation)
-    with pytest.raises(
-        UserError, match=r"one scale and bias for all .*, not \(2, 8\)"
-    ):
+    with pytest.raises(UserError, match=r"one scale and bias for all .*, not \(2, 8\)"):
         layer.init(jax.random.key(0), x, scale=jnp.ones((2, 8)))
