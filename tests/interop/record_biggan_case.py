@@ -33,7 +33,9 @@ def main() -> None:
         images = network(torch.tensor(z).double(), torch.tensor(one_hot), TRUNCATION)
     images = images.numpy().transpose(0, 2, 3, 1)
     np.savez_compressed(FILE, shapes=json.dumps(shapes), images=images[PIXELS].astype(np.float32))
-    print(f"{FILE}: {len(shapes)} tensors, images of standard deviation {images.std():.3f}, ", end="")
+    print(
+        f"{FILE}: {len(shapes)} tensors, images of standard deviation {images.std():.3f}, ", end=""
+    )
     print(f"{FILE.stat().st_size / 1000:.0f} kB")
 
 

@@ -81,5 +81,7 @@ def test_other_tensors_are_named(state_dict):
 def test_another_network(tmp_path):
     path = tmp_path / "other.safetensors"
     safetensors.save_file({"fc.weight": np.ones((2, 2), np.float32)}, path)
-    with pytest.raises(UserError, match=r"other.safetensors: not a generator of pytorch-pretrained"):
+    with pytest.raises(
+        UserError, match=r"other.safetensors: not a generator of pytorch-pretrained"
+    ):
         load_biggan_weights(path)
