@@ -22,7 +22,8 @@ def on_host(function: Callable[..., Any], result: Any, *args: Any) -> Any:
         return jax.pure_callback(
             lambda *args: function(*jax.tree.map(np.asarray, args)), result, *args
         )
-    return jax.tree.map(jnp.asarray, function(*jax.tree.map(np.asarray, args)))
+    # Not jnp.asarray: inside `lazy_init` that makes constants of jax 0.10 that are no jax.Array.
+    return jax.device_put(function(*jax.tree.map(np.asarray, args)))
 
 
 def key_data(key: jax.Array) -> jax.Array:

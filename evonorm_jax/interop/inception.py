@@ -7,7 +7,6 @@ The file (`weights-inception-2015-12-05-6726825d.pth`) is a pickle, to be conver
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,17 +86,3 @@ def inception_tensors() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
         shape = (last, window[-1], *window[:-1]) if window else (last,)
         tensors[".".join([*path[1:-1], TENSOR_NAMES[path[-1]]])] = (path, shape)
     return tensors
-
-
-def tensors_hash(variables: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name these weights: a figure is nothing without them.
-
-    >>> tensors_hash({"a": np.zeros(2, np.float32)})
-    'b8eeb4bf5f75'
-    """
-    digest = hashlib.sha256()
-    for path, array in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
-        array = np.asarray(array)
-        digest.update(f"{path} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]

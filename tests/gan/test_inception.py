@@ -9,12 +9,12 @@ import pytest
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.gan.features import tensors_hash
 from evonorm_jax.gan.inception import Block, InceptionV3, preprocess
 from evonorm_jax.interop.inception import (
     from_inception_state_dict,
     inception_tensors,
     load_inception_weights,
-    tensors_hash,
 )
 from tests.gan import inception_case
 from tests.gan.record_torch_cases import FILE

@@ -57,7 +57,8 @@ def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
     size, width = x.shape
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a @ b.T / width + 1) ** 3
+        k = a @ b.T / width + 1
+        return k * k * k  # k**3 takes ten times as long
 
     xx, yy = kernel(x, x), kernel(y, y)
     within = xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)
