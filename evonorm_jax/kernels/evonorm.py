@@ -1,11 +1,13 @@
 """EvoNorm B0, B1, B2, S0, S1 and S2 as functions of arrays (paper, tables 2 and 3).
 
+`scale` and `bias` may be `[N, C]` as well, one row for each sample; not for "pallas".
+
 Everywhere: x is `[N, ..., C]`, any number of spatial axes; parameters are `[C]` of any floating
-dtype, scale and bias also `[N, C]`, one row for each sample; the arithmetic is float32 (float64 for
-float64) and y has x's dtype. Variances are biased, epsilon stands inside the root. `implementation`
-is None or "xla" (fused, reverse mode), "reference" (plain JAX: forward mode too, slow) or, for S0
-alone, "pallas" (hand-written for NVIDIA Hopper GPUs and TPUs, an error elsewhere) and
-"pallas_interpret" (the TPU kernel's program on any device, to check it).
+dtype; the arithmetic is float32 (float64 for float64) and y has x's dtype. Variances are biased,
+epsilon stands inside the root. `implementation` is None or "xla" (fused, reverse mode),
+"reference" (plain JAX: forward mode too, slow) or, for S0 alone, "pallas" (hand-written for NVIDIA
+Hopper GPUs and TPUs, an error elsewhere) and "pallas_interpret" (the TPU kernel's program on any
+device, to check it).
 """
 
 from collections.abc import Sequence

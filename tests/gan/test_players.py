@@ -90,24 +90,28 @@ def test_hinge_by_hand(setup):
     """A discriminator of zeros but one bias scores that bias everywhere."""
     gan, _, discriminator, _, images, labels = setup
     params = jax.tree.map(jnp.zeros_like, discriminator["params"])
+
+    @jax.jit
+    def loss(params):
+        variables = {**discriminator, "params": params}
+        return discriminator_loss(gan, variables, (images, labels), (images[:2], labels[:2]))[:5]
+
     for score, real, fake in ((0.25, 0.75, 1.25), (-3.0, 4.0, 0.0), (2.0, 0.0, 3.0)):
         params["linear"]["bias"] = jnp.array([score])
-        variables = {**discriminator, "params": params}
-        result = discriminator_loss(gan, variables, (images, labels), (images[:2], labels[:2]))
-        assert result[:5] == (real + fake, real, fake, score, score)
+        assert loss(params) == (real + fake, real, fake, score, score)
 
 
 def test_real_and_drawn_images_are_told_apart(setup):
     """Scores are split where the real images end, also when there are more of one kind."""
     gan, _, discriminator, _, images, labels = setup
-    result = discriminator_loss(
-        gan, discriminator, (images, labels), (images[:2] * 0.5, labels[:2])
-    )
-    scores, _ = gan.discriminator.apply(
-        discriminator,
-        jnp.concatenate([images, images[:2] * 0.5]),
-        jnp.concatenate([labels, labels[:2]]),
-        mutable="spectral",
-    )
+    fake = images[:2] * 0.5, labels[:2]
+
+    @jax.jit
+    def run(variables):
+        both = jnp.concatenate([images, fake[0]]), jnp.concatenate([labels, fake[1]])
+        scores, _ = gan.discriminator.apply(variables, *both, mutable="spectral")
+        return scores, discriminator_loss(gan, variables, (images, labels), fake)
+
+    scores, result = run(discriminator)
     assert float(result.score_real) == pytest.approx(float(scores[:BATCH].mean()), rel=1e-5)
     assert float(result.score_fake) == pytest.approx(float(scores[BATCH:].mean()), rel=1e-5)
