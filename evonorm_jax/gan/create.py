@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from evonorm_jax import layers
+from evonorm_jax import norm_act as bind_layer
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan.discriminator import Discriminator
-from evonorm_jax.gan.generator import Generator
+from evonorm_jax.gan.generator import Generator, ModuleFactory
 from evonorm_jax.gan.spectral_norm import SpectralNorm
 from evonorm_jax.gan.stages import FIRST_SIZE, STAGES
-from evonorm_jax.layers.norm_act import LayerLike
 from evonorm_jax.models.classifier import check_positive_int
 from evonorm_jax.models.registry import find, float_dtype
 
@@ -63,10 +62,10 @@ class Gan:
         return self.image_size, self.image_size, self._generator.image_channels
 
     def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Variables of the generator and of the discriminator: `params`, `spectral`, and
-        `batch_stats` of the generator where its layers keep statistics.
+        """Variables of the generator and of the discriminator.
 
-        The orthogonal kernels are drawn on the host: nothing of the networks is compiled.
+        Each has `params` and `spectral`, the generator `batch_stats` too where its layers keep
+        statistics. All is drawn on the host: nothing of the networks is compiled.
         """
         generator_key, discriminator_key = jax.random.split(key)
         z, labels, images = self.shapes()
@@ -111,7 +110,7 @@ def gan_names() -> tuple[str, ...]:
 def create_gan(
     name: str,
     num_classes: int,
-    norm_act: LayerLike = "evonorm_s0",
+    norm_act: str | ModuleFactory = "evonorm_s0",
     dtype: Dtype = jnp.float32,
     norm_act_fields: Mapping[str, Any] | None = None,
     *,
@@ -172,7 +171,7 @@ def create_gan(
     generator = Generator(
         widths=stages.generator,
         num_classes=num_classes,
-        norm_act=layers.norm_act(norm_act, **(norm_act_fields or {})),
+        norm_act=bind_layer(norm_act, **(norm_act_fields or {})),
         num_filters=num_filters,
         z_dim=z_dim,
         embedding_dim=embedding_dim,

@@ -15,7 +15,7 @@ All of them normalise and activate, so EvoNorm fits everywhere.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from evonorm_jax.gan.orthogonal import orthogonal
 from evonorm_jax.gan.stages import FIRST_SIZE
 from evonorm_jax.layers import ConditionalNormAct
 
-ModuleFactory = Callable[..., nn.Module]
+ModuleFactory = type[nn.Module] | functools.partial  # what `norm_act` returns, or a bare class
 
 
 class GeneratorBlock(nn.Module):
