@@ -35,8 +35,8 @@ def main() -> None:
         raise UserError(f"{output}: name a file that ends in .npz.")
     config = read_config(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, state = checkpoints.read_variables()
-    variables = state["ema"] or {name: state[name] for name in ("params", "batch_stats")}
+        step, newest, averages = checkpoints.read_variables()
+    variables = averages or newest
     write_classifier(
         output,
         variables,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 
 from evonorm_jax.gan.create import Gan
 from evonorm_jax.gan.spectral_norm import COLLECTION
@@ -99,3 +100,20 @@ def generate(
     return gan.generator.apply(
         variables, z, labels, train=True, mutable=[COLLECTION, "batch_stats"]
     )
+
+
+def orthogonal_penalty(params: Mapping[str, Any]) -> jax.Array:
+    """Sum over all kernels W `[K, C_out]` of |W^T W * (1 - I)|^2: products of different columns.
+
+    Norms of the columns stay free. Source: arXiv:1809.11096, equation 3.
+
+    >>> float(orthogonal_penalty({"conv": {"kernel": jnp.array([[2.0, 1.0], [0.0, 3.0]])}}))
+    8.0
+    """
+    total = jnp.zeros(())
+    for path, kernel in traverse_util.flatten_dict(params).items():
+        if path[-1] == "kernel":
+            w = kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
+            products = jnp.einsum("kc,kd->cd", w, w, precision=jax.lax.Precision.HIGHEST)
+            total += jnp.sum(jnp.square(products * (1 - jnp.eye(len(products)))))
+    return total
