@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import recipes
 from configs.arguments import parse_words
 from evonorm_jax.data import dataset_config
-from evonorm_jax.layers import accepts_field
+from evonorm_jax.norm_act import accepts_field
 
 #: The rows of the paper's Table 5.
 LAYERS = ("bn_relu", "evonorm_b0", "gn_relu", "ln_relu", "pixelnorm_relu", "evonorm_s0")

@@ -32,10 +32,12 @@ def find_alarms(values: Mapping[str, float]) -> dict[str, str]:
             "generator has collapsed to few pictures. Take an earlier checkpoint, and a wider "
             "discriminator (config.model.fields.discriminator_num_filters)."
         )
-    recall = values.get("samples/classifier_recall", values.get("samples/recall", 1.0))
-    if recall < 0.05:
+    prefix = "samples/classifier_" if "samples/classifier_recall" in values else "samples/"
+    recall, precision = (values.get(f"{prefix}{name}", 1.0) for name in ("recall", "precision"))
+    if recall < 0.05 and precision > 0.3:
         found["recall"] = (
-            f"The samples cover {recall:.1%} of the real images (recall): the generator has dropped "
-            "most of the data. Take an earlier checkpoint."
+            f"The samples cover {recall:.1%} of the real images (recall) while {precision:.0%} of "
+            "them look real (precision): the generator has dropped most of the data. Take an "
+            "earlier checkpoint."
         )
     return found

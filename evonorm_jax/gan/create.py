@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from evonorm_jax import norm_act as bind_layer
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan.discriminator import Discriminator
 from evonorm_jax.gan.generator import Generator, ModuleFactory
@@ -19,6 +18,7 @@ from evonorm_jax.gan.spectral_norm import SpectralNorm
 from evonorm_jax.gan.stages import FIRST_SIZE, STAGES
 from evonorm_jax.models.classifier import check_positive_int
 from evonorm_jax.models.registry import find, float_dtype
+from evonorm_jax.norm_act import norm_act as bind_layer
 
 _IMAGE_SIZES = {f"biggan_deep_{size}": size for size in STAGES}
 

@@ -22,7 +22,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.gan.create import Gan
 from evonorm_jax.gan.images import to_uint8
 from evonorm_jax.gan.spectral_norm import COLLECTION
-from evonorm_jax.layers import accepts_field
+from evonorm_jax.norm_act import accepts_field
 
 # Power steps from the newest u and v to those of averaged parameters, which lie close by.
 _STEPS_OF_AVERAGES = 10

@@ -113,7 +113,7 @@ class ResNet(nn.Module):
     Attributes:
         stage_sizes: number of blocks of each stage.
         num_classes: width of the logits.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
         num_filters: channels of the stem; doubled by every stage after the first.
         stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers
