@@ -4,29 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+# The discriminator tells everything apart in the first hundred steps of good runs, too.
+_STEPS_APART = 500
 
-def find_alarms(values: Mapping[str, float]) -> dict[str, str]:
-    """Says which signs of collapse there are in logged values.
+
+class CollapseAlarms:
+    """Looks for signs of collapse.
 
     Args:
-      values: Means of a training step's metrics, or what an evaluation gave, by their full names.
-
-    Returns:
-      Messages by the symptom.
-
-    >>> list(find_alarms({"discriminator_loss": 0.0}))
-    ['discriminator_loss']
+      log_every_steps: Steps that a run's means are taken over.
     """
+
+    def __init__(self, log_every_steps: int):
+        self._log_every_steps = log_every_steps
+        self._steps_apart = 0
+
+    def __call__(self, values: Mapping[str, float]) -> dict[str, str]:
+        """Returns messages by the symptom.
+
+        Args:
+          values: Means of the metrics of the last steps, or what an evaluation gave, by their full
+            names; in the order in which a run logs them.
+
+        >>> alarms = CollapseAlarms(log_every_steps=250)
+        >>> [list(alarms({"discriminator_loss": 0.0})) for _ in range(3)]
+        [[], ['discriminator_loss'], ['discriminator_loss']]
+        """
+        found = {}
+        if "discriminator_loss" in values:
+            apart = values["discriminator_loss"] < 0.01
+            self._steps_apart = (self._steps_apart + self._log_every_steps) * apart
+            if self._steps_apart >= _STEPS_APART:
+                found["discriminator_loss"] = (
+                    f"The discriminator's loss has been 0 for {self._steps_apart} steps: it tells "
+                    "all images apart, and the generator learns nothing from it. Lower "
+                    "config.discriminator_optimizer.learning_rate or config.discriminator_steps."
+                )
+        return found | _alarms_of_samples(values)
+
+
+def _alarms_of_samples(values: Mapping[str, float]) -> dict[str, str]:
     found = {}
-    if values.get("discriminator_loss", 1.0) < 0.01:
-        found["discriminator_loss"] = (
-            f"The discriminator's loss is {values['discriminator_loss']:.2g}: it tells all images "
-            "apart, and the generator learns nothing from it. Lower "
-            "config.discriminator_optimizer.learning_rate or config.discriminator_steps."
-        )
-    variance = values.get("samples/within_class_variance")
+    variance = values.get("samples/within_class_variance", 1.0)
     accuracy = values.get("samples/conditional_accuracy", 0.0)
-    if variance is not None and variance < 0.1 and accuracy > 0.5:
+    if variance < 0.1 and accuracy > 0.5:
         found["within_class_variance"] = (
             f"The samples of a class vary {variance:.2g} times as much as real images: the "
             "generator has collapsed to few pictures. Take an earlier checkpoint, and a wider "

@@ -22,7 +22,7 @@ from evonorm_jax.data import Hosts, Pipeline
 from evonorm_jax.data.pipeline import Batch, eval_mask
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan import Gan
-from evonorm_jax.gan.collapse import find_alarms
+from evonorm_jax.gan.collapse import CollapseAlarms
 from evonorm_jax.gan.images import to_uint8
 from evonorm_jax.gan.report import scalars
 from evonorm_jax.gan.sampling import (
@@ -106,6 +106,7 @@ class ImageSynthesis(Task):
         _check_images(config, pipeline, self.gan)
         self.figures = SampleFigures(config, pipeline) if config.figures.network else None
         self.optimizers: dict[str, optax.GradientTransformation] = {}
+        self._alarms = CollapseAlarms(config.log_every_steps)
         self._use_ema = config.ema_decay > 0
         if layout is None or durations is None:
             return
@@ -199,8 +200,8 @@ class ImageSynthesis(Task):
         return self._step(state, resident, batch, key)
 
     def alarms(self, values: Mapping[str, float]) -> dict[str, str]:
-        """Names the ways in which a pair of players collapses, see `find_alarms`."""
-        return find_alarms(values)
+        """Names the ways in which a pair of players collapses."""
+        return self._alarms(values)
 
     # ------------------------------------------------------------------ evaluation
 
