@@ -16,7 +16,7 @@ from evonorm_jax.data import dataset_config
 from evonorm_jax.norm_act import accepts_field
 
 #: The rows of the paper's Table 5.
-LAYERS = ("bn_relu", "evonorm_b0", "gn_relu", "ln_relu", "pixelnorm_relu", "evonorm_s0")
+LAYERS = ("bn_relu", "evonorm_b0", "gn_relu", "ln_relu", "pixel_norm_relu", "evonorm_s0")
 
 _ONLY_CLASSIFICATION = (
     *("optimizer", "init_from", "init_from_model", "label_smoothing", "mixup_alpha"),

@@ -25,12 +25,7 @@ from evonorm_jax.gan import Gan
 from evonorm_jax.gan.collapse import CollapseAlarms
 from evonorm_jax.gan.images import to_uint8
 from evonorm_jax.gan.report import scalars
-from evonorm_jax.gan.sampling import (
-    Sampler,
-    averaged_variables,
-    draw_inputs,
-    with_standing_statistics,
-)
+from evonorm_jax.gan.sampling import Sampler, draw_inputs
 from evonorm_jax.gan.sheets import (
     class_sheet,
     interpolation_sheet,
@@ -51,9 +46,8 @@ from evonorm_jax.training.parallel import AXIS, WorkerLayout, gather_rows, keys_
 from evonorm_jax.training.sample_figures import SampleFigures, real_images
 from evonorm_jax.training.state import TrainState
 from evonorm_jax.training.tasks.base import Evaluated, Evaluation, Task
+from evonorm_jax.training.trained_generator import EVALUATION_SEED, sampling_variables
 
-# Every evaluation of every run draws the same noise, so that its pictures and figures compare.
-_EVALUATION_SEED = 0
 _SHEET_CLASSES = 10
 _SHEET_NEIGHBOURS = 2  # samples of a class on the sheet of nearest neighbours
 
@@ -220,31 +214,16 @@ class ImageSynthesis(Task):
             )
         return parts
 
-    def generator_variables(self, state: TrainState, *, ema: bool | None = None) -> dict[str, Any]:
-        """Makes the variables to draw images with; traced inside a compiled function.
-
-        Args:
-          state: The state.
-          ema: Whether to take the averaged weights; where there are any by default.
-        """
+    def _generator_variables(self, state: TrainState) -> dict[str, Any]:
+        """Makes the variables to draw images with, of the averages where the run keeps them."""
+        averages = state.ema["params"]["generator"] if self._use_ema else None
         variables = variables_of(state, "generator")
-        if self._use_ema if ema is None else ema:
-            params = state.ema["params"]["generator"]
-            variables = averaged_variables(self.gan, variables, params)
-        config = self.config
-        together = config.images_per_worker * (config.num_workers if config.sync_batch_stats else 1)
-        return with_standing_statistics(
-            self.gan,
-            variables,
-            jax.random.key(_EVALUATION_SEED),
-            num_passes=config.standing_passes,
-            pass_size=config.standing_batch_size or together,
-        )
+        return sampling_variables(self.config, self.gan, variables, averages)
 
     def _sampling_state(self, state: TrainState, resident: Any, batch: Any) -> TrainState:
         """Puts the variables to draw images with in the place of the generator's."""
         del resident, batch
-        variables = self.generator_variables(state)
+        variables = self._generator_variables(state)
         collections = {
             name: {**players, **({"generator": variables[name]} if name in variables else {})}
             for name, players in state.collections.items()
@@ -254,7 +233,7 @@ class ImageSynthesis(Task):
 
     def _draw(self, state: TrainState, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draws the images of these numbers; the same for every run."""
-        keys = keys_at(jax.random.key(_EVALUATION_SEED), numbers)
+        keys = keys_at(jax.random.key(EVALUATION_SEED), numbers)
         z, labels = draw_inputs(keys, self.gan)
         return self.gan.generator.apply(variables_of(state, "generator"), z, labels), labels
 
@@ -327,7 +306,7 @@ class ImageSynthesis(Task):
 
     @functools.cached_property
     def _sheet_variables(self) -> Any:
-        return jax.jit(self.generator_variables)
+        return jax.jit(self._generator_variables)
 
 
 def _check_images(config: ml_collections.ConfigDict, pipeline: Pipeline, gan: Gan) -> None:
