@@ -92,7 +92,7 @@ class RunMetrics:
         return self.known.get(name, Metric(name.replace("_", " ")))
 
     def format_line(self, values: Mapping[str, float]) -> str:
-        """Formats metrics as one line; the number of examples is left out.
+        """Formats metrics as one line, those alone that are shown or known.
 
         >>> CLASSIFICATION.format_line({"eval/loss": 0.25, "eval/top1": 0.9861, "eval/examples": 9})
         'eval/loss 0.2500  eval/top1 98.61 %'
@@ -100,7 +100,7 @@ class RunMetrics:
         return "  ".join(
             f"{name} {self.find(name).format(value)}"
             for name, value in values.items()
-            if name.rpartition("/")[2] != "examples"
+            if name.rpartition("/")[2] in (*self.shown, *self.known)
         )
 
     def to_json(self) -> dict[str, Any]:

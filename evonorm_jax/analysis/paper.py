@@ -1,7 +1,8 @@
-"""The accuracies that the paper prints, in percent, by model and layer.
+"""The numbers that the paper prints, by model and layer: accuracies in percent, and Table 5.
 
 Source: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv:2004.02967v1
-(April 2020), Tables 2 and 3: ImageNet top-1. The later versions of the paper print other numbers.
+(April 2020), Tables 2 and 3, ImageNet top-1, and Table 5, image synthesis. The later versions of
+the paper print other numbers.
 """
 
 from collections.abc import Mapping
@@ -98,4 +99,15 @@ BATCH_SIZE: Mapping[str, Mapping[str, tuple[float, ...]]] = {
         "evonorm_s1": (73.7, 74.0, 73.6, 73.7, 73.7, 73.8),
         "evonorm_s2": (73.8, 73.4, 73.7, 73.9, 73.9, 73.8),
     },
+}
+
+# Table 5: BigGAN-deep on ImageNet at 128 pixels, the layer in the generator. Inception Score and
+# FID; where two numbers stand, median and best of three seeds.
+IMAGE_SYNTHESIS: Mapping[str, tuple[str, str]] = {
+    "bn_relu": ("118.77 / 124.01", "7.85 / 7.29"),
+    "evonorm_b0": ("101.13 / 113.63", "6.91 / 5.87"),
+    "gn_relu": ("99.09", "8.14"),
+    "ln_relu": ("91.56", "8.35"),
+    "pixel_norm_relu": ("88.58", "10.41"),
+    "evonorm_s0": ("104.64 / 113.96", "6.86 / 6.26"),
 }

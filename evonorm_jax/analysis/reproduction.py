@@ -28,6 +28,7 @@ _MODELS = {
     "efficientnet_b0": ("efficientnet_b0", "EfficientNet-B0"),
     "efficientnet_b5": ("efficientnet_b5", "EfficientNet-B5"),
 }
+_SYNTHESIS_CONFIGS = "biggan_deep_imagenet128"
 _NOT_RUN = "not run"
 _OURS = ["here", "hardware", "date", "commit"]
 
@@ -63,8 +64,8 @@ def reproduction(root: Path) -> str:
         "The paper's tables line by line: its number, the command that runs ours, and what it "
         'gave. "Not run" is just that: nothing here is estimated. Made by '
         "`python -m experiments.plot --ledger` from `configs/` and `results/`.",
-        "The paper's numbers are those of arXiv:2004.02967v1, ImageNet top-1 in percent, one run "
-        "each as far as it says.",
+        "The paper's numbers are those of arXiv:2004.02967v1: in Tables 2 and 3 ImageNet top-1 in "
+        "percent, one run each as far as it says.",
         "## Table 2: layers with batch statistics",
         _table_2(root / "configs", recorded),
         "## Table 3: accuracy against images per worker",
@@ -72,6 +73,12 @@ def reproduction(root: Path) -> str:
     for model in paper.BATCH_SIZE:
         parts += _table_3(root / "configs", model, recorded)
     parts += [
+        "## Table 5: image synthesis",
+        "BigGAN-deep on ImageNet at 128 pixels, the layer in the generator; Inception Score "
+        "(higher is better) and FID (lower is better), median / best of three seeds where two "
+        "numbers stand. One run is 150,000 steps of 2,048 images, 1.1e20 operations: see "
+        "[synthesis.md](synthesis.md).",
+        _table_5(root / "configs", recorded),
         "## Data sets without numbers in the paper",
         "On CIFAR-10 the paper searches for layers and reports no accuracy of trained networks; "
         "the digits are ours. These records show whether its claims hold there.",
@@ -137,6 +144,32 @@ def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[st
     return [f"### {title}, {workers} workers", command, table]
 
 
+def _table_5(configs: Path, recorded: Iterable[Recorded]) -> str:
+    rows = []
+    for norm_act, numbers in paper.IMAGE_SYNTHESIS.items():
+        config = configs / f"{_SYNTHESIS_CONFIGS}_{norm_act}.py"
+        command = f"`python -m experiments.train --config configs/{config.name}`"
+        ours = _our_fid(recorded, norm_act)
+        cells = [command if config.exists() else "no config of this layer", *ours]
+        rows.append([layer_label(norm_act), *numbers, *cells])
+    return markdown_table(["layer", "Inception Score", "FID", "command", *_OURS], rows)
+
+
+def _our_fid(recorded: Iterable[Recorded], norm_act: str) -> list[str]:
+    """Returns our FID on ImageNet, hardware and commit; "not run" without a finished run."""
+    for record in recorded:
+        sweep = record.sweep
+        if sweep is None or sweep.metrics.main_name != "fid" or not _reads_imagenet(sweep):
+            continue
+        layer = sweep.find(norm_act)
+        runs = [run for run in sweep.runs if run.layer == layer and run.score is not None]
+        if runs:
+            mean = sum(run.score for run in runs if run.score is not None) / len(runs)
+            number = f"[FID {mean:.2f}](../results/{record.folder}) ({len(runs)} seeds)"
+            return [number, *_circumstances(runs)]
+    return [_NOT_RUN, "", "", ""]
+
+
 def _our_cells(
     recorded: Iterable[Recorded], model: str, workers: int | None, norm_act: str, size: int
 ) -> list[str]:
@@ -163,9 +196,11 @@ def _our_cells(
 
 
 def _is_imagenet(sweep: Sweep) -> bool:
-    setting = sweep.setting
-    real = setting.dataset == "imagenet2012" and setting.source != "fake"
-    return real and sweep.has_papers_metric
+    return _reads_imagenet(sweep) and sweep.has_papers_metric
+
+
+def _reads_imagenet(sweep: Sweep) -> bool:
+    return sweep.setting.dataset == "imagenet2012" and sweep.setting.source != "fake"
 
 
 def _circumstances(runs: Sequence[SweepRun]) -> list[str]:

@@ -2,8 +2,8 @@
 
 Two-pass biased variances, float32 arithmetic (float64 for float64), epsilon inside the root. Every
 derivative works, forward mode and higher ones included, at the price of 8 to 10 full tensors kept
-for the backward pass. Tensors are `[N, ..., C]`, parameters `[C]`; arguments are as in
-`evonorm_jax.kernels` and are not checked again here.
+for the backward pass. Tensors are `[N, ..., C]`, parameters `[C]`, scale and bias also `[N, C]`;
+arguments are as in `evonorm_jax.kernels` and are not checked again here.
 """
 
 import jax
@@ -156,7 +156,11 @@ def _upcast(x: jax.Array) -> jax.Array:
 
 
 def _affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+    def expand(param: jax.Array) -> jax.Array:
+        spatial = tuple(range(1, x.ndim - 1)) if param.ndim == 2 else ()
+        return jnp.expand_dims(param, spatial).astype(x.dtype)
+
+    return x * expand(scale) + expand(bias)
 
 
 def _activate(z: jax.Array, v: jax.Array | None, activation: str) -> jax.Array:

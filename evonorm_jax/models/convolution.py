@@ -59,17 +59,19 @@ def conv2d(
     strides: int = 1,
     *,
     padding: str = "symmetric",
+    use_bias: bool = False,
     kernel_init: Initializer = conv_kernel_init,
     dtype: Dtype | None = None,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution without bias over `[N, H, W, C]`, padded by the kernel size.
+    """A square convolution over `[N, H, W, C]`, padded by the kernel size.
 
     Args:
       features: output channels.
       kernel_size: odd side of the kernel.
       strides: step in both directions.
       padding: "symmetric", or TensorFlow's "same".
+      use_bias: whether a bias is added; the affine map of a layer that follows has one already.
       kernel_init: of the kernel.
       dtype: dtype of the computation; the kernel itself stays float32.
       name: name of the submodule.
@@ -82,7 +84,7 @@ def conv2d(
         (kernel_size, kernel_size),
         strides=strides,
         padding="SAME" if padding == "same" else (kernel_size - 1) // 2,
-        use_bias=False,  # the affine transform of the layer that follows has one
+        use_bias=use_bias,
         kernel_init=kernel_init,
         dtype=dtype,
         name=name,

@@ -62,7 +62,7 @@ def native_image_size(name: str) -> int:
     Raises:
       UserError: for an unknown name.
     """
-    _find(name, _CONSTRUCTORS, kind="model")
+    find(name, _CONSTRUCTORS, kind="model")
     if name in efficientnet.SCALINGS:
         return efficientnet.SCALINGS[name].image_size
     return 32 if "cifar" in name else 224
@@ -101,19 +101,19 @@ def create_model(
     >>> variables["batch_stats"]["stage1_block1"]["norm1"]
     {'var': ShapeDtypeStruct(shape=(16,), dtype=float32)}
     """
-    constructor = _find(name, _CONSTRUCTORS, kind="model")
+    constructor = find(name, _CONSTRUCTORS, kind="model")
     known_fields = _model_fields(constructor)
     for field in fields:
-        _find(field, known_fields, kind=f"field of {name}")
+        find(field, known_fields, kind=f"field of {name}")
     return constructor(
         num_classes=num_classes,
         norm_act=bind_layer(norm_act, **(norm_act_fields or {})),
-        dtype=_float_dtype(dtype),
+        dtype=float_dtype(dtype),
         **fields,
     )
 
 
-def _find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
+def find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
     """`table[key]`, or a `UserError` that lists the keys and guesses which one was meant."""
     if key in table:
         return table[key]
@@ -129,7 +129,8 @@ def _model_fields(constructor: Callable[..., nn.Module]) -> dict[str, dataclasse
     return {field.name: field for field in dataclasses.fields(module) if field.name not in own}
 
 
-def _float_dtype(dtype: Dtype) -> Any:
+def float_dtype(dtype: Dtype) -> Any:
+    """Returns the floating-point dtype of that name, or raises `UserError`."""
     try:
         resolved = jnp.dtype(dtype)
     except TypeError:

@@ -205,6 +205,18 @@ class Task(abc.ABC):
             )
         return None
 
+    def alarms(self, values: Mapping[str, float]) -> dict[str, str]:
+        """Says what looks wrong in values that are finite; each symptom is reported once.
+
+        Args:
+          values: Means of the metrics of the steps since the last log, or what an evaluation gave.
+
+        Returns:
+          Messages by the symptom.
+        """
+        del values
+        return {}  # nothing looks wrong by default
+
     def artifacts(self, step: int, state: State, resident: Any, workdir: Path) -> None:
         """Writes pictures and the like into the run directory, after every evaluation.
 
