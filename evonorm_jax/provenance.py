@@ -1,19 +1,26 @@
-"""Which code ran, and by which command: for whatever records a number."""
+"""Which code ran, by which command, on which machine: for whatever records a number."""
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
+import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+import evonorm_jax
 
 
 def command() -> list[str]:
-    """The command line of this process, the interpreter by its name alone."""
+    """Returns the command line of this process, the interpreter by its name alone."""
     return [Path(sys.executable).name, *sys.orig_argv[1:]]
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, with `+changes` where the tree differs from it."""
+    """Returns the commit of the code that runs, with `+changes` where the tree differs from it."""
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
@@ -27,3 +34,49 @@ def git_commit() -> str | None:
         return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None  # not a checkout, or no git
+
+
+def now() -> str:
+    """Returns the time in UTC to the second, such as `2026-01-02T03:04:05+00:00`."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of this package, of Python and of those packages that are installed.
+
+    None of them is imported for it.
+    """
+    found = {"evonorm_jax": evonorm_jax.__version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Returns the cores that this process may use and their kind, such as `2 x AMD EPYC`."""
+    return f"{num_cores()} x {processor()}"
+
+
+def processor() -> str:
+    """Returns the processor's model as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def cores() -> list[int]:
+    """Returns the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(cores())

@@ -29,7 +29,7 @@ def tune_allocator() -> None:
 
 
 def wants_tuning(environment: os._Environ[str] | dict[str, str]) -> bool:
-    """Whether this is glibc, JAX will compute on the CPU, and the user has set nothing himself."""
+    """True on glibc with JAX on the CPU, unless the user set one of these variables."""
     return (
         "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
         and not any(name in environment for name in SETTINGS)

@@ -49,11 +49,11 @@ def main() -> None:
     check_arguments(arguments)
     launch.start_jax(arguments)
 
-    from evonorm_jax.training import evaluation, run_directory
+    from evonorm_jax.training import evaluation, run_directory, timm_weights
 
     if arguments.weights:
         config = launch.parse_config(arguments.config, overrides)
-        metrics = evaluation.evaluate_weights(config, arguments.weights, arguments.model)
+        metrics = timm_weights.evaluate_weights(config, arguments.weights, arguments.model)
     else:
         workdir = Path(arguments.workdir)
         config = launch.override(run_directory.read_config(workdir), overrides)
@@ -66,7 +66,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Refuses flags that do not go together.
 
     Raises:
-      UserError: naming them.
+      UserError: Some do not; the message names them.
     """
     needed, others = ["model", "config"], ["step"]
     if arguments.workdir:

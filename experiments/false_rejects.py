@@ -77,8 +77,7 @@ def write_report(output: Path, records: Sequence[Mapping[str, Any]], protocol: P
     """Writes README.md and candidates.csv, and prints the former."""
     import jax
 
-    from evonorm_jax.benchmarks import machine
-    from evonorm_jax.provenance import command
+    from evonorm_jax.provenance import command, machine
     from evonorm_jax.search import false_rejects
 
     commits = ", ".join(sorted({str(record["commit"]) for record in records}))
@@ -87,7 +86,7 @@ def write_report(output: Path, records: Sequence[Mapping[str, Any]], protocol: P
         "",
         f"- command: `{' '.join(command())}`",
         f"- commit: {commits}",
-        f"- hardware: {machine.num_cores()} x {machine.processor()}",
+        f"- hardware: {machine()}",
         f"- date: {datetime.date.today()}, jax {jax.__version__}",
         "",
         false_rejects.as_markdown(records, protocol),

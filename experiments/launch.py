@@ -40,8 +40,8 @@ OPEN_FIELDS = ("config.model.norm_act_fields", "config.model.fields")
 def run_main(main: Callable[[], None]) -> None:
     """Runs a launcher; a `UserError` becomes its message on stderr and exit code 2.
 
-    So does a file or folder that cannot be written.
-    Output that nobody reads any more ends it in silence, with exit code 1.
+    So does a file or folder that cannot be written. Output that nobody reads any more ends it in
+    silence, with exit code 1.
     """
     try:
         main()
@@ -65,18 +65,18 @@ def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
     """Loads `FILE.py[:argument]` and applies `--config.field=value` overrides.
 
     Raises:
-      UserError: for a file that is not there, an unknown argument or field, a value of another
-        type, or an argument that is no override.
+      UserError: The file is not there, an argument or field is unknown, a value has another type,
+        or an argument is no override.
     """
     module, argument = load_config_module(file)
     return override(module.get_config(argument), overrides)
 
 
 def load_config_module(file: str) -> tuple[types.ModuleType, str]:
-    """The module of `FILE.py[:ARGUMENT]`, and the argument.
+    """Imports the module of `FILE.py[:ARGUMENT]`; returns it and the argument.
 
     Raises:
-      UserError: for a file that is not there, or is no config.
+      UserError: The file is not there, or is no config.
     """
     path, argument = split_config(file)
     if not path.is_file():
@@ -94,7 +94,7 @@ def load_config_module(file: str) -> tuple[types.ModuleType, str]:
 
 
 def split_config(file: str) -> tuple[Path, str]:
-    """Path and argument of `FILE.py[:ARGUMENT]`.
+    """Splits `FILE.py[:ARGUMENT]` into path and argument.
 
     >>> split_config("configs/digits_resnet_evonorm_s0.py:smoke")[1]
     'smoke'
@@ -110,7 +110,7 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
     (`model.norm_act_fields.num_groups=16`, `model.fields.depth=14`) may be new.
 
     Raises:
-      UserError: for an unknown field, a value of another type, or an argument that is no override.
+      UserError: A field is unknown, a value has another type, or an argument is no override.
     """
     for name, text in _override_pairs(arguments):
         *parents, field = name.split(".")
@@ -131,7 +131,7 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
 
 
 def _override_pairs(arguments: list[str]) -> list[tuple[str, str]]:
-    """`[(dotted name, text)]` of `--config.NAME=TEXT` and `--config.NAME TEXT`."""
+    """Reads `--config.NAME=TEXT` and `--config.NAME TEXT` as pairs of dotted name and text."""
     pairs = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -148,7 +148,7 @@ def _override_pairs(arguments: list[str]) -> list[tuple[str, str]]:
 
 
 def _parse_value(name: str, text: str, present: Any) -> Any:
-    """The text as the type of the present value; anything, where there is none."""
+    """Reads a text as the type of the present value; as anything where there is none."""
     try:
         literal = ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -169,7 +169,7 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a run on several hosts."""
+    """Adds the flags of a run on several hosts."""
     group = parser.add_argument_group(
         "several hosts",
         "TPU pods, Slurm and Open MPI need none of these, nor do hosts where "
@@ -232,7 +232,7 @@ def _number(flag: int | None, variable: str) -> int | None:
 
 
 def _on_cluster() -> bool:
-    """Whether JAX can find its peers by itself: a TPU VM, or several Slurm or Open MPI tasks."""
+    """Whether JAX finds its peers by itself: on a TPU VM, or among Slurm or Open MPI tasks."""
     # Of the step that srun started: SLURM_NTASKS is also set in a batch script that runs alone.
     sizes = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     return has_tpu() or max(int(os.environ.get(name, "1")) for name in sizes) > 1

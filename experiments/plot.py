@@ -6,8 +6,8 @@
     python -m experiments.plot SEARCH [SEARCH ...] [--output FOLDER]
     python -m experiments.plot --ledger
 
-RUN is the --workdir of experiments.train. Without --metric there are two panels, loss and top-1
-accuracy, each with training and evaluation.
+RUN is the --workdir of experiments.train. Without --metric there is a panel for each metric that
+its task shows, of a classifier loss and top-1 accuracy, each with training and evaluation.
 
 SWEEP is the --workdir of experiments.sweep, finished or still going. It gives accuracy against
 images per worker, learning curves, a CSV table and a report; RESULTS.csv is such a table, of which
@@ -25,11 +25,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from evonorm_jax.analysis.curves import DEFAULT_MEASURES, plot_runs
-from evonorm_jax.analysis.ledger import LEDGER_FILE, write_ledger
+from evonorm_jax.analysis.curves import plot_runs
+from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, write_reproduction
 from evonorm_jax.analysis.sweep_figures import plot_accuracy
 from evonorm_jax.analysis.sweep_report import write_report
-from evonorm_jax.analysis.sweeps import is_sweep, read_results
+from evonorm_jax.analysis.sweep_results import read_results
+from evonorm_jax.analysis.sweeps import is_sweep
 from experiments.launch import ROOT, run_main
 
 
@@ -55,16 +56,16 @@ def main() -> None:
     parser.add_argument(
         "--metric",
         nargs="+",
-        default=list(DEFAULT_MEASURES),
+        default=[],
         metavar="NAME",
-        help="of runs, one panel each: a measure (loss, top1, learning_rate) shows training and "
+        help="of runs, one panel each: a metric (loss, top1, learning_rate) shows training and "
         "evaluation together, a full name (eval/top5) that metric alone",
     )
-    parser.add_argument("--ledger", action="store_true", help=f"write {LEDGER_FILE}")
+    parser.add_argument("--ledger", action="store_true", help=f"write {REPRODUCTION_FILE}")
     arguments = parser.parse_args()
     paths, output = arguments.path, arguments.output
     if arguments.ledger:
-        print(write_ledger(ROOT))
+        print(write_reproduction(ROOT))
     elif len(paths) == 1 and paths[0].endswith(".csv"):
         print(plot_accuracy(read_results(paths[0]), output or "accuracy.png"))
     elif len(paths) == 1 and is_sweep(paths[0]):

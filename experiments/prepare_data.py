@@ -20,6 +20,7 @@ from evonorm_jax.data.config import check_fields, dataset_config
 from evonorm_jax.data.folder import load_class_folder
 from evonorm_jax.data.tf_import import require_tensorflow
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import replacing
 from experiments import launch
 
 # TFDS retries a download 10 times and doubles the pause: 205 s until a machine without a network
@@ -31,11 +32,11 @@ def prepare(dataset: str, data_dir: str, manual_dir: str) -> str:
     """Downloads and prepares a TFDS set as TFRecord, if it is not there yet.
 
     Returns:
-      the folder of the prepared set.
+      The folder of the prepared set.
 
     Raises:
-      UserError: for an unknown set, for files that must be put there by hand and are not, and for a
-        download that fails.
+      UserError: The set is unknown, files are missing that must be put there by hand, or the
+        download fails.
     """
     require_tensorflow(purpose=f"Preparing '{dataset}'", tfds=True)
     import tensorflow_datasets as tfds
@@ -74,11 +75,11 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
     """Writes a class folder as an .npz file that the source "npz" reads.
 
     Returns:
-      the numbers of training and of evaluation images.
+      The numbers of training and of evaluation images.
 
     Raises:
-      UserError: before anything is read, for a file that cannot be written there or an impossible
-        image size; for a folder that cannot be packed.
+      UserError: The file cannot be written or the image size is impossible, which is found before
+        anything is read; or the folder cannot be packed.
     """
     path = Path(npz)
     if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
@@ -99,9 +100,9 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
     check_fields(config)
     arrays = load_class_folder(config)
     # Whole or not at all: an interrupted run must not leave a torn file under the final name.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as stream:  # savez would append .npz to a name
+        # A stream, because savez would append .npz to a name.
+        with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(
                 stream,
                 x_train=arrays.train_images,
@@ -110,11 +111,8 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
                 y_test=arrays.eval_labels,
                 class_names=np.array(arrays.class_names),
             )
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"'{npz}' cannot be written ({error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(arrays.train_images), len(arrays.eval_images)
 
 

@@ -32,16 +32,15 @@ if __name__ == "__main__":
 import jax
 
 import evonorm_jax
-from evonorm_jax.benchmarks.machine import num_cores, processor
 from evonorm_jax.errors import UserError
-from evonorm_jax.provenance import command, git_commit
+from evonorm_jax.placement import places_for_workers
+from evonorm_jax.provenance import command, git_commit, machine
 from evonorm_jax.search.driver import Driver, Settings, StopRequest
 from evonorm_jax.search.executors import EngineFactory, Executor
 from evonorm_jax.search.formula import formula
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.local_executor import LocalExecutor
-from evonorm_jax.search.placement import find_places
 from experiments import launch
 
 BEST_FILE = "best.json"
@@ -58,8 +57,9 @@ def main() -> None:
     parser.add_argument(
         "--config",
         required=True,
-        metavar="FILE.py[:FORM]",
-        help="configuration; :small for one GPU, :tiny for two CPU cores, :smoke for seconds",
+        metavar="FILE.py[:ARGUMENT]",
+        help="configuration; :small for one GPU, :tiny for two CPU cores, :smoke for seconds; "
+        ":tfds, :folder and :npz say where CIFAR-10 comes from, as in :tiny,npz",
     )
     parser.add_argument(
         "--workdir",
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what evaluates."""
+    """Adds the flags that say what evaluates."""
     parser.add_argument(
         "--workers",
         type=int,
@@ -118,24 +118,24 @@ def create_executor(
     dataset: dict[str, Any],
     workdir: Path,
 ) -> Executor:
-    """The workers that the command line asks for; they start with the first task."""
+    """Creates the workers that the command line asks for; they start with the first task."""
     factory = EngineFactory(protocol, dataset)
     if arguments.ray is not None:
         from evonorm_jax.search.ray_executor import RayExecutor
 
         return RayExecutor(factory, arguments.ray, arguments.workers)
     return LocalExecutor(
-        factory, find_places(arguments.workers, has_tpu=launch.has_tpu()), workdir / "logs"
+        factory, places_for_workers(arguments.workers, has_tpu=launch.has_tpu()), workdir / "logs"
     )
 
 
 def describe_start(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the ledger keeps of this start."""
+    """Returns what the ledger keeps of this start."""
     return {
         "command": command(),
         "commit": git_commit(),
         "versions": {"evonorm_jax": evonorm_jax.__version__, "jax": jax.__version__},
-        "machine": f"{num_cores()} x {processor()}",
+        "machine": machine(),
         "workers": arguments.workers,
         "ray": arguments.ray,
     }
@@ -145,7 +145,7 @@ def save_graph(graph: Graph, path: Path, **metadata: Any) -> None:
     """Writes a graph file and says where.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: It cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,17 +24,12 @@ import textwrap
 import time
 from pathlib import Path
 
+from evonorm_jax import provenance
 from evonorm_jax.errors import UserError
-from evonorm_jax.sweeps import (
-    Cell,
-    SweepRunner,
-    create_cells,
-    find_slots,
-    provenance,
-    select_cells,
-    train_arguments,
-)
-from evonorm_jax.sweeps.display import LiveDisplay, summary_line
+from evonorm_jax.placement import places_for_runs
+from evonorm_jax.sweeps import Cell, SweepRunner, create_cells, select_cells, train_arguments
+from evonorm_jax.sweeps.history import record_event
+from evonorm_jax.sweeps.live_table import LiveTable, summary_line
 from evonorm_jax.training import run_directory
 from experiments import launch
 
@@ -51,7 +46,8 @@ def main() -> None:
         "--config",
         required=True,
         metavar="FILE.py[:ARGUMENT]",
-        help="configuration with a function sweep(); :smoke runs four tiny cells of it",
+        help="configuration with a function sweep(); :smoke runs four tiny cells of it, :tfds, "
+        ":folder and :npz as in experiments.train, and joined by a comma",
     )
     parser.add_argument("--workdir", required=True, help="folder for all runs of the sweep")
     parser.add_argument(
@@ -87,14 +83,14 @@ def main() -> None:
             if not cell.is_finished():
                 print(shlex.join(command("python", cell)))
         return
-    slots = find_slots(arguments.jobs, has_tpu=launch.has_tpu())
+    places = places_for_runs(arguments.jobs, has_tpu=launch.has_tpu())
     started = time.monotonic()
-    open_sweep(workdir, arguments.config, len(slots))
-    with LiveDisplay(sys.stdout) as display:
-        runner = SweepRunner(cells, slots, functools.partial(command, sys.executable), display)
+    open_sweep(workdir, arguments.config, len(places))
+    with LiveTable(sys.stdout) as table:
+        runner = SweepRunner(cells, places, functools.partial(command, sys.executable), table)
         finished = runner.run()
     seconds = round(time.monotonic() - started, 1)
-    provenance.record(workdir, "end", seconds=seconds, runs=len(runner.run_seconds))
+    record_event(workdir, "end", seconds=seconds, runs=len(runner.run_seconds))
     report(runner, workdir)
     if runner.stop_signal is not None:
         sys.exit(128 + runner.stop_signal)
@@ -102,11 +98,11 @@ def main() -> None:
 
 
 def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Cell]:
-    """The cells of a sweep, each checked against its config and the run that may be there.
+    """Makes the cells of a sweep, each checked against its config and the run that may be there.
 
     Raises:
-      UserError: for a file that is no sweep, overrides that do not fit, or a folder with a run of
-        another config.
+      UserError: The file is no sweep, overrides do not fit, or a folder has a run of another
+        config.
     """
     module, argument = launch.load_config_module(config_file)
     if not hasattr(module, "sweep"):
@@ -125,14 +121,14 @@ def open_sweep(workdir: Path, config_file: str, jobs: int) -> None:
     """Creates the folder, and notes this start in it.
 
     Raises:
-      UserError: where it cannot be written.
+      UserError: It cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        provenance.record(
+        record_event(
             workdir,
             "start",
-            command=provenance.invocation(),
+            command=provenance.command(),
             config=config_file,
             jobs=jobs,
             machine=provenance.machine(),
@@ -144,7 +140,7 @@ def open_sweep(workdir: Path, config_file: str, jobs: int) -> None:
 
 
 def report(runner: SweepRunner, workdir: Path) -> None:
-    """How it ended: the counts, and why runs failed."""
+    """Prints how it ended: the counts, and why runs failed."""
     print(f"\n{summary_line(runner)}")
     for failure in runner.failures:
         print(f"\nfailed: {failure.cell.name} (exit code {failure.exit_code})")

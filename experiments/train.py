@@ -24,6 +24,14 @@ if __name__ == "__main__":
 
 import jax
 
+from evonorm_jax.metrics import metrics_of_run
+from evonorm_jax.run_files import (
+    CONFIG_FILE,
+    CURVE_FILE,
+    METADATA_FILE,
+    METRICS_FILE,
+    read_json,
+)
 from experiments import launch
 
 DEFAULT_CONFIG = launch.ROOT / "configs" / "digits_resnet_evonorm_s0.py"
@@ -42,7 +50,7 @@ def main() -> None:
         default=str(DEFAULT_CONFIG),
         metavar="FILE.py[:ARGUMENT]",
         help="configuration; :smoke shrinks any of them to seconds on a CPU, :tfds, :folder and "
-        ":npz say where CIFAR and ImageNet come from "
+        ":npz say where CIFAR and ImageNet come from, :smoke,folder does both "
         "(default: configs/digits_resnet_evonorm_s0.py)",
     )
     parser.add_argument(
@@ -59,7 +67,9 @@ def main() -> None:
     from evonorm_jax import training  # after start-up: it must not touch devices before
 
     try:
-        summary = training.train_and_evaluate(config, workdir, progress_stream=sys.stdout)
+        summary = training.train_and_evaluate(
+            config, workdir, progress_stream=sys.stdout, draw_curve=draw_curve
+        )
     except training.TrainingDiverged as error:
         print(f"train: {error}", file=sys.stderr)
         sys.exit(3)
@@ -67,13 +77,22 @@ def main() -> None:
         print_summary(summary, workdir)
 
 
+def draw_curve(workdir: Path) -> None:
+    """Draws `curve.png`."""
+    from evonorm_jax.analysis import plot_run  # here, because matplotlib takes half a second
+
+    plot_run(workdir)
+
+
 def print_summary(summary: dict[str, float], workdir: Path) -> None:
-    """What was reached, and where everything is."""
+    """Says what was reached, and where everything is."""
+    metrics = metrics_of_run(read_json(workdir / METADATA_FILE), read_json(workdir / CONFIG_FILE))
+    value = metrics.main.format(summary[metrics.main_metric])
     print(
-        f"\ntest accuracy {100 * summary['eval/top1']:.2f} % after {summary['steps']} steps, "
+        f"\ntest {metrics.main.heading} {value} after {summary['steps']} steps, "
         f"{summary['train_seconds']:.1f} s of training\n"
-        f"  log         {workdir / 'metrics.jsonl'}\n"
-        f"  curve       {workdir / 'curve.png'}\n"
+        f"  log         {workdir / METRICS_FILE}\n"
+        f"  curve       {workdir / CURVE_FILE}\n"
         f"  checkpoint  {workdir / 'checkpoints' / str(summary['steps'])}"
     )
 

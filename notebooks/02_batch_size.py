@@ -48,8 +48,8 @@ import time
 import jax
 from matplotlib import pyplot as plt  # lets Jupyter show figures
 
+from configs.sweeps.batch_size_sweep import batch_size_sweep
 from configs.sweeps.digits_batch_size import get_config
-from configs.sweeps.recipes import batch_size_sweep
 from evonorm_jax.analysis import accuracy_table, draw_accuracy, load_sweep, read_results
 from evonorm_jax.sweeps import create_cells
 from evonorm_jax.training import train_and_evaluate

@@ -123,8 +123,8 @@ def eval_batch():
     """All images of the evaluation split, with their labels."""
     batches = pipeline.eval_batches(batch_size=pipeline.num_eval_examples, hosts=Hosts())
     batch = jax.tree.map(lambda leaf: leaf[0], next(batches))
-    images, labels, _ = pipeline.eval_examples(resident, batch)
-    return images, labels
+    examples = pipeline.eval_examples(resident, batch)
+    return examples["image"], examples["label"]
 
 
 def make_optimizer():
@@ -164,7 +164,8 @@ def train_linen(layer):
 
     @jax.jit
     def train_step(params, batch_stats, optimizer_state, batch, keys):
-        images, labels = pipeline.train_examples(resident, batch, keys)
+        examples = pipeline.train_examples(resident, batch, keys)
+        images, labels = examples["image"], examples["label"]
 
         def loss_fn(params):
             logits, updates = network.apply(
@@ -230,7 +231,8 @@ class NNXNetwork(nnx.Module):
 
 @nnx.jit
 def nnx_train_step(network, optimizer, batch, keys):
-    images, labels = pipeline.train_examples(resident, batch, keys)
+    examples = pipeline.train_examples(resident, batch, keys)
+    images, labels = examples["image"], examples["label"]
 
     def loss_fn(network):
         return optax.softmax_cross_entropy_with_integer_labels(network(images), labels).mean()

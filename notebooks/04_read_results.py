@@ -91,7 +91,7 @@ for layer in sweep.layers:
     style = layer_style(layer, sweep.layers) | {"linestyle": "", "alpha": 0.7}
     axis.plot(
         [run.train_seconds for run in points],
-        [run.top1 for run in points],
+        [run.score for run in points],
         label=sweep.layer_label(layer),
         **style,
     )

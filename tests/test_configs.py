@@ -14,17 +14,24 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.layers import norm_act, norm_act_names
 from evonorm_jax.models import create_model, model_names
 from evonorm_jax.training.durations import resolve_durations
-from evonorm_jax.training.optimizer import learning_rate_schedule
+from evonorm_jax.training.optimizer import learning_rate_schedule, peak_learning_rate
 
 CONFIG_DIR = Path(recipes.__file__).parent
 NAMES = sorted(
-    path.stem for path in CONFIG_DIR.glob("*.py") if path.stem not in ("__init__", "recipes")
+    path.stem
+    for path in CONFIG_DIR.glob("*.py")
+    if path.stem not in ("__init__", "arguments", "recipes")
 )
 TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}
 
 
 def module_of(name):
     return importlib.import_module(f"configs.{name}")
+
+
+def schedule_of(config, durations, batch_size):
+    peak = peak_learning_rate(config.optimizer, batch_size)
+    return learning_rate_schedule(config.schedule, peak, durations)
 
 
 def field_names(config):
@@ -68,7 +75,7 @@ def test_config_is_complete_and_its_parts_exist(name, arg):
     num_examples = config.dataset.num_train_examples or TRAIN_EXAMPLES[config.dataset.name]
     batch_size = config.num_workers * config.images_per_worker
     durations = resolve_durations(config, num_examples // batch_size)
-    schedule = learning_rate_schedule(config, durations, batch_size)
+    schedule = schedule_of(config, durations, batch_size)
     peak = config.optimizer.learning_rate_per_256 * batch_size / 256
     if config.schedule.name == "exponential":  # it has begun to fall before the warm-up ends
         peak *= config.schedule.decay_factor ** int(
@@ -113,6 +120,29 @@ def test_an_unknown_argument_raises_and_names_the_known_ones(name):
 def test_the_argument_chooses_the_source(arg):
     config = module_of("cifar10_resnet20_evonorm_s0").get_config(arg)
     assert config.dataset.source == arg
+
+
+@pytest.mark.parametrize("arg", ["smoke,npz", "npz,smoke"])
+def test_a_small_run_reads_the_first_images_of_a_source(arg):
+    config = module_of("cifar10_resnet20_evonorm_s0").get_config(arg)
+    small = module_of("cifar10_resnet20_evonorm_s0").get_config("smoke")
+    assert (config.dataset.source, config.dataset.image_size) == ("npz", 32)
+    splits = (config.dataset.train_split, config.dataset.eval_split)
+    assert splits == ("train[:32]", "test[:20]")
+    assert config.model == small.model
+    assert config.num_epochs == small.num_epochs
+
+
+def test_a_small_run_of_a_streamed_source_has_small_images():
+    config = module_of("imagenet_r50_evonorm_s0").get_config("folder,smoke")
+    dataset = config.dataset
+    assert (dataset.in_memory, dataset.source, dataset.eval_split) == (False, "folder", "val[:20]")
+    assert (dataset.image_size, dataset.resize_size) == (16, 0)
+
+
+def test_arguments_of_one_kind_exclude_each_other():
+    with pytest.raises(UserError, match=r"arguments 'npz' and 'tfds' .* exclude each other"):
+        module_of("cifar10_resnet20_evonorm_s0").get_config("npz,smoke,tfds")
 
 
 @pytest.mark.parametrize(("arg", "split"), [("tfds", "validation"), ("folder", "val")])
@@ -164,7 +194,7 @@ def test_mobile_recipe(name, batch_size, image_size, dropout_rate, survival_prob
 def test_mobile_learning_rate_falls_by_3_percent_every_2_4_epochs():
     config = module_of("imagenet_efficientnet_b0_evonorm_b0").get_config()
     durations = resolve_durations(config, 625)  # 1500 steps are 2.4 epochs
-    schedule = learning_rate_schedule(config, durations, 2048)
+    schedule = schedule_of(config, durations, 2048)
     # The count starts with the run: 5 epochs of warm-up are two falls and 125 steps.
     steps = [0, 1562, 3125, 4499, 4500, 6000]
     expected = [0, 0.128 * 1562 / 3125, *(0.128 * 0.97**falls for falls in (2, 2, 3, 4))]
@@ -191,7 +221,7 @@ def test_one_override_is_a_row_of_the_batch_size_sweep(images_per_worker, peak, 
     config.images_per_worker = images_per_worker
     batch_size = 8 * images_per_worker
     durations = resolve_durations(config, TRAIN_EXAMPLES["imagenet2012"] // batch_size)
-    schedule = learning_rate_schedule(config, durations, batch_size)
+    schedule = schedule_of(config, durations, batch_size)
     assert durations.num_steps == num_steps
     rates = [float(schedule(round(num_steps * at / 90))) for at in (2.5, 6, 31, 61, 81)]
     assert rates == pytest.approx([peak / 2, peak, peak / 10, peak / 100, peak / 1000], 1e-3)

@@ -12,12 +12,14 @@ from evonorm_jax.layers import norm_act
 from evonorm_jax.models import model_names
 from evonorm_jax.sweeps import create_cells
 from evonorm_jax.training.durations import resolve_durations
-from evonorm_jax.training.optimizer import learning_rate_schedule
+from evonorm_jax.training.optimizer import learning_rate_schedule, peak_learning_rate
 from experiments import launch
 
 SWEEP_DIR = Path(recipes.__file__).parent / "sweeps"
 NAMES = sorted(
-    path.stem for path in SWEEP_DIR.glob("*.py") if path.stem not in ("__init__", "recipes")
+    path.stem
+    for path in SWEEP_DIR.glob("*.py")
+    if path.stem not in ("__init__", "batch_size_sweep")
 )
 TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}
 
@@ -60,7 +62,8 @@ def test_learning_rate_follows_the_batch_and_epochs_are_equal(name):
         steps_per_epoch = TRAIN_EXAMPLES[config.dataset.name] // batch_size
         durations = resolve_durations(config, steps_per_epoch)
         assert durations.num_steps == round(config.num_epochs * steps_per_epoch)
-        schedule = learning_rate_schedule(config, durations, batch_size)
+        peak = peak_learning_rate(config.optimizer, batch_size)
+        schedule = learning_rate_schedule(config.schedule, peak, durations)
         rates.add(float(schedule(durations.warmup_steps)) / batch_size)
         assert config.num_epochs == module_of(name).get_config().num_epochs
     assert max(rates) == pytest.approx(min(rates), rel=1e-3)
@@ -78,6 +81,12 @@ def test_the_smoke_form_is_four_small_cells(name):
     assert len(configs) == 4
     for config in configs:
         assert config.num_workers * config.images_per_worker <= config.dataset.num_train_examples
+
+
+def test_the_smoke_form_combines_with_a_source():
+    configs = list(configs_of("cifar10_batch_size", "folder,smoke"))
+    assert len(configs) == 4
+    assert {config.dataset.source for config in configs} == {"folder"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,6 +5,8 @@
     tiny    for two CPU cores
     smoke   seconds: the built-in digits and next to no training, to see everything work
 
+`tfds`, `folder` and `npz` say where CIFAR-10 comes from: `tiny,npz`.
+
 The paper gives the batch size, the crops, the optimizer, the number of steps, the schedules, both
 rejections and the number of layers ranked again. All else is our choice.
 """
@@ -15,12 +17,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.arguments import parse_words
 from evonorm_jax.data import dataset_config
-from evonorm_jax.errors import UserError
 from evonorm_jax.search.anchors import ANCHOR_SIZES, Anchor
 from evonorm_jax.search.protocol import AbortRule, Protocol, Stability
 
 FORMS = ("small", "tiny", "smoke")
+SOURCES = ("tfds", "folder", "npz")
 
 # Ours, all of them. Evolution needs several times its population to get anywhere, so the number of
 # scored layers is 8 and, where time is short, 4 times that. Of a small population 5 % would be
@@ -43,22 +46,18 @@ _STABILITY_STEPS = {"": 100, "small": 100, "tiny": 20}
 
 
 def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: str) -> ConfigDict:
-    """A search on CIFAR-10.
+    """Makes the config of a search on CIFAR-10.
 
     Args:
-      arg: one of `FORMS`, or empty.
+      arg: One of `FORMS`, one of `SOURCES`, both of them joined by a comma, or "".
       batch_moments: True for the B series, False for the S series.
-      num_steps: training steps of a candidate on each network.
-      schedule: of its learning rate, "constant" or "cosine".
+      num_steps: Training steps of a candidate on each network.
+      schedule: Schedule of its learning rate, "constant" or "cosine".
 
     Raises:
-      UserError: for another `arg`.
+      UserError: There is anything else in `arg`.
     """
-    if arg not in _SEARCH:
-        raise UserError(
-            f"Unknown config argument '{arg}' after the colon: this config knows "
-            f"{', '.join(FORMS)}."
-        )
+    arg, source = parse_words(arg, FORMS, SOURCES)
     config = ConfigDict()
     config.seed = 0
     config.search = ConfigDict(
@@ -74,7 +73,7 @@ def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: st
         {"num_nodes": 10, "batch_moments": batch_moments, "whole_graph": False}
     )
     config.protocol = ConfigDict(_protocol(arg, num_steps, schedule).to_json())
-    config.dataset = _dataset(arg)
+    config.dataset = _dataset(arg, source)
     config.rerank = ConfigDict(
         {
             "num_candidates": 10,  # the paper's, and so are the three winners
@@ -90,7 +89,8 @@ def random_layers_config(arg: str) -> ConfigDict:
     """Random layers, all of which are scored that see x: what diverges, with that of guessing."""
     config = search_config(arg, batch_moments=True, num_steps=2_000, schedule="constant")
     config.search.strategy = "random"
-    config.search.max_scored = {"": 5_000, "small": 500, "tiny": 100, "smoke": 4}[arg]
+    form, _ = parse_words(arg, FORMS, SOURCES)
+    config.search.max_scored = {"": 5_000, "small": 500, "tiny": 100, "smoke": 4}[form]
     config.protocol.filters = None
     config.protocol.abort_rules = []
     config.protocol.quality_accuracy = 0.0
@@ -144,9 +144,10 @@ def _smoke_protocol(**fields: Any) -> Protocol:
     )
 
 
-def _dataset(arg: str) -> ConfigDict:
-    if arg == "smoke":
+def _dataset(arg: str, source: str) -> ConfigDict:
+    if arg == "smoke" and not source:
         return dataset_config("digits", "embedded")
     # A tenth of the training images is held out to choose layers by; the size is our choice. The
     # test images are for what is trained in the end.
-    return dataset_config("cifar10", "tfds", train_split="train[:90%]", eval_split="train[90%:]")
+    splits = {"train_split": "train[:90%]", "eval_split": "train[90%:]"}
+    return dataset_config("cifar10", source or "tfds", **splits)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import recipes
 from configs.sweeps import cifar10_batch_size
-from configs.sweeps.recipes import batch_size_sweep
+from configs.sweeps.batch_size_sweep import batch_size_sweep
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import recipes
-from configs.sweeps.recipes import BATCH_SIZE_LAYERS, batch_size_sweep
+from configs.sweeps.batch_size_sweep import BATCH_SIZE_LAYERS, batch_size_sweep
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,13 +1,14 @@
-"""Reading what runs have written: run directories in, curves, tables and figures out.
+"""Reads what runs have written: run directories in, curves, tables and figures out.
 
-No JAX, no TensorFlow.
+It computes without JAX and TensorFlow.
 """
 
-from evonorm_jax.analysis.curves import draw_runs, plot_runs
+from evonorm_jax.analysis.curves import draw_runs, plot_run, plot_runs
 from evonorm_jax.analysis.runs import Run, load_run, load_runs, run_labels
 from evonorm_jax.analysis.sweep_figures import draw_accuracy, plot_accuracy, plot_learning_curves
 from evonorm_jax.analysis.sweep_report import accuracy_table, write_report
-from evonorm_jax.analysis.sweeps import Sweep, load_sweep, read_results
+from evonorm_jax.analysis.sweep_results import read_results
+from evonorm_jax.analysis.sweeps import Sweep, load_sweep
 
 __all__ = [
     "Run",
@@ -20,6 +21,7 @@ __all__ = [
     "load_sweep",
     "plot_accuracy",
     "plot_learning_curves",
+    "plot_run",
     "plot_runs",
     "read_results",
     "run_labels",

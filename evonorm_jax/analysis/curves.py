@@ -11,43 +11,51 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from evonorm_jax.analysis.runs import Run, load_runs, run_labels
-from evonorm_jax.analysis.style import COLOURS, MARKERS, axis_label, clean_axes
+from evonorm_jax.analysis.style import COLOURS, MARKERS, clean_axes
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import CURVE_FILE
 
-DEFAULT_MEASURES = ("loss", "top1")
 
-_PERCENT = ("top1", "top5")  # logged as fractions, shown in percent as the literature does
+def plot_run(run_dir: str | os.PathLike[str]) -> Path:
+    """Draws the curve of one run into its own directory.
+
+    Raises:
+      UserError: The directory is no run, or it has measured nothing yet.
+    """
+    return plot_runs([run_dir], Path(run_dir) / CURVE_FILE)
 
 
 def plot_runs(
     run_dirs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
-    metrics: Sequence[str] = DEFAULT_MEASURES,
+    metrics: Sequence[str] = (),
 ) -> Path:
     """Draws the curves of `run_dirs` into the PNG (or SVG, PDF) file `output`.
 
     Args:
-      run_dirs: run directories, finished or still going.
-      output: the image file; its folder is made if need be.
-      metrics: one panel each: a measure such as "loss" shows training and evaluation together,
-        a full name such as "eval/top5" that metric alone.
+      run_dirs: Run directories, finished or still going.
+      output: The image file; its folder is made if need be.
+      metrics: Names of metrics, one panel each. A name such as "loss" shows training and evaluation
+        together, a full name such as "eval/loss" that metric alone. By default the panels are
+        those that the task of the runs shows.
 
     Returns:
       The path of the image.
 
     Raises:
-      UserError: a directory is no run, no run has one of the metrics, or the ending of
-        `output` names no image format.
+      UserError: A directory is no run, no run has one of the metrics, or the ending of `output`
+        names no image format.
     """
     return save_figure(draw_runs(load_runs(run_dirs), metrics), output)
 
 
-def draw_runs(runs: Sequence[Run], metrics: Sequence[str] = DEFAULT_MEASURES) -> Figure:
-    """The curves of `runs`, with panels as in `plot_runs`.
+def draw_runs(runs: Sequence[Run], metrics: Sequence[str] = ()) -> Figure:
+    """Draws the curves of `runs`, with panels as in `plot_runs`.
 
     Raises:
-      UserError: no run has one of the metrics.
+      UserError: No run has one of the metrics.
     """
+    metrics = metrics or _shown(runs)
     panels = {metric: _resolve_metric(metric, runs) for metric in metrics}
     figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -57,29 +65,36 @@ def draw_runs(runs: Sequence[Run], metrics: Sequence[str] = DEFAULT_MEASURES) ->
     return figure
 
 
+def _shown(runs: Sequence[Run]) -> list[str]:
+    """Returns the metrics that the tasks of the runs show, as far as a run has measured them."""
+    shown = list(dict.fromkeys(name for run in runs for name in run.metrics.shown))
+    measured = {name.split("/")[-1] for run in runs for name in run.metric_names}
+    return [name for name in shown if name in measured] or shown
+
+
 def save_figure(figure: Figure, output: str | os.PathLike[str], *, dpi: int = 150) -> Path:
     """Writes a figure in the format that the ending of `output` names, at `dpi` dots per inch.
 
     Raises:
-      UserError: it names none.
+      UserError: It names none.
     """
     output = Path(output)
     formats = figure.canvas.get_supported_filetypes()
     if output.suffix.lstrip(".") not in formats:
-        raise UserError(f"--output '{output}' must end in one of .{', .'.join(sorted(formats))}")
+        raise UserError(f"--output '{output}' must end in one of .{', .'.join(sorted(formats))}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=dpi)
     return output
 
 
 def _resolve_metric(metric: str, runs: Sequence[Run]) -> list[str]:
-    """The logged names that one panel shows: `loss` -> [`train/loss`, `eval/loss`]."""
+    """Returns the full names that one panel shows: `loss` -> [`train/loss`, `eval/loss`]."""
     known = sorted({name for run in runs for name in run.metric_names})
     names = [name for name in known if metric in (name, name.split("/")[-1])]
     if not names:
         raise UserError(
-            f"no run has measured '{metric}'; the runs have {', '.join(known)} "
-            "(the part after the slash alone shows training and evaluation together)"
+            f"No run has measured '{metric}'; the runs have {', '.join(known)} "
+            "(the part after the slash alone shows training and evaluation together)."
         )
     return sorted(names, key=_is_train, reverse=True)  # evaluation is drawn last, on top
 
@@ -89,21 +104,21 @@ def _is_train(name: str) -> bool:
 
 
 def _draw_panel(axis: Axes, metric: str, names: Sequence[str], runs: Sequence[Run]) -> None:
-    measure = metric.split("/")[-1]
     for name in names:
         for index, run in enumerate(runs):
             if name in run.series:
                 _, epochs, values = run.series[name]
-                scale = 100.0 if measure in _PERCENT else 1.0
+                scale = run.metrics.find(name).factor
                 axis.plot(epochs, scale * values, **_line_style(name, index, len(epochs)))
+    labels = (run.metrics.find(metric).axis_label for run in runs)
     axis.set_xlabel("epoch")
-    axis.set_ylabel(axis_label(measure))
+    axis.set_ylabel(", ".join(dict.fromkeys(labels)))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     clean_axes(axis)
 
 
 def _line_style(name: str, run_index: int, num_points: int) -> dict[str, Any]:
-    """Training thin and pale, evaluation strong with markers: the eye goes to what counts."""
+    """Draws training thin and pale, evaluation strong: the eye goes to what counts."""
     colour = COLOURS[run_index % len(COLOURS)]
     if _is_train(name):
         return {"color": colour, "linewidth": 1.0, "alpha": 0.45, "zorder": 2}
@@ -121,7 +136,7 @@ def _line_style(name: str, run_index: int, num_points: int) -> dict[str, Any]:
 
 
 def _draw_legend(figure: Figure, names: Sequence[str], runs: Sequence[Run]) -> None:
-    """Runs by colour below the panels, then what thin, strong and dashed lines mean."""
+    """Names the runs by colour below the panels, then what thin, strong, dashed lines mean."""
     handles: list[Line2D] = []
     for index, label in enumerate(run_labels(runs)):
         handles.append(Line2D([], [], label=label, **_line_style("eval/", index, 0)))

@@ -1,7 +1,6 @@
 """A run directory as one object: what was asked for, what was measured, how it ended."""
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from evonorm_jax.errors import UserError
-
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.jsonl"
-SUMMARY_FILE = "summary.json"
+from evonorm_jax.metrics import RunMetrics, metrics_of_run
+from evonorm_jax.run_files import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    read_json,
+    read_json_lines,
+)
 
 _EVENT_KEYS = ("step", "epoch", "time")  # every event has these; all else is a metric
 
@@ -39,20 +43,23 @@ class Run:
     """One run directory, finished or still going.
 
     Attributes:
-      path: the directory.
-      config: the resolved configuration, as nested dictionaries.
-      series: metric name -> three arrays of equal length, sorted by step: step (int64),
-        epoch (float64) and value (float64).
-      summary: the final numbers, or None if the run has not ended.
+      path: The directory.
+      config: The resolved configuration, as nested dictionaries.
+      metrics: What the metrics mean, and which one judges the run.
+      series: By metric, three arrays of equal length, sorted by step: step (int64), epoch
+        (float64) and value (float64).
+      summary: The final numbers, or None if the run has not ended.
     """
 
     path: Path
     config: Mapping[str, Any]
+    metrics: RunMetrics
     series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     summary: Mapping[str, Any] | None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
+        """The full names of all metrics, sorted."""
         return tuple(sorted(self.series))
 
     @property
@@ -66,17 +73,8 @@ class Run:
         return layer_label(str(self.config["model"]["norm_act"]))
 
 
-def accuracy_metric(config: Mapping[str, Any]) -> str:
-    """The accuracy that a run is judged by, of its averaged weights where it keeps them.
-
-    >>> accuracy_metric({"ema_decay": 0.9999}), accuracy_metric({"ema_decay": 0.0})
-    ('eval_ema/top1', 'eval/top1')
-    """
-    return "eval_ema/top1" if config.get("ema_decay", 0.0) > 0 else "eval/top1"
-
-
 def layer_label(name: str) -> str:
-    """The registered name of a layer as the literature writes it; of a searched layer its label.
+    """Writes the registered name of a layer as the literature does; of a searched layer its label.
 
     >>> layer_label("evonorm_s0"), layer_label("bn_relu"), layer_label("frn")
     ('EvoNorm-S0', 'BN-ReLU', 'FRN')
@@ -89,7 +87,7 @@ def layer_label(name: str) -> str:
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """Reads `config.json`, `metrics.jsonl` and, where the run has ended, `summary.json`.
+    """Reads the files of a run.
 
     A run that was killed and resumed logs the steps after its checkpoint twice: the later value
     counts. The line that the kill cut short is left out, with a warning in the log.
@@ -99,37 +97,36 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"'{path}' is not a directory; give the --workdir of a training run")
+        raise UserError(f"'{path}' is not a directory; give the --workdir of a training run.")
     for name in (CONFIG_FILE, METRICS_FILE):
         if not (path / name).is_file():
             raise UserError(
-                f"'{path}' holds no {name}; give the --workdir of a training run that has started"
+                f"'{path}' holds no {name}; give the --workdir of a training run that has started."
             )
     events = _read_events(path / METRICS_FILE)
     series = _collect_series(events)
     if not series:
         raise UserError(
             f"'{path / METRICS_FILE}' holds no measurement yet; a run writes the first one after "
-            "config.log_every_steps steps"
+            "config.log_every_steps steps."
         )
-    summary_path = path / SUMMARY_FILE
-    return Run(
-        path=path,
-        config=read_json(path / CONFIG_FILE),
-        series=series,
-        summary=read_json(summary_path) if summary_path.is_file() else None,
+    config = read_json(path / CONFIG_FILE)
+    metadata, summary = (
+        read_json(path / name) if (path / name).is_file() else None
+        for name in (METADATA_FILE, SUMMARY_FILE)
     )
+    return Run(path, config, metrics_of_run(metadata or {}, config), series, summary)
 
 
 def load_runs(paths: Sequence[str | os.PathLike[str]]) -> list[Run]:
     """Reads several run directories, in the given order."""
     if not paths:
-        raise UserError("no run directory given; give the --workdir of at least one training run")
+        raise UserError("No run directory given; give the --workdir of at least one training run.")
     return [load_run(path) for path in paths]
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """One short label per run, all different: the layer, and whatever else tells the runs apart.
+    """Returns one short label per run, all different: the layer, and what tells the runs apart.
 
     The layer comes first; model, images per worker and seed follow where the runs differ in
     them, the directory where all of these are equal. A run alone is named by layer and model.
@@ -150,37 +147,13 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run directory.
-
-    Raises:
-      UserError: the file is damaged, or of something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"'{path}' is not valid JSON ({error}); is it from a training run?"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"'{path}' must hold a JSON object, not {type(content).__name__}")
-    return content
-
-
 def _read_events(path: Path) -> list[dict[str, Any]]:
     events = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = None
-            if isinstance(event, dict) and {"step", "epoch"} <= event.keys():
-                events.append(event)
-            else:  # a kill in the middle of a write; the resumed run logs that step again
-                logging.warning("%s:%d is not a complete event and is left out", path, number)
+    for line in read_json_lines(path):
+        if line.row is not None and {"step", "epoch"} <= line.row.keys():
+            events.append(line.row)
+        else:  # a kill in the middle of a write; the resumed run logs that step again
+            logging.warning("%s:%d is not a complete event and is left out", path, line.number)
     return events
 
 

@@ -1,4 +1,4 @@
-"""How all figures look: colours, markers, the order of the layers, the names of the axes."""
+"""How all figures look: colours, markers, the order of the layers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -28,26 +28,9 @@ _LAYERS = {
     "evonorm_s2": ("#D55E00", "^"),
 }
 
-_AXIS_LABELS = {
-    "loss": "cross-entropy (nats)",
-    "top1": "top-1 accuracy (%)",
-    "top5": "top-5 accuracy (%)",
-    "learning_rate": "learning rate",
-    "images_per_second": "images per second",
-}
-
-
-def axis_label(measure: str) -> str:
-    """The name of a measure with its unit.
-
-    >>> axis_label("top1"), axis_label("grad_norm")
-    ('top-1 accuracy (%)', 'grad norm')
-    """
-    return _AXIS_LABELS.get(measure, measure.replace("_", " "))
-
 
 def sort_layers(layers: Iterable[str]) -> list[str]:
-    """Layers in the order of the paper's tables, the ones it does not have behind them.
+    """Sorts layers in the order of the paper's tables, the ones it does not have behind them.
 
     >>> sort_layers({"evonorm_s0", "ln_relu", "bn_relu", "gn_relu,group_size=8"})
     ['bn_relu', 'gn_relu,group_size=8', 'evonorm_s0', 'ln_relu']
@@ -62,7 +45,7 @@ def sort_layers(layers: Iterable[str]) -> list[str]:
 
 
 def layer_style(layer: str, layers: list[str]) -> dict[str, Any]:
-    """Colour and marker of a layer among the layers of a figure."""
+    """Returns colour and marker of a layer among the layers of a figure."""
     name = layer.partition(",")[0]
     same = [other for other in layers if other.partition(",")[0] == name]
     if name in _LAYERS and len(same) == 1:
@@ -74,6 +57,6 @@ def layer_style(layer: str, layers: list[str]) -> dict[str, Any]:
 
 
 def clean_axes(axis: Axes) -> None:
-    """A light grid, no frame."""
+    """Gives axes a light grid and no frame."""
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)

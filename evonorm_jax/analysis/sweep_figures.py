@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 
 from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.curves import save_figure
-from evonorm_jax.analysis.runs import Run, accuracy_metric
-from evonorm_jax.analysis.style import axis_label, clean_axes, layer_style
+from evonorm_jax.analysis.runs import Run
+from evonorm_jax.analysis.style import clean_axes, layer_style
 from evonorm_jax.analysis.sweeps import Sweep, run_layer
 from evonorm_jax.errors import UserError
 
@@ -26,19 +26,19 @@ def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     """Writes the figure of `draw_accuracy`.
 
     Raises:
-      UserError: no run has ended yet, or the ending of `output` names no image format.
+      UserError: No run has ended yet, or the ending of `output` names no image format.
     """
     return save_figure(draw_accuracy(sweep), output)
 
 
 def draw_accuracy(sweep: Sweep) -> Figure:
-    """Draws accuracy against images per worker: a line for each layer, a bar for the spread.
+    """Draws the main metric against images per worker: a line for each layer, bars for the spread.
 
     The bars are one sample standard deviation over the seeds. Hollow markers are means over fewer
     seeds than the sweep has. The paper's own points lie pale behind, where its setting is the same.
 
     Raises:
-      UserError: no run has ended yet.
+      UserError: No run has ended yet.
     """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
@@ -54,7 +54,7 @@ def draw_accuracy(sweep: Sweep) -> Figure:
         if _draw_layer(axis, sweep, layer, style, shift=index - (len(sweep.layers) - 1) / 2):
             handles.append(Line2D([], [], label=sweep.layer_label(layer), **style))
     if not handles:
-        raise UserError("no run of this sweep has ended yet, so there is no accuracy to draw")
+        raise UserError("No run of this sweep has ended yet, so there is nothing to draw.")
     if drawn_paper:
         handles.append(Line2D([], [], color="#888888", alpha=0.5, linewidth=4, label="the paper"))
     if not sweep.complete:
@@ -70,7 +70,7 @@ def draw_accuracy(sweep: Sweep) -> Figure:
     axis.minorticks_off()
     axis.invert_xaxis()
     axis.set_xlabel("images per worker")
-    axis.set_ylabel(axis_label("top1"))
+    axis.set_ylabel(sweep.metrics.main.axis_label)
     axis.set_title(setting_line(sweep), fontsize=10)
     clean_axes(axis)
     axis.legend(handles=handles, frameon=False, fontsize=9)
@@ -78,15 +78,15 @@ def draw_accuracy(sweep: Sweep) -> Figure:
 
 
 def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
-    """Draws test accuracy against epochs: a panel for each size, a line for each layer.
+    """Draws the main metric against epochs: a panel for each size, a line for each layer.
 
     Lines are means over the seeds, bands reach from the lowest to the highest of them.
 
     Raises:
-      UserError: no run has been evaluated yet, or `output` names no image format.
+      UserError: No run has been evaluated yet, or `output` names no image format.
     """
-    if not any(accuracy_metric(run.config) in run.series for run in sweep.curves):
-        raise UserError("no run of this sweep has been evaluated yet, so there are no curves")
+    if not any(run.metrics.main_metric in run.series for run in sweep.curves):
+        raise UserError("No run of this sweep has been evaluated yet, so there are no curves.")
     rows = math.ceil(len(sweep.sizes) / _COLUMNS)
     columns = math.ceil(len(sweep.sizes) / rows)
     figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.6), layout="constrained")
@@ -102,7 +102,7 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     for axis in axes[len(sweep.sizes) :]:
         axis.set_visible(False)
         axes[axes.index(axis) - columns].tick_params(labelbottom=True)  # nothing is below it
-    figure.supylabel(axis_label("top1"), fontsize=10)
+    figure.supylabel(sweep.metrics.main.axis_label, fontsize=10)
     figure.suptitle(setting_line(sweep), fontsize=10)
     handles = [
         Line2D([], [], color=layer_style(layer, sweep.layers)["color"], label=label)
@@ -115,10 +115,11 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
 
 
 def paper_points(sweep: Sweep) -> dict[str, tuple[float, ...]]:
-    """The paper's accuracies by layer, where the sweep has its setting; else nothing."""
+    """Returns the paper's numbers by layer where the sweep has its setting, else nothing."""
     setting = sweep.setting
     same = (
-        setting.dataset == "imagenet2012"
+        sweep.has_papers_metric
+        and setting.dataset == "imagenet2012"
         and setting.source != "fake"
         and paper.BATCH_SIZE_WORKERS.get(setting.model) == setting.num_workers
     )
@@ -126,7 +127,7 @@ def paper_points(sweep: Sweep) -> dict[str, tuple[float, ...]]:
 
 
 def setting_line(sweep: Sweep) -> str:
-    """What the runs share, in one line."""
+    """Says in one line what the runs share."""
     setting = sweep.setting
     workers = "1 worker" if setting.num_workers == 1 else f"{setting.num_workers} workers"
     model, _, fields = setting.model.partition(",")
@@ -137,7 +138,7 @@ def setting_line(sweep: Sweep) -> str:
 def _draw_layer(
     axis: Axes, sweep: Sweep, layer: str, style: dict[str, Any], *, shift: float
 ) -> bool:
-    """One line with its error bars; False if no run of the layer has ended."""
+    """Draws one line with its error bars; returns False if no run of the layer has ended."""
     xs, means = [], []
     for size in sweep.sizes:
         statistic = sweep.statistic(layer, size)
@@ -166,17 +167,18 @@ def _is(run: Run, layer: str, images_per_worker: int) -> bool:
     return (
         run_layer(run.config) == layer
         and run.config["images_per_worker"] == images_per_worker
-        and accuracy_metric(run.config) in run.series
+        and run.metrics.main_metric in run.series
     )
 
 
 def _draw_curves(axis: Axes, runs: list[Run], colour: str) -> None:
-    """The mean over runs where all of them have been evaluated, and how far they are apart."""
+    """Draws the mean where all runs have been evaluated, and how far they are apart."""
     if not runs:
         return
-    series = [run.series[accuracy_metric(run.config)] for run in runs]
+    series = [run.series[run.metrics.main_metric] for run in runs]
     curves = [dict(zip(epochs, values, strict=True)) for _, epochs, values in series]
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = 100 * np.array([[curve[epoch] for epoch in epochs] for curve in curves])
+    values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
+    values = runs[0].metrics.main.factor * values
     axis.plot(epochs, values.mean(0), color=colour, linewidth=1.5)
     axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,15 +16,9 @@ from evonorm_jax.analysis.sweep_figures import (
     plot_learning_curves,
     setting_line,
 )
-from evonorm_jax.analysis.sweeps import (
-    RESULTS_FILE,
-    Difference,
-    Statistic,
-    Sweep,
-    load_sweep,
-    read_history,
-    write_results,
-)
+from evonorm_jax.analysis.sweep_results import RESULTS_FILE, write_results
+from evonorm_jax.analysis.sweeps import Difference, Statistic, Sweep, load_sweep, read_history
+from evonorm_jax.metrics import Metric
 
 REPORT_FILE = "README.md"
 ACCURACY_FILE = "accuracy.png"
@@ -37,7 +32,7 @@ def write_report(path: str | os.PathLike[str], output: str | os.PathLike[str]) -
     """Reads the runs below `path` and writes report, table and figures into the folder `output`.
 
     Raises:
-      UserError: there are no runs of one sweep, or none has ended.
+      UserError: There are no runs of one sweep, or none has ended.
     """
     path, output = Path(path), Path(output)
     sweep = load_sweep(path)
@@ -53,16 +48,19 @@ def write_report(path: str | os.PathLike[str], output: str | os.PathLike[str]) -
 
 
 def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
-    """The whole report, as Markdown."""
+    """Returns the whole report as Markdown."""
+    metric = sweep.metrics.main
     parts = [
-        f"# Accuracy against images per worker: {sweep.setting.dataset}",
-        f"{setting_line(sweep)}. Top-1 accuracy in percent after the last epoch, mean ± sample "
-        f"standard deviation over {_count(len(sweep.seeds), 'seed')}.{_resolution(sweep)}",
+        f"# {_capital(metric.heading)} against images per worker: {sweep.setting.dataset}",
+        f"{setting_line(sweep)}. {_capital(metric.label)}{_in_unit(metric, 'percent')} after the "
+        f"last epoch, mean ± sample standard deviation over {_count(len(sweep.seeds), 'seed')}."
+        f"{_resolution(sweep)}",
         accuracy_table(sweep),
-        f"![accuracy]({ACCURACY_FILE})",
+        f"![{metric.heading}]({ACCURACY_FILE})",
     ]
     if differences := difference_table(sweep):
-        parts += ["Difference to BN-ReLU at the same size, in points:", differences]
+        unit = _in_unit(metric, "points").replace(" in", ", in")
+        parts += [f"Difference to BN-ReLU at the same size{unit}:", differences]
     parts += [
         "## What agrees with the paper",
         verdict_table(sweep),
@@ -79,7 +77,7 @@ def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
 
 
 def accuracy_table(sweep: Sweep) -> str:
-    """Layers against sizes; what is incomplete says how many seeds there are."""
+    """Returns layers against sizes; what is incomplete says how many seeds there are."""
     rows = [
         [sweep.layer_label(layer)]
         + [_format_statistic(sweep.statistic(layer, size)) for size in sweep.sizes]
@@ -94,7 +92,7 @@ def accuracy_table(sweep: Sweep) -> str:
 
 
 def difference_table(sweep: Sweep) -> str:
-    """Each layer less BN-ReLU, by size; nothing where there is no BN-ReLU."""
+    """Returns each layer less BN-ReLU by size; nothing where there is no BN-ReLU."""
     baseline = sweep.find("bn_relu")
     if baseline is None:
         return ""
@@ -108,12 +106,14 @@ def difference_table(sweep: Sweep) -> str:
 
 
 def verdict_table(sweep: Sweep) -> str:
-    """The paper's claims about images per worker beside what these runs say of them."""
+    """Returns the paper's claims about images per worker beside what these runs say of them."""
     large, small = sweep.sizes[0], sweep.sizes[-1]
+    sign, better = (1, "above") if sweep.metrics.main.higher_is_better else (-1, "below")
     rows = []
 
     def add(claim: str, difference: Difference | None, holds: Callable[[Difference], bool]) -> None:
-        rows.append([claim, _format_difference(difference), _verdict(difference, holds)])
+        gain = difference and dataclasses.replace(difference, value=sign * difference.value)
+        rows.append([claim, _format_difference(difference), _verdict(gain, holds)])
 
     if bn := sweep.find("bn_relu"):
         change = sweep.difference((bn, small), (bn, large))
@@ -126,15 +126,16 @@ def verdict_table(sweep: Sweep) -> str:
     if s0 := sweep.find("evonorm_s0"):
         for other in filter(None, map(sweep.find, ("bn_relu", "gn_relu"))):
             for size in (small, large):
-                claim = f"EvoNorm-S0 is above {sweep.layer_label(other)} at {size}"
+                claim = f"EvoNorm-S0 is {better} {sweep.layer_label(other)} at {size}"
                 add(claim, sweep.difference((s0, size), (other, size)), _is_gain)
     if not rows:
         return "The paper says nothing of these layers."
-    return markdown_table(["the paper's claim", "here, points", "verdict"], rows)
+    here = "here" + _in_unit(sweep.metrics.main, "points").replace(" in", ",")
+    return markdown_table(["the paper's claim", here, "verdict"], rows)
 
 
 def provenance(sweep: Sweep, history: list[dict[str, Any]]) -> str:
-    """Config, commands, commits, hardware and time, as the runs and the sweep noted them."""
+    """Lists config, commands, commits, hardware and time, as runs and sweep noted them."""
     starts = [event for event in history if event["event"] == "start"]
     lines = []
     if starts:
@@ -153,7 +154,7 @@ def provenance(sweep: Sweep, history: list[dict[str, Any]]) -> str:
 
 
 def short_commit(commit: str) -> str:
-    """The first seven digits, and whether the tree had changes.
+    """Shortens a commit to seven digits, and says whether the tree had changes.
 
     >>> short_commit("eb0fffd859a2b874ca9a6a6a47aa2c0ac4634ebf+changes")
     '`eb0fffd+changes`'
@@ -162,13 +163,13 @@ def short_commit(commit: str) -> str:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Writes a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _remarks(history: list[dict[str, Any]]) -> list[str]:
-    """What the config file says of itself behind its line about the paper, if it is at hand."""
+    """Returns what the config file says of itself behind its line about the paper, if there."""
     configs = [Path(e["config"].partition(":")[0]) for e in history if e["event"] == "start"]
     if not configs or not configs[-1].is_file():
         return []
@@ -193,7 +194,19 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _in_unit(metric: Metric, percent: str) -> str:
+    """Returns " in UNIT", with the given word for percent; "" for a plain number."""
+    unit = percent if metric.unit == "%" else metric.unit
+    return f" in {unit}" if unit else ""
+
+
 def _resolution(sweep: Sweep) -> str:
+    if not sweep.has_papers_metric:  # of what else is a share of the images
+        return ""
     counts = {run.examples for run in sweep.runs if run.examples}
     if len(counts) != 1:
         return ""

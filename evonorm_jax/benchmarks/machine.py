@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import os
 import platform
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 
-import evonorm_jax
 from evonorm_jax.errors import UserError
-from evonorm_jax.provenance import command, git_commit
+from evonorm_jax.provenance import command, git_commit, now, num_cores, processor, versions
 
 #: Their versions are recorded where they are installed; none is imported for it.
 PACKAGES = (
@@ -50,15 +45,11 @@ def environment(hardware: str, *, quick: bool) -> dict[str, Any]:
         "processor": processor(),
         "cores": num_cores(),
         "platform": platform.platform(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "command": command(),
         "commit": git_commit(),
         "quick": quick,
-        "versions": {
-            "evonorm_jax": evonorm_jax.__version__,
-            "python": platform.python_version(),
-            **{name: found for name in PACKAGES if (found := _version(name))},
-        },
+        "versions": versions(PACKAGES),
         "variables": {name: os.environ.get(name) for name in VARIABLES},
         "load_average_before": load_average(),
     }
@@ -97,30 +88,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text).strip("-")
 
 
-def processor() -> str:
-    """The processor's model as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # no Linux
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def load_average() -> list[float] | None:
     """Over 1, 5 and 15 minutes; more than this process explains means a machine that is shared."""
     return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from evonorm_jax.models.classification import in_top
+from evonorm_jax.models.weight_decay import decay_mask
 from evonorm_jax.search.canonical import canonical
 from evonorm_jax.search.graph import Graph, X
 from evonorm_jax.search.layer import BatchGraphLayer, BatchGroupGraphLayer
 from evonorm_jax.search.protocol import Protocol
 from evonorm_jax.search.trainer import AnchorTrainer
-from evonorm_jax.training.optimizer import decay_mask
 
 #: Returns seconds. Of all threads of this process on a CPU, where others may share its cores.
 Clock = Callable[[], float]
@@ -123,8 +124,7 @@ def _train(
     def count(params: Any, batch_stats: Any, images: Any, labels: Any, mask: Any) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
         logits: Any = model.apply(variables, images, train=False)
-        hits = (jnp.argmax(logits, -1) == labels) & jnp.isfinite(logits).all(-1)
-        return jnp.sum(hits * mask), jnp.sum(mask)
+        return jnp.sum(in_top(logits, labels) * mask), jnp.sum(mask)
 
     state = params, batch_stats, optimizer.init(params)
     until_nonfinite = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from evonorm_jax.benchmarks.chart import as_png
 from evonorm_jax.benchmarks.results import Report, Result, number, time_unit
 from evonorm_jax.benchmarks.timing import geometric_mean, spread
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import replacing
 
 #: Of the JSON files; raised when a field changes its meaning.
 SCHEMA = 1
@@ -40,9 +40,8 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in zip(paths, contents, strict=True):
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
     except OSError as error:
         raise UserError(
             f"The results cannot be written to {folder} ({error.strerror or error}). Choose "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,11 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from evonorm_jax.analysis.runs import METRICS_FILE
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import interleave
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import METRICS_FILE, read_json_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/digits_resnet_evonorm_s0.py"
@@ -113,5 +112,5 @@ def first_step_seconds(config: str, workdir: Path, cache: Path) -> float:
     )
     if done.returncode:
         raise UserError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    first_row = json.loads((workdir / METRICS_FILE).read_text().splitlines()[0])
-    return first_row["time"] - start
+    first = next(line.row for line in read_json_lines(workdir / METRICS_FILE) if line.row)
+    return first["time"] - start

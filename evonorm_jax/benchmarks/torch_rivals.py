@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evonorm_jax.benchmarks.layer_program import Inputs
-from evonorm_jax.benchmarks.machine import num_cores
+from evonorm_jax.provenance import num_cores
 
 
 def load_timm_evonorm() -> types.ModuleType:

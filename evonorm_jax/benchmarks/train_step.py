@@ -23,7 +23,8 @@ from evonorm_jax.layers.norm_act import LayerLike, norm_act
 from evonorm_jax.models import create_model
 from evonorm_jax.training.parallel import AXIS, DataParallel
 from evonorm_jax.training.state import TrainState, create_train_state, initial_variables
-from evonorm_jax.training.steps import Step, make_train_step
+from evonorm_jax.training.steps import step_key
+from evonorm_jax.training.tasks.classification import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,26 +199,22 @@ def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
     )
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
     parallel = DataParallel(jax.devices()[:1])
-    step: Any = make_train_step(
-        model,
-        optimizer,
-        pipeline,
-        seed=0,
-        per_device=batch_size,
-        ema_decay=contender.ema_decay,
+    train_step = make_train_step(
+        model, optimizer, pipeline, per_device=batch_size, ema_decay=contender.ema_decay
     )
-    if contender.network_alone:
-        step = _network_step(model, size, batch_size)
+
+    def whole_step(state: TrainState, resident: Any, batch: Any) -> Any:
+        return train_step(state, resident, batch, step_key(0, state.step))
+
+    step: Any = _network_step(model, size, batch_size) if contender.network_alone else whole_step
     step = parallel.parallelize(step, donate_state=True)
 
     # Drawing the parameters is slow to optimise and quick to run, see Experiment.create_state.
     unoptimised = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
     def draw() -> TrainState:
-        variables = initial_variables(
-            model, pipeline.image_shape, seed=0, use_ema=contender.ema_decay > 0
-        )
-        return create_train_state(optimizer, variables)
+        variables = initial_variables(model, pipeline.image_shape, seed=0)
+        return create_train_state(variables, optimizer, use_ema=contender.ema_decay > 0)
 
     state = parallel.replicate(jax.jit(draw, compiler_options=unoptimised)())
     resident = parallel.replicate(pipeline.resident())
@@ -236,7 +233,7 @@ def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
     return TrainProgram(call, {"compile seconds": seconds, **_memory_figures(program)})
 
 
-def _network_step(model: nn.Module, size: int, batch_size: int) -> Step:
+def _network_step(model: nn.Module, size: int, batch_size: int) -> Callable[..., Any]:
     """A step that computes the gradients of the network and leaves the state as it is."""
 
     def step(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, Any]:
@@ -244,8 +241,9 @@ def _network_step(model: nn.Module, size: int, batch_size: int) -> Step:
         images = jnp.full((batch_size, size, size, 3), 0.5) + state.step
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            variables = {"params": params, **state.collections}
+            mutable = list(state.collections)
+            logits, updates = model.apply(variables, images, train=True, mutable=mutable)
             return jnp.mean(jax.nn.logsumexp(logits, axis=-1)), updates
 
         (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -40,7 +40,7 @@ class Arrays:
 
 
 def load_digits(config: ml_collections.ConfigDict, *, evaluation_only: bool = False) -> Arrays:
-    """The embedded digits."""
+    """Loads the embedded digits."""
     if config.name != "digits":
         raise UserError(
             f"No data set '{config.name}' is embedded: config.dataset.source='embedded' has"
@@ -55,7 +55,7 @@ def load_digits(config: ml_collections.ConfigDict, *, evaluation_only: bool = Fa
 
 
 def load_npz(config: ml_collections.ConfigDict, *, evaluation_only: bool = False) -> Arrays:
-    """An .npz file as keras writes them.
+    """Loads an .npz file as keras writes them.
 
     Keys, for the splits "train" and "test": `x_train` and `x_test`, uint8 `[N, H, W]` or
     `[N, H, W, C]` with C 1 or 3; `y_train` and `y_test`, integers from 0, `[N]` or `[N, 1]`;
@@ -63,7 +63,7 @@ def load_npz(config: ml_collections.ConfigDict, *, evaluation_only: bool = False
     `y_train` needs to be there; `y_train` tells the number of classes where nothing else does.
 
     Raises:
-      UserError: for a file that is missing or that breaks one of these rules.
+      UserError: The file is missing or breaks one of these rules.
     """
     path = pathlib.Path(config.path)
     if not config.path or not path.is_file():
@@ -76,7 +76,7 @@ def load_npz(config: ml_collections.ConfigDict, *, evaluation_only: bool = False
 def fake_arrays(
     config: ml_collections.ConfigDict, seed: int, *, evaluation_only: bool = False
 ) -> Arrays:
-    """Random pixels, labels that go round; nothing to learn, nothing on the disk."""
+    """Makes random pixels with labels that go round: nothing to learn, nothing on the disk."""
     num_train, num_eval, num_classes = fake_sizes(config, evaluation_only=evaluation_only)
     check_bytes(config, num_train + num_eval)
     shape = (config.image_size, config.image_size, len(config.mean))
@@ -98,7 +98,7 @@ def fake_arrays(
 def fake_sizes(
     config: ml_collections.ConfigDict, *, evaluation_only: bool = False
 ) -> tuple[int, int, int]:
-    """Training examples (0 for evaluation only), evaluation examples and classes of fake data."""
+    """Returns the numbers of training and evaluation examples and of classes of fake data."""
     sizes = (config.num_train_examples, config.num_eval_examples, config.num_classes)
     if evaluation_only:
         sizes = (0, *sizes[1:])
@@ -114,7 +114,7 @@ def check_bytes(config: ml_collections.ConfigDict, num_examples: int) -> None:
     """Refuses to load what no device can hold, before it is read.
 
     Raises:
-      UserError: naming the size and the remedy.
+      UserError: It is too large; the message names the size and the remedy.
     """
     size = num_examples * config.image_size**2 * len(config.mean)
     if size > MAX_BYTES:

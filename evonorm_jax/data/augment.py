@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 
 def random_crop(key: jax.Array, image: jax.Array, size: int, pad: int = 0) -> jax.Array:
-    """A `size` x `size` window of the image after `pad` pixels were added on every side.
+    """Cuts a `size` x `size` window out of the image with `pad` pixels added on every side.
 
     Padding is zero in the image's own units (black), before normalisation, as is usual for CIFAR
     (He et al., 2016, section 4.2: pad 4, crop 32). `pad=0` is the plain random crop.
@@ -28,7 +28,7 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def augment(key: jax.Array, image: jax.Array, *, size: int, pad: int, flip: bool) -> jax.Array:
-    """Random crop, then random flip; dtype kept, shape `[size, size, C]`."""
+    """Crops at random, then flips at random; keeps the dtype and returns `[size, size, C]`."""
     crop_key, flip_key = jax.random.split(key)
     if pad or size != image.shape[0] or size != image.shape[1]:
         image = random_crop(crop_key, image, size, pad)
@@ -36,7 +36,7 @@ def augment(key: jax.Array, image: jax.Array, *, size: int, pad: int, flip: bool
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """`(images - mean) / std` per channel in float32; mean and std in the units 0 ... 255.
+    """Computes `(images - mean) / std` per channel in float32; both in the units 0 ... 255.
 
     >>> normalize(jnp.full((1, 1, 1, 1), 200, jnp.uint8), (100.0,), (50.0,)).item()
     2.0

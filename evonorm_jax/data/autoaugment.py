@@ -59,8 +59,8 @@ def auto_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Applies a pair of `POLICY`, each with equal probability.
 
     Args:
-      image: uint8 `[H, W, 3]` of static shape.
-      seed: int64 `[2]`.
+      image: `[H, W, 3]` of static shape, uint8.
+      seed: `[2]`, int64.
 
     Returns:
       uint8, same shape.
@@ -74,7 +74,7 @@ def auto_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def apply_pair(pair: tuple[Step, Step], image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Each operation of the pair in turn, with its probability."""
+    """Applies each operation of the pair in turn, with its probability."""
     for step, step_seed in zip(pair, tf.unstack(tf.random.split(seed, num=2)), strict=True):
         draw_seed, op_seed = tf.unstack(tf.random.split(step_seed, num=2))
         image = tf.cond(

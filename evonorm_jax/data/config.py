@@ -57,20 +57,20 @@ _DATASETS: dict[str, dict[str, Any]] = {
 
 
 def dataset_config(name: str, source: str, **overrides: Any) -> ml_collections.ConfigDict:
-    """The complete `config.dataset` of a data set.
+    """Makes the complete `config.dataset` of a data set.
 
     >>> dataset_config("cifar10", "tfds", pad=2).pad
     2
 
     Args:
-      name: "digits", "cifar10", "cifar100", "imagenet2012", the name of another TFDS set, or your
-        own; a set without defaults of its own has those of ImageNet, held in memory if it is an
-        .npz file.
-      source: "embedded", "tfds", "folder", "npz" or "fake".
-      **overrides: any of the fields.
+      name: Either "digits", "cifar10", "cifar100", "imagenet2012", the name of another TFDS set, or
+        your own; a set without defaults of its own has those of ImageNet, held in memory if it is
+        an .npz file.
+      source: Either "embedded", "tfds", "folder", "npz" or "fake".
+      **overrides: Values of any of the fields.
 
     Raises:
-      UserError: for an unknown source or field.
+      UserError: The source or a field is unknown.
     """
     if source not in SOURCES:
         raise UserError(f"Unknown source '{source}': take one of {', '.join(SOURCES)}.")
@@ -92,7 +92,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no source accepts.
 
     Raises:
-      UserError: naming the field, its value and what it may be.
+      UserError: There is one; the message names the field, its value and what it may be.
     """
     crop = config.train_crop_size or config.image_size
     mean, std = tuple(config.mean), tuple(config.std)

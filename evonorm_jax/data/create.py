@@ -1,4 +1,4 @@
-"""From `config.dataset` to a `Pipeline`."""
+"""Turns `config.dataset` into a `Pipeline`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from evonorm_jax.errors import UserError
 def create_pipeline(
     config: ml_collections.ConfigDict, *, seed: int, evaluation_only: bool = False
 ) -> Pipeline:
-    """The data set that `config` describes, read where it is held in memory.
+    """Opens the data set that `config` describes, and reads it where it is held in memory.
 
     >>> from evonorm_jax.data import dataset_config
     >>> create_pipeline(dataset_config("digits", "embedded"), seed=0).num_train_examples
     1437
 
     Args:
-      config: `config.dataset`, see `dataset_config`.
-      seed: of the order and the host's augmentation, 0 or more.
-      evaluation_only: True leaves the training split unread, so that it need not be there. Then
+      config: The section `config.dataset`, see `dataset_config`.
+      seed: Seed of the order and of the host's augmentation, 0 or more.
+      evaluation_only: Whether the training split is left unread, so that it need not be there. Then
         `num_train_examples` is 0, a class folder's names come from its evaluation split, and asking
         for training batches raises `UserError`.
 
     Raises:
-      UserError: for anything that is missing, or that does not fit the configuration.
+      UserError: Something is missing, or does not fit the configuration.
     """
     check_fields(config)
     if not 0 <= seed < 2**63:

@@ -1,4 +1,4 @@
-"""Batches on the devices ahead of time."""
+"""Puts batches on the devices ahead of time."""
 
 from __future__ import annotations
 
@@ -106,11 +106,11 @@ def prefetch_to_devices(
     [0, 10, 20]
 
     Args:
-      iterator: of host batches; used by the thread alone from now on.
-      put: places a host batch on the devices.
-      size: items that wait at most; two keep the device busy while one is being copied.
+      iterator: Gives host batches; the thread alone uses it from now on.
+      put: Places a host batch on the devices.
+      size: Items that wait at most; two keep the device busy while one is being copied.
 
     Raises:
-      UserError: for a size below 1.
+      UserError: The size is below 1.
     """
     return DevicePrefetcher(iterator, put, size)

@@ -46,8 +46,8 @@ def list_class_folder(
     """Lists the images of both splits, or of the evaluation split alone; opens none of them.
 
     Raises:
-      UserError: for a missing folder, an empty class, fewer than two classes, or splits whose
-        classes differ.
+      UserError: A folder is missing, a class is empty, there are fewer than two classes, or the
+        splits have different ones.
     """
     root = pathlib.Path(config.path).expanduser()
     if not config.path or not root.is_dir():
@@ -80,7 +80,7 @@ def load_class_folder(
     resized as `read_image` says.
 
     Raises:
-      UserError: as `list_class_folder`, and for a file that cannot be decoded.
+      UserError: As `list_class_folder`, or a file cannot be decoded.
     """
     folder = list_class_folder(config, evaluation_only=evaluation_only)
     check_bytes(config, len(folder.train.paths) + len(folder.eval.paths))
@@ -150,5 +150,5 @@ def _list_split(
 
 
 def _some(names: list[str]) -> str:
-    """The first eight of the names."""
+    """Lists the first eight of the names."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

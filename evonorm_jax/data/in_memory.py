@@ -26,7 +26,7 @@ class InMemoryPipeline(Pipeline):
     Evaluation: the images as they are.
 
     Raises:
-      UserError: where the arrays and the configuration disagree.
+      UserError: The arrays and the configuration disagree.
     """
 
     def __init__(self, arrays: Arrays, config: ml_collections.ConfigDict, *, seed: int) -> None:
@@ -59,7 +59,7 @@ class InMemoryPipeline(Pipeline):
         )
 
     def resident(self) -> Batch:
-        """Images uint8 and labels int32 of both splits, or of evaluation alone."""
+        """Returns images (uint8) and labels (int32) of both splits, or of evaluation alone."""
         names = ["eval_images", "eval_labels"]
         if self.num_train_examples:
             names += ["train_images", "train_labels"]
@@ -87,14 +87,15 @@ class InMemoryPipeline(Pipeline):
 
     def train_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> dict[str, jax.Array]:
         images = resident["train_images"][batch["index"]]
         labels = resident["train_labels"][batch["index"]]
-        return self._normalize(jax.vmap(self._augment)(keys, images)), labels
+        images = self._normalize(jax.vmap(self._augment)(keys, images))
+        return {"image": images, "label": labels}
 
     def eval_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        images = resident["eval_images"][batch["index"]]
+    ) -> dict[str, jax.Array]:
+        images = self._normalize(resident["eval_images"][batch["index"]])
         labels = resident["eval_labels"][batch["index"]]
-        return self._normalize(images), labels, batch["mask"].astype(jnp.float32)
+        return {"image": images, "label": labels, "mask": batch["mask"].astype(jnp.float32)}

@@ -14,10 +14,10 @@ DECODING_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
 
 
 def decode_image(file: str | BinaryIO, channels: int) -> Image.Image:
-    """The first frame of an image file in any colours, as RGB (3 channels) or grey (1).
+    """Decodes the first frame of an image file in any colours, as RGB (3 channels) or grey (1).
 
     Raises:
-      one of `DECODING_ERRORS`.
+      Exception: One of `DECODING_ERRORS`.
     """
     with Image.open(file) as opened:
         image: Image.Image = opened
@@ -37,7 +37,7 @@ def read_image(path: str, *, size: int, resize: int, channels: int) -> np.ndarra
     whole shorter side would become `resize`.
 
     Raises:
-      UserError: naming a file that cannot be decoded.
+      UserError: The file cannot be decoded; the message names it.
     """
     try:
         image = decode_image(path, channels)

@@ -27,7 +27,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """Which process this is, among how many, and the devices of each.
+    """Says which process this is, among how many, and the devices of each.
 
     The defaults are one process with one device.
     """
@@ -49,13 +49,13 @@ class Hosts:
         return self.process_count * self.local_device_count
 
     def per_device(self, batch_size: int) -> int:
-        """Images per device of a global batch.
+        """Returns the images per device of a global batch.
 
         >>> Hosts(process_count=2, local_device_count=4).per_device(64)
         8
 
         Raises:
-          UserError: if the devices cannot share the batch equally.
+          UserError: The devices cannot share the batch equally.
         """
         if batch_size < 1 or batch_size % self.device_count:
             raise UserError(
@@ -65,11 +65,11 @@ class Hosts:
         return batch_size // self.device_count
 
     def host_batch(self, batch_size: int) -> int:
-        """Images per process of a global batch."""
+        """Returns the images per process of a global batch."""
         return self.per_device(batch_size) * self.local_device_count
 
     def round_up(self, batch_size: int) -> int:
-        """The smallest multiple of the number of devices that holds `batch_size` images.
+        """Returns the smallest multiple of the number of devices that holds `batch_size` images.
 
         >>> Hosts(local_device_count=8).round_up(100)
         104
@@ -79,7 +79,7 @@ class Hosts:
         return math.ceil(batch_size / self.device_count) * self.device_count
 
     def positions(self, batch_size: int) -> slice:
-        """The positions of a global batch that belong to this process."""
+        """Returns the positions of a global batch that belong to this process."""
         share = self.host_batch(batch_size)
         return slice(self.process_index * share, (self.process_index + 1) * share)
 
@@ -95,11 +95,11 @@ class Pipeline(abc.ABC):
     """A data set as the training loop sees it.
 
     Attributes:
-      num_classes: labels are 0 ... num_classes - 1.
-      num_train_examples: size of the training split; 0 in a pipeline for evaluation only.
-      num_eval_examples: size of the evaluation split.
+      num_classes: Number of classes; labels are 0 ... num_classes - 1.
+      num_train_examples: Size of the training split; 0 in a pipeline for evaluation only.
+      num_eval_examples: Size of the evaluation split.
       image_shape: `(height, width, channels)` of what the network sees in training.
-      class_names: one name per label, or None where the source has none.
+      class_names: One name per label, or None where the source has none.
     """
 
     num_classes: int
@@ -110,35 +110,36 @@ class Pipeline(abc.ABC):
 
     @abc.abstractmethod
     def resident(self) -> Batch:
-        """Arrays that the loop puts on every device once; `{}` for a streaming pipeline."""
+        """Returns what the loop puts on every device once; `{}` for a streaming pipeline."""
 
     @abc.abstractmethod
     def train_batches(self, *, start_step: int, batch_size: int, hosts: Hosts) -> Iterator[Batch]:
-        """This process's share of the training batches from `start_step` on, without end.
+        """Yields this process's share of the training batches from `start_step` on, without end.
 
         Args:
-          start_step: the first step; every earlier one is skipped, not computed.
-          batch_size: the global batch; a remainder at the end of an epoch is dropped.
-          hosts: who this process is.
+          start_step: First step; every earlier one is skipped, not computed.
+          batch_size: Images of the global batch; a remainder at the end of an epoch is dropped.
+          hosts: This process among all processes.
 
         Yields:
-          leaves `[local_devices, per_device, ...]`.
+          Leaves `[local_devices, per_device, ...]`.
 
         Raises:
-          UserError: for a batch that the devices cannot share, or larger than the split; in a
-            pipeline for evaluation only.
+          UserError: The devices cannot share the batch, it is larger than the split, or the
+            pipeline is for evaluation only.
         """
 
     @abc.abstractmethod
     def eval_batches(self, *, batch_size: int, hosts: Hosts) -> Iterator[Batch]:
-        """This process's share of one pass over the evaluation split.
+        """Yields this process's share of one pass over the evaluation split.
 
         Args:
-          batch_size: the global batch, rounded up to a multiple of the number of devices.
-          hosts: who this process is.
+          batch_size: Images of the global batch, which is rounded up to a multiple of the number of
+            devices.
+          hosts: This process among all processes.
 
         Yields:
-          leaves `[local_devices, per_device, ...]`; "mask" is 1.0 for an example and 0.0 for
+          Leaves `[local_devices, per_device, ...]`; "mask" is 1.0 for an example and 0.0 for
           padding. Every process yields the same number of batches, and over all of them each
           example comes exactly once.
         """
@@ -146,36 +147,42 @@ class Pipeline(abc.ABC):
     @abc.abstractmethod
     def train_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of one device's batch; traced inside the compiled step.
+    ) -> dict[str, jax.Array]:
+        """Makes the training examples of one device's batch; traced inside the compiled step.
 
         Args:
-          resident: what `resident` returned, on the device.
-          batch: leaves `[b, ...]`.
-          keys: typed PRNG keys `[b]`, one per example.
+          resident: What `resident` returned, on the device.
+          batch: Leaves `[b, ...]`.
+          keys: Typed PRNG keys `[b]`, one per example.
 
         Returns:
-          images `[b, H, W, C]`, float32, normalised; labels `[b]`, int32.
+          Named arrays `[b, ...]`. Of images with a class: `image` `[b, H, W, C]`, float32,
+          normalised, and `label` `[b]`, int32.
         """
 
     @abc.abstractmethod
     def eval_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Images `[b, H, W, C]`, labels `[b]` and mask `[b]` of one device's batch; traced."""
+    ) -> dict[str, jax.Array]:
+        """Makes the examples of one device's evaluation batch; traced inside the compiled step.
+
+        Returns:
+          Named arrays `[b, ...]` as in training, and `mask` `[b]`: 1.0 for an example, 0.0 for
+          padding.
+        """
 
 
 def steps_per_epoch(pipeline: Pipeline, batch_size: int) -> int:
-    """Whole batches in one pass over the training split; the remainder is dropped.
+    """Counts the whole batches in one pass over the training split; the remainder is dropped.
 
     Raises:
-      UserError: for a batch larger than the split, and in a pipeline for evaluation only.
+      UserError: The batch is larger than the split, or the pipeline is for evaluation only.
     """
     return count_steps(pipeline.num_train_examples, batch_size)
 
 
 def count_steps(num_examples: int, batch_size: int) -> int:
-    """As `steps_per_epoch`, from the number of examples.
+    """Counts the same as `steps_per_epoch`, from the number of examples.
 
     >>> count_steps(50_000, 128)
     390
@@ -196,12 +203,12 @@ def count_steps(num_examples: int, batch_size: int) -> int:
 def train_positions(
     num_examples: int, seed: int, *, start_step: int, batch_size: int, hosts: Hosts
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each step, this process's examples and their places in the order of the whole run.
+    """Yields for each step this process's examples and their places in the order of the run.
 
     The order of an epoch is `np.random.default_rng((seed, epoch)).permutation(num_examples)`.
 
     Yields:
-      (indices, places), both int64 `[host_batch]`. A place is `epoch * num_examples + position in
+      Indices and places, both int64 `[host_batch]`. A place is `epoch * num_examples + position in
       the epoch`, a number that no other draw of the run has: a source of random bits that does not
       depend on the batch size or on the devices.
     """
@@ -224,5 +231,5 @@ def pad_to(leaf: np.ndarray, size: int) -> np.ndarray:
 
 
 def eval_mask(num_real: int, size: int) -> np.ndarray:
-    """float32 `[size]`: 1.0 for the first `num_real` entries, 0.0 for the padding after them."""
+    """Returns float32 `[size]`: 1.0 for the first `num_real` entries, 0.0 for the padding."""
     return (np.arange(size) < num_real).astype(np.float32)

@@ -34,10 +34,10 @@ def rand_augment(image: tf.Tensor, seed: tf.Tensor, *, layers: int, magnitude: f
     """Applies `layers` operations, each drawn from all of them with equal probability.
 
     Args:
-      image: uint8 `[H, W, 3]` of static shape.
-      seed: int64 `[2]`.
-      layers: how many; 0 returns the image.
-      magnitude: see above.
+      image: `[H, W, 3]` of static shape, uint8.
+      seed: `[2]`, int64.
+      layers: Number of operations; 0 returns the image.
+      magnitude: Strength of all operations, as the module says.
 
     Returns:
       uint8, same shape.

@@ -10,7 +10,7 @@ _PATTERN = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\
 
 
 def parse_split(text: str) -> tuple[str, str, str]:
-    """The name of a split and the bounds of its part, as written ("" where open).
+    """Splits a text into the name of a split and the bounds of its part ("" where open).
 
     >>> parse_split("train[:90%]")
     ('train', '', '90%')
@@ -24,13 +24,13 @@ def parse_split(text: str) -> tuple[str, str, str]:
 
 
 def split_slice(text: str, num_examples: int) -> slice:
-    """The examples of the named split that `text` takes.
+    """Returns the examples of the named split that `text` takes.
 
     >>> split_slice("train[:90%]", 50_000)
     slice(0, 45000, None)
 
     Raises:
-      UserError: for a part that is empty or reaches past the end.
+      UserError: The part is empty or reaches past the end.
     """
 
     def bound(value: str, default: int) -> int:

@@ -24,7 +24,7 @@ class StreamingPipeline(Pipeline):
     """A `Pipeline` whose batches are `{"image": uint8, "label": int32}`, ready for the network.
 
     Raises:
-      UserError: for `pad`, which only the data sets in memory know.
+      UserError: `pad` is set, which only the data sets in memory know.
     """
 
     def __init__(
@@ -55,21 +55,21 @@ class StreamingPipeline(Pipeline):
         )
 
     def resident(self) -> Batch:
-        """Nothing."""
+        """Returns nothing."""
         return {}
 
     def train_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> dict[str, jax.Array]:
         del resident, keys  # the host has augmented the images
-        return self._normalize(batch["image"]), batch["label"]
+        return {"image": self._normalize(batch["image"]), "label": batch["label"]}
 
     def eval_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> dict[str, jax.Array]:
         del resident
-        mask = batch["mask"].astype(jnp.float32)
-        return self._normalize(batch["image"]), batch["label"], mask
+        images, mask = self._normalize(batch["image"]), batch["mask"].astype(jnp.float32)
+        return {"image": images, "label": batch["label"], "mask": mask}
 
     def _pad_eval(
         self, batches: Iterator[Batch], num_batches: int, size: int, hosts: Hosts
@@ -141,7 +141,7 @@ class FakeStream(StreamingPipeline):
 
 
 def eval_positions(num_examples: int, batch_size: int, hosts: Hosts) -> Iterator[np.ndarray]:
-    """This process's examples in each global evaluation batch; the last ones short or empty."""
+    """Yields this process's examples of each global batch; the last ones are short or empty."""
     share = hosts.positions(batch_size)
     for first in range(0, num_examples, batch_size):
         yield np.arange(first, min(first + batch_size, num_examples))[share]

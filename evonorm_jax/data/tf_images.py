@@ -31,18 +31,18 @@ def decode_train(
     randaugment_magnitude: float,
     autoaugment: bool,
 ) -> tf.Tensor:
-    """Random resized crop, flip, RandAugment or AutoAugment.
+    """Decodes a random resized crop; flips it and applies RandAugment or AutoAugment.
 
     Args:
-      contents: the encoded image, a scalar string: JPEG, PNG, GIF, BMP or WebP, any colours.
-      seed: int64 `[2]`.
-      size: pixels of the output.
-      channels: 1 (grey) or 3 (RGB).
-      min_crop_area: smallest share of the image; the aspect ratio lies in 3/4 ... 4/3.
-      flip: whether to mirror half of the images left to right.
-      randaugment_layers: operations per image, 0 = off.
-      randaugment_magnitude: see `randaugment.py`.
-      autoaugment: whether to apply the policy of `autoaugment.py`.
+      contents: The encoded image, a scalar string: JPEG, PNG, GIF, BMP or WebP, any colours.
+      seed: `[2]`, int64.
+      size: Pixels of the output.
+      channels: Channels of the output: 1 (grey) or 3 (RGB).
+      min_crop_area: Smallest share of the image; the aspect ratio lies in 3/4 ... 4/3.
+      flip: Whether to mirror half of the images left to right.
+      randaugment_layers: Operations per image; 0 turns RandAugment off.
+      randaugment_magnitude: Strength of the operations, see `randaugment.py`.
+      autoaugment: Whether to apply the policy of `autoaugment.py`.
 
     Returns:
       uint8 `[size, size, channels]`.
@@ -64,7 +64,7 @@ def decode_train(
 
 
 def decode_eval(contents: tf.Tensor, *, size: int, resize: int, channels: int) -> tf.Tensor:
-    """Centre crop, such that the whole shorter side would become `resize` pixels.
+    """Decodes the centre, such that the whole shorter side would become `resize` pixels.
 
     Returns:
       uint8 `[size, size, channels]`.
@@ -83,7 +83,7 @@ def decode_eval(contents: tf.Tensor, *, size: int, resize: int, channels: int) -
 def random_window(
     shape: tf.Tensor, seed: tf.Tensor, min_area: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """A random part of an image of `shape` (height, width): its offset and extent, int32 `[2]`.
+    """Draws a part of an image of `shape` (height, width): its offset and extent, int32 `[2]`.
 
     Where no such part is found in ten attempts (a very long image, or one of few pixels), the
     centre, cut to the nearest permitted aspect ratio.

@@ -16,11 +16,11 @@ def require_tensorflow(*, purpose: str = "This run", tfds: bool = False) -> None
     would take all GPU memory from JAX.
 
     Args:
-      purpose: what needs it, for the message.
-      tfds: whether tensorflow-datasets is needed as well.
+      purpose: What needs it, for the message.
+      tfds: Whether tensorflow-datasets is needed as well.
 
     Raises:
-      UserError: if one of them is not installed.
+      UserError: One of them is not installed.
     """
     # Without oneDNN the order of additions, hence the pixels, does not depend on the processor.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -19,7 +19,7 @@ from evonorm_jax.errors import UserError
 
 
 class Decoder:
-    """Encoded images to batches, as `config.dataset` says; a function of the seeds passed in."""
+    """Makes batches of encoded images as `config.dataset` says, from the seeds passed in."""
 
     def __init__(self, config: ml_collections.ConfigDict, *, seed: int) -> None:
         channels = len(config.mean)
@@ -49,7 +49,7 @@ class Decoder:
         )
 
     def decode_train(self, contents: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-        """An augmented image; `place` is its number in the run, see `train_positions`."""
+        """Makes an augmented image; `place` is its number in the run, see `train_positions`."""
         return self._train(contents, tf.stack([tf.constant(self._seed, tf.int64), place]))
 
     def batches(
@@ -70,7 +70,7 @@ class Decoder:
         """Turns an error of tf.data into a `UserError` that names the image.
 
         Args:
-          candidates: gives the name and the encoded bytes of the images that the failing batch was
+          candidates: Gives the name and the encoded bytes of the images that the failing batch was
             made of; bytes that are an exception say that the image could not even be read.
         """
         try:

@@ -27,11 +27,11 @@ MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val
 def open_builder(
     config: ml_collections.ConfigDict, *, evaluation_only: bool = False
 ) -> tfds.core.DatasetBuilder:
-    """The builder of a set that is prepared on this machine.
+    """Returns the builder of a set that is prepared on this machine.
 
     Raises:
-      UserError: for an unknown name, a set that is not prepared, one that is no labelled image set,
-        one prepared in a format that tf.data cannot read, and an unknown split.
+      UserError: The name is unknown, the set is not prepared, it is no labelled image set, its
+        format is one that tf.data cannot read, or a split is unknown.
     """
     builder = find_builder(config.name, config.path)
     if not builder.is_prepared():
@@ -62,10 +62,10 @@ def open_builder(
 
 
 def find_builder(name: str, path: str) -> tfds.core.DatasetBuilder:
-    """The builder of a set that TFDS knows, or that was prepared in `path`.
+    """Returns the builder of a set that TFDS knows, or that was prepared in `path`.
 
     Raises:
-      UserError: if there is none.
+      UserError: There is none.
     """
     logging.getLogger("absl").addFilter(_without_missing_info)
     try:
@@ -79,13 +79,13 @@ def find_builder(name: str, path: str) -> tfds.core.DatasetBuilder:
 
 
 def own_range(builder: tfds.core.DatasetBuilder, split: str, hosts: Hosts = ONE_PROCESS) -> range:
-    """The records of a split (or a part of one, "train[:90%]") that belong to this process.
+    """Returns the records of a split, or of a part of one, that belong to this process.
 
     The parts of the processes are disjoint and complete; the first ones have one record more where
     the division leaves a remainder.
 
     Raises:
-      UserError: if the set has no such split.
+      UserError: The set has no such split.
     """
     name, *_ = parse_split(split)
     if name not in builder.info.splits:
@@ -100,7 +100,7 @@ def own_range(builder: tfds.core.DatasetBuilder, split: str, hosts: Hosts = ONE_
 
 
 def range_split(split: str, part: range) -> str:
-    """TFDS's name for these records of a split."""
+    """Returns TFDS's name for these records of a split."""
     return f"{parse_split(split)[0]}[{part.start}:{part.stop}]"
 
 
@@ -154,12 +154,12 @@ def records(examples: tf.data.Dataset, first: int, number: int) -> list[tuple[st
 
 
 def data_dir(builder: tfds.core.DatasetBuilder) -> str:
-    """The folder that holds `<name>[/<config>]/<version>`: what a user calls data_dir."""
+    """Returns the folder that holds `<name>[/<config>]/<version>`: what a user calls data_dir."""
     return str(builder.data_path).removesuffix(f"/{builder.info.full_name}")
 
 
 def manual_files(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
-    """The files that the user must download before this set can be prepared."""
+    """Returns the files that the user must download before this set can be prepared."""
     return MANUAL_FILES.get(builder.name, ())
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
+from evonorm_jax.display import LiveDisplay, format_duration
 from evonorm_jax.search.evolution import Search
-from evonorm_jax.training.progress import format_duration
 
-_LIVE_SECONDS = 0.5
 _PLAIN_SECONDS = 10.0
 
 
-class SearchDisplay:
+class SearchDisplay(LiveDisplay):
     """Shows where a search stands, for a `with` block.
 
     Args:
@@ -24,37 +21,25 @@ class SearchDisplay:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._interval = _LIVE_SECONDS if self._console.is_terminal else _PLAIN_SECONDS
-        self._next = 0.0
+        super().__init__(stream, plain_seconds=_PLAIN_SECONDS)
         self._start: tuple[float, int, int] | None = None
         self._shown: list[str] = []
         self._front = (0, 0)
-
-    def __enter__(self) -> SearchDisplay:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
 
     def update(self, search: Search, deaths: int) -> None:
         """Shows the search, if it is time to."""
         now = time.monotonic()
         if self._start is None:
             self._start = (now, num_evaluated(search), search.num_scored)
-        if now < self._next:
+        if not self.is_due():
             return
-        self._next = now + self._interval
         lines = [self._standing(search, now), rejections_line(search)]
         if deaths:
             lines.append(f"{deaths} worker(s) died and were replaced")
-        if self._console.is_terminal:
-            self._live.update(Text("\n".join(lines)), refresh=True)
+        if self.is_live:
+            self.show(Text("\n".join(lines)))
         elif lines != self._shown:
-            self._console.print("  ".join(filter(None, lines)), markup=False, soft_wrap=True)
+            self.event("  ".join(filter(None, lines)))
             self._shown = lines
 
     def _standing(self, search: Search, now: float) -> str:

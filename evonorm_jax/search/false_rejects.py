@@ -24,6 +24,7 @@ import numpy as np
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import git_commit
+from evonorm_jax.run_files import read_json_lines
 from evonorm_jax.search.canonical import canonical_hash
 from evonorm_jax.search.engine import Engine
 from evonorm_jax.search.filters import FilterConfig, Reason, functional_hash, reject
@@ -184,8 +185,7 @@ def record_candidates(
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records in a file."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[1:]]
+    return [line.row for line in read_json_lines(path) if line.row is not None][1:]
 
 
 def _prepare(path: Path, basis: Mapping[str, Any]) -> None:

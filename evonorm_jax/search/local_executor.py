@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from evonorm_jax.placement import Place
 from evonorm_jax.search.executors import (
     Evaluate,
     Executor,
@@ -27,7 +28,6 @@ from evonorm_jax.search.executors import (
     attempt,
     build,
 )
-from evonorm_jax.search.placement import Place
 
 _SPAWN = multiprocessing.get_context("spawn")
 _LOG_TAIL = 2000  # bytes of a dead worker's log that its message quotes

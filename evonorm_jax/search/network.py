@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from evonorm_jax.layers import norm_act
 from evonorm_jax.layers.norm_act import accepts_field
+from evonorm_jax.models.classification import cross_entropy
 from evonorm_jax.search.anchors import Anchor
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.layer import graph_layer
-from evonorm_jax.training.metrics import cross_entropy
 
 Tree = dict[str, Any]
 

@@ -23,6 +23,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from evonorm_jax.data import create_pipeline
 from evonorm_jax.data.pipeline import Hosts, train_positions
 from evonorm_jax.errors import UserError
+from evonorm_jax.models.classification import in_top
+from evonorm_jax.models.weight_decay import decay_mask
 from evonorm_jax.search.anchors import Anchor
 from evonorm_jax.search.canonical import canonical
 from evonorm_jax.search.graph import Graph
@@ -30,8 +32,6 @@ from evonorm_jax.search.network import Network, Tree, WholeNetwork
 from evonorm_jax.search.nodewise import initial_statistics
 from evonorm_jax.search.protocol import Protocol
 from evonorm_jax.search.stitched import StitchedNetwork, stitched_anchor
-from evonorm_jax.training.metrics import classification_sums
-from evonorm_jax.training.optimizer import decay_mask
 
 
 class Data:
@@ -90,12 +90,14 @@ class Data:
     def _train_batch(self, resident: Any, index: Any, seed: Any, step: Any) -> Any:
         key = jax.random.fold_in(jax.random.key(seed), step)
         keys = jax.random.split(key, len(index))
-        return self._pipeline.train_examples(resident, {"index": index}, keys)
+        examples = self._pipeline.train_examples(resident, {"index": index}, keys)
+        return examples["image"], examples["label"]
 
     @functools.partial(jax.jit, static_argnums=0)
     def _eval_batch(self, resident: Any, index: Any, count: Any) -> Any:
         mask = jnp.arange(len(index)) < count
-        return self._pipeline.eval_examples(resident, {"index": index, "mask": mask})
+        examples = self._pipeline.eval_examples(resident, {"index": index, "mask": mask})
+        return examples["image"], examples["label"], examples["mask"]
 
 
 class AnchorTrainer:
@@ -228,5 +230,4 @@ class Run:
 
 @jax.jit
 def _hits(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    sums = classification_sums(logits, labels, mask)
-    return sums["top1"], sums["count"]
+    return jnp.sum(in_top(logits, labels) * mask), jnp.sum(mask)

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evonorm_jax.analysis.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, accuracy_metric
 from evonorm_jax.errors import UserError
+from evonorm_jax.metrics import RunMetrics, metrics_of_run
+from evonorm_jax.run_files import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    read_json_lines,
+    read_json_or_empty,
+)
 
 _LAYER, _LAYER_FIELDS = "model.norm_act", "model.norm_act_fields."
 _TAIL_BYTES = 16_384  # about eighty rows of metrics.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class RunStatus:
     """How far a run is, as its own files say.
 
     Attributes:
-      step: of the newest row.
-      top1: of the newest evaluation, or of training before the first one; a fraction.
-      seconds_per_step: between the rows at hand; 0 while there are fewer than two.
+      step: Step of the newest row.
+      value: Main metric of the newest evaluation, or of training before the first one; as logged.
+      seconds_per_step: Mean over the rows at hand; 0 while there are fewer than two.
     """
 
     step: int = 0
-    top1: float | None = None
+    value: float | None = None
     seconds_per_step: float = 0.0
 
 
@@ -37,9 +44,9 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-      name: relative path of the run directory, such as `bn_relu/images_per_worker=4/seed=0`.
-      overrides: dotted field of the config -> value.
-      root: the folder of the sweep.
+      name: Relative path of the run directory, such as `bn_relu/images_per_worker=4/seed=0`.
+      overrides: Values by the dotted names of the config's fields.
+      root: Folder of the sweep.
     """
 
     name: str
@@ -53,7 +60,7 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """What the run printed. Beside its directory: a run starts in an empty one."""
+        """The file of what the run prints. It lies beside the run directory, which starts empty."""
         return self.workdir.with_name(f"{self.workdir.name}.log")
 
     @property
@@ -74,38 +81,51 @@ class Cell:
         """Whether there is a run to be resumed."""
         return (self.workdir / CONFIG_FILE).exists()
 
-    def final_top1(self) -> float | None:
-        """The accuracy of the finished run, a fraction."""
-        config = _read_object(self.workdir / CONFIG_FILE)
-        return _read_object(self.workdir / SUMMARY_FILE).get(accuracy_metric(config))
+    def metrics(self) -> RunMetrics:
+        """What the metrics of the run mean."""
+        metadata = read_json_or_empty(self.workdir / METADATA_FILE)
+        return metrics_of_run(metadata, read_json_or_empty(self.workdir / CONFIG_FILE))
+
+    def final_value(self) -> str:
+        """The main metric of the finished run with its unit; "" where it has none."""
+        metrics = self.metrics()
+        value = read_json_or_empty(self.workdir / SUMMARY_FILE).get(metrics.main_metric)
+        return "" if value is None else metrics.main.format(value)
 
     def num_steps(self) -> int | None:
         """Length of the run, once its first start has resolved it."""
-        starts = _read_object(self.workdir / "metadata.json").get("starts")
+        starts = read_json_or_empty(self.workdir / METADATA_FILE).get("starts")
         return starts[-1]["resolved"]["num_steps"] if starts else None
 
-    def progress(self, since: float = 0.0) -> Progress:
-        """The newest that the run has logged; its speed from what it logged `since` then (s)."""
-        rows = _last_rows(self.workdir / METRICS_FILE)
+    def status(self, since: float = 0.0) -> RunStatus:
+        """How far the run is.
+
+        Args:
+          since: Time of its start, in seconds since 1970; its speed is measured from there on.
+        """
+        lines = read_json_lines(self.workdir / METRICS_FILE, last_bytes=_TAIL_BYTES)
+        rows = [line.row for line in lines if line.row and {"step", "time"} <= line.row.keys()]
         if not rows:
-            return Progress()
+            return RunStatus()
         last = rows[-1]
         first = next((row for row in rows if row["time"] >= since), last)
         steps = last["step"] - first["step"]
-        evaluations = [row["eval/top1"] for row in rows if "eval/top1" in row]
-        training = [row["train/top1"] for row in rows if "train/top1" in row]
-        return Progress(
+        evaluated = self.metrics().main_metric
+        trained = f"train/{evaluated.rpartition('/')[2]}"
+        evaluations = [row[evaluated] for row in rows if evaluated in row]
+        training = [row[trained] for row in rows if trained in row]
+        return RunStatus(
             step=last["step"],
-            top1=(evaluations or training or [None])[-1],
+            value=(evaluations or training or [None])[-1],
             seconds_per_step=(last["time"] - first["time"]) / steps if steps > 0 else 0.0,
         )
 
 
 def create_cells(overrides: Iterable[Mapping[str, Any]], root: Path) -> list[Cell]:
-    """One cell for each mapping of overrides.
+    """Makes one cell of each mapping of overrides.
 
     Raises:
-      UserError: for two cells of one name, or a sweep without cells.
+      UserError: Two cells have one name, or there is none.
     """
     cells = [Cell(cell_name(mapping), dict(mapping), root) for mapping in overrides]
     if not cells:
@@ -122,7 +142,7 @@ def create_cells(overrides: Iterable[Mapping[str, Any]], root: Path) -> list[Cel
 
 
 def cell_name(overrides: Mapping[str, Any]) -> str:
-    """A relative path that says what the cell overrides: its layer first, then every field.
+    """Returns a relative path that says what a cell overrides: its layer, then every other field.
 
     >>> cell_name({"model.norm_act": "bn_relu", "images_per_worker": 4, "seed": 0})
     'bn_relu/images_per_worker=4/seed=0'
@@ -148,14 +168,14 @@ def cell_name(overrides: Mapping[str, Any]) -> str:
 
 
 def select_cells(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """The cells whose name matches one of the shell patterns; all of them without patterns.
+    """Returns the cells whose name matches one of the shell patterns; all without patterns.
 
     >>> cells = create_cells([{"seed": 0}, {"seed": 1}], Path("runs"))
     >>> [cell.name for cell in select_cells(cells, ["*=1"])]
     ['seed=1']
 
     Raises:
-      UserError: for a pattern that matches none.
+      UserError: A pattern matches none.
     """
     if not patterns:
         return list(cells)
@@ -169,32 +189,5 @@ def select_cells(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
 
 def train_arguments(cell: Cell, config_file: str, overrides: Sequence[str]) -> list[str]:
-    """The arguments of `experiments.train` that run the cell."""
+    """Returns the arguments of `experiments.train` that run a cell."""
     return [f"--config={config_file}", f"--workdir={cell.workdir}", *overrides, *cell.arguments]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON file of a run that may be starting or being written; `{}` where it is not there."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _last_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete rows at the end of `metrics.jsonl`."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = stream.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the first line may be cut by the seek, the last is being written
-        if isinstance(row, dict) and {"step", "time"} <= row.keys():
-            rows.append(row)
-    return rows

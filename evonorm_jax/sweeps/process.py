@@ -15,11 +15,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from evonorm_jax.placement import Place, run_environment
 from evonorm_jax.sweeps.cells import Cell
-from evonorm_jax.sweeps.slots import Slot
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # Loaded here because the child may only call what is ready between fork and exec.
@@ -27,10 +27,11 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def try_lock(path: Path) -> int | None:
-    """Takes the lock of a cell; None where somebody else has it.
+    """Takes the lock of a cell.
 
     Returns:
-      A file descriptor; closing it gives the lock back, unless a child has inherited it.
+      A file descriptor, or None where somebody else has the lock. Closing the descriptor gives the
+      lock back, unless a child has inherited it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -46,23 +47,15 @@ class RunProcess:
     """A run that goes on in a process of its own; what it prints goes to the log of its cell.
 
     Args:
-      cell: whose lock `lock` is.
-      command: to execute.
-      environment: of the process.
-      lock: of `try_lock`; owned by this object from here on.
-      slot: where it runs.
+      cell: Cell of the run.
+      command: Command to execute.
+      lock: Descriptor of the cell's lock, from `try_lock`; this object owns it from here on.
+      place: Where the run goes on.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        lock: int,
-        slot: Slot,
-    ):
+    def __init__(self, cell: Cell, command: Sequence[str], lock: int, place: Place):
         self.cell = cell
-        self.slot = slot
+        self.place = place
         self.started = time.time()  # s since 1970, as the rows of metrics.jsonl have it
         self.stopping = False
         self._lock = lock
@@ -78,7 +71,7 @@ class RunProcess:
         with cell.log.open("ab") as log:
             self._process = subprocess.Popen(
                 list(command),
-                env=dict(environment),
+                env=run_environment(place),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -89,7 +82,7 @@ class RunProcess:
             )
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """Returns the exit code, or None while the run goes on."""
         code = self._process.poll()
         if code is not None and self._lock >= 0:
             os.close(self._lock)
@@ -98,21 +91,21 @@ class RunProcess:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.time() - self.started
 
     def log_tail(self, num_lines: int) -> str:
-        """The last lines that it has printed; an earlier start of the cell printed before them."""
+        """Returns the last lines that this start of the cell has printed."""
         with self.cell.log.open("rb") as log:
             log.seek(self._log_start)
             text = log.read().decode(errors="replace")
         return "\n".join(text.rstrip().splitlines()[-num_lines:])
 
     def stop(self) -> None:
-        """Asks it to save a checkpoint and end."""
+        """Asks the run to save a checkpoint and end."""
         self.stopping = True
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it at once; it goes on from its last checkpoint next time."""
+        """Ends the run at once; its next start goes on from the last checkpoint."""
         self._process.kill()

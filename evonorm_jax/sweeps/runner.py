@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Protocol
 
+from evonorm_jax.placement import Place
 from evonorm_jax.sweeps.cells import Cell
 from evonorm_jax.sweeps.process import RunProcess, try_lock
-from evonorm_jax.sweeps.slots import Slot, run_environment
 
 _POLL_SECONDS = 0.2
 _ELSEWHERE_SECONDS = 2.0  # between two looks at cells that another sweep is running
@@ -23,7 +23,7 @@ _TAIL_LINES = 12
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class State(enum.Enum):
+class CellState(enum.Enum):
     """Where a cell stands."""
 
     WAITING = "waiting"
@@ -38,9 +38,9 @@ class Failure:
     """A run that ended without a summary.
 
     Attributes:
-      cell: which.
-      exit_code: of its process; negative for a signal.
-      tail: the last lines that it printed.
+      cell: Cell of the run.
+      exit_code: Exit code of its process; negative for a signal.
+      tail: Last lines that the run printed.
     """
 
     cell: Cell
@@ -48,12 +48,14 @@ class Failure:
     tail: str
 
 
-class Display(Protocol):
-    """Shows a sweep: events as they happen, and where it stands in between."""
+class SweepListener(Protocol):
+    """Is told of events as they happen, and where the sweep stands in between."""
 
-    def event(self, text: str) -> None: ...
+    def event(self, text: str) -> None:
+        """Takes the line about an event."""
 
-    def update(self, runner: SweepRunner) -> None: ...
+    def update(self, runner: SweepRunner) -> None:
+        """Called several times a second."""
 
 
 class SweepRunner:
@@ -64,40 +66,41 @@ class SweepRunner:
     one runs, to take it over if that one dies.
 
     Args:
-      cells: in the order in which to run them.
-      slots: one run at a time in each.
-      command: gives the command of a cell.
-      display: told of everything.
+      cells: Cells in the order in which to run them.
+      places: Where to run them, one at a time at each place.
+      command: Gives the command of a cell.
+      listener: Is told of everything.
     """
 
     def __init__(
         self,
         cells: Sequence[Cell],
-        slots: Sequence[Slot],
+        places: Sequence[Place],
         command: Callable[[Cell], Sequence[str]],
-        display: Display,
+        listener: SweepListener,
     ):
         self.cells = list(cells)
         self.states = {
-            cell.name: State.FINISHED if cell.is_finished() else State.WAITING for cell in cells
+            cell.name: CellState.FINISHED if cell.is_finished() else CellState.WAITING
+            for cell in cells
         }
         self.running: list[RunProcess] = []
         self.failures: list[Failure] = []
         self.run_seconds: list[float] = []  # of the runs that this runner has seen to their end
-        self.slots = list(slots)
+        self.places = list(places)
         self.stop_signal: int | None = None
         self._num_signals = 0
-        self._free_slots = list(slots)
+        self._free_places = list(places)
         self._command = command
-        self._display = display
+        self._listener = listener
         self._look_elsewhere_at = 0.0
 
-    def count(self, state: State) -> int:
-        """How many cells stand there."""
+    def count(self, state: CellState) -> int:
+        """Returns how many cells stand there."""
         return Counter(self.states.values())[state]
 
     def run(self) -> bool:
-        """Runs until every cell is finished, failed, or a signal has asked to stop.
+        """Runs until every cell is finished or failed, or a signal asks to stop.
 
         The first SIGINT, SIGTERM or SIGHUP lets the runs save and end, the second one kills them.
 
@@ -111,44 +114,44 @@ class SweepRunner:
                     self._start()
                 else:
                     self._stop_runs()
-                self._display.update(self)
+                self._listener.update(self)
                 if not self.running and (self.stop_signal is not None or not self._pending()):
                     break
                 time.sleep(_POLL_SECONDS)
-        return self.count(State.FINISHED) == len(self.cells)
+        return self.count(CellState.FINISHED) == len(self.cells)
 
     def _pending(self) -> bool:
-        return any(s in (State.WAITING, State.ELSEWHERE) for s in self.states.values())
+        return any(s in (CellState.WAITING, CellState.ELSEWHERE) for s in self.states.values())
 
     def _start(self) -> None:
-        """Fills the free slots with cells that nobody runs."""
+        """Fills the free places with cells that nobody runs."""
         look_elsewhere = time.monotonic() >= self._look_elsewhere_at
         if look_elsewhere:
             self._look_elsewhere_at = time.monotonic() + _ELSEWHERE_SECONDS
         for cell in self.cells:
-            if not self._free_slots:
+            if not self._free_places:
                 return
             state = self.states[cell.name]
-            if state == State.WAITING or (state == State.ELSEWHERE and look_elsewhere):
+            if state == CellState.WAITING or (state == CellState.ELSEWHERE and look_elsewhere):
                 self._try_start(cell)
 
     def _try_start(self, cell: Cell) -> None:
         lock = try_lock(cell.lock)
         if lock is None:
-            if self.states[cell.name] == State.WAITING:
-                self._display.event(f"elsewhere  {cell.name}: another sweep is running it")
-            self.states[cell.name] = State.ELSEWHERE
+            if self.states[cell.name] == CellState.WAITING:
+                self._listener.event(f"elsewhere  {cell.name}: another sweep is running it")
+            self.states[cell.name] = CellState.ELSEWHERE
             return
         if cell.is_finished():  # in the meantime, by another sweep
             os.close(lock)
-            self.states[cell.name] = State.FINISHED
+            self.states[cell.name] = CellState.FINISHED
             return
         verb = "resume" if cell.is_started() else "start"
-        slot = self._free_slots.pop(0)
-        process = RunProcess(cell, self._command(cell), run_environment(slot), lock, slot)
+        place = self._free_places.pop(0)
+        process = RunProcess(cell, self._command(cell), lock, place)
         self.running.append(process)
-        self.states[cell.name] = State.RUNNING
-        self._display.event(f"{verb:9}  {cell.name} on {slot.name}")
+        self.states[cell.name] = CellState.RUNNING
+        self._listener.event(f"{verb:9}  {cell.name} on {place.name}")
 
     def _reap(self) -> None:
         """Settles the cells whose runs have ended."""
@@ -157,24 +160,23 @@ class SweepRunner:
             if code is None:
                 continue
             self.running.remove(process)
-            self._free_slots.append(process.slot)
+            self._free_places.append(process.place)
             cell = process.cell
             if cell.is_finished():
-                self.states[cell.name] = State.FINISHED
+                self.states[cell.name] = CellState.FINISHED
                 self.run_seconds.append(process.seconds)
-                top1 = cell.final_top1()
-                accuracy = "" if top1 is None else f"  {100 * top1:.2f} %"
-                self._display.event(f"finished   {cell.name}{accuracy}  {process.seconds:.0f} s")
+                parts = (f"finished   {cell.name}", cell.final_value(), f"{process.seconds:.0f} s")
+                self._listener.event("  ".join(filter(None, parts)))
             elif self.stop_signal is not None:
-                self.states[cell.name] = State.WAITING
-                self._display.event(f"stopped    {cell.name} at step {cell.progress().step}")
+                self.states[cell.name] = CellState.WAITING
+                self._listener.event(f"stopped    {cell.name} at step {cell.status().step}")
             else:
-                self.states[cell.name] = State.FAILED
+                self.states[cell.name] = CellState.FAILED
                 self.failures.append(Failure(cell, code, process.log_tail(_TAIL_LINES)))
-                self._display.event(f"failed     {cell.name} (exit code {code}), log {cell.log}")
+                self._listener.event(f"failed     {cell.name} (exit code {code}), log {cell.log}")
 
     def _stop_runs(self) -> None:
-        """Tells each run once to save and end; to end at once, where asked again."""
+        """First signal: SIGTERM to each run, which saves a checkpoint. Second signal: SIGKILL."""
         for process in self.running:
             if self._num_signals > 1:
                 process.kill()

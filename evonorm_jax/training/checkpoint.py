@@ -9,6 +9,7 @@ pure functions of (seed, step).
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ import orbax.checkpoint as ocp
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.parallel import to_host
-from evonorm_jax.training.state import TrainState
+
+# The one collection that states had beside `params` before they kept all of a network's.
+_EARLIER_COLLECTION = "batch_stats"
 
 
 class Checkpoints:
     """The checkpoints of one run directory.
 
     Args:
-      workdir: the run directory; checkpoints lie in `workdir/checkpoints/<step>`.
-      keep: how many of the newest to keep.
-      read_only: never create or delete anything.
+      workdir: The run directory; checkpoints lie in `workdir/checkpoints/<step>`.
+      keep: How many of the newest are kept.
+      read_only: Whether nothing is ever created or deleted.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
@@ -70,9 +73,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(
-        self, state: TrainState, config: ml_collections.ConfigDict, *, train_seconds: float = 0.0
+        self, state: Any, config: ml_collections.ConfigDict, *, train_seconds: float = 0.0
     ) -> None:
-        """Saves the state at its own step, in the background; a step saved already is left."""
+        """Saves a state at its own step, in the background; a step that is there stays as it is."""
         host_state = to_host(state)
         step = int(host_state.step)
         if step == self.latest_step:
@@ -90,64 +93,52 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when everything asked for is on disk."""
+        """Waits until everything that was asked for is on disk."""
         self._manager.wait_until_finished()
 
-    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, float]:
+    def restore(
+        self, like: Any, step: int | None = None, *, leave_out: tuple[str, ...] = ()
+    ) -> tuple[Any, float]:
         """Reads a checkpoint as NumPy arrays, and the seconds of training behind it.
 
         Args:
-          like: a state (or its shapes) of the same model and optimizer.
-          step: which one; the newest by default.
+          like: A state of the same task, or its shapes.
+          step: Step of the checkpoint; the newest by default.
+          leave_out: Attributes of the saved state that are not looked at.
 
         Raises:
-          UserError: where there is none, or it is of another model; names the first differences.
+          UserError: There is no such checkpoint, or it is of another model; the message names the
+            first differences.
         """
         step = self._existing_step(step)
-        wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-        self._check_same_arrays(wanted, self._manager.item_metadata(step).state, step)
+        metadata = self._manager.item_metadata(step).state
+        self._check_same_arrays(like, metadata, step, leave_out)
         restored = self._manager.restore(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(wanted), data=ocp.args.JsonRestore()
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore()),
         )
-        return restored.state, restored.data["train_seconds"]
+        arrays = _by_name(restored.state)
+        paths, structure = jax.tree_util.tree_flatten_with_path(like)
+        leaves = [np.asarray(arrays[_name(path)]) for path, _ in paths]
+        return jax.tree.unflatten(structure, leaves), restored.data["train_seconds"]
 
-    def restore_variables(
-        self, like: dict[str, Any], step: int | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Reads what evaluation needs, whatever the optimizer was.
-
-        Args:
-          like: `params`, `batch_stats` and `ema` of the same model, or their shapes.
-          step: which checkpoint; the newest by default.
+    def read_variables(self, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Reads the variables of whatever network a `TrainState` was saved of.
 
         Returns:
-          its step, and the same as NumPy arrays.
+          The step of the checkpoint, the network's collections by name as NumPy arrays, and the
+          moving averages of those that have any.
 
         Raises:
-          UserError: as `restore`.
-        """
-        step = self._existing_step(step)
-        saved = self._manager.item_metadata(step).state
-        self._check_same_arrays(like, {name: saved[name] for name in like}, step)
-        return self.read_variables(step)
-
-    def read_variables(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
-        """Reads the variables of whatever network was saved.
-
-        Returns:
-          the step of the checkpoint, and its `params`, `batch_stats` and `ema` as NumPy arrays.
-
-        Raises:
-          UserError: where there is no such checkpoint.
+          UserError: There is no such checkpoint.
         """
         step = self._existing_step(step)
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
         ).state
-        return step, {name: state[name] or {} for name in ("params", "batch_stats", "ema")}
+        earlier = {_EARLIER_COLLECTION: state.get(_EARLIER_COLLECTION)}
+        collections = {name: t for name, t in (state.get("collections") or earlier).items() if t}
+        return step, {"params": state["params"], **collections}, state["ema"] or {}
 
     def _existing_step(self, step: int | None) -> int:
         steps = self._manager.all_steps()
@@ -160,14 +151,18 @@ class Checkpoints:
             )
         return wanted
 
-    def _check_same_arrays(self, wanted: Any, metadata: Any, step: int) -> None:
-        saved = {_name(p): tuple(m.shape) for p, m in _leaves(metadata)}
-        needed = {_name(p): tuple(x.shape) for p, x in _leaves(wanted)}
-        names = sorted(set(saved) | set(needed))
-        differing = [n for n in names if saved.get(n) != needed.get(n)]
+    def _check_same_arrays(
+        self, wanted: Any, saved: Any, step: int, leave_out: tuple[str, ...]
+    ) -> None:
+        there, needed = (
+            {n: tuple(x.shape) for n, x in _by_name(t).items() if n.split("/")[0] not in leave_out}
+            for t in (saved, wanted)
+        )
+        names = sorted(there.keys() | needed.keys())
+        differing = [n for n in names if there.get(n) != needed.get(n)]
         if differing:
             shown = "\n".join(
-                f"  {n}: checkpoint {saved.get(n, 'missing')}, model {needed.get(n, 'missing')}"
+                f"  {n}: checkpoint {there.get(n, 'missing')}, model {needed.get(n, 'missing')}"
                 for n in differing[:5]
             )
             raise UserError(
@@ -184,8 +179,13 @@ def has_checkpoint(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (Path(workdir) / "checkpoints").glob("*"))
 
 
-def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
+def _by_name(tree: Any) -> Mapping[str, Any]:
+    """The leaves of a state, or of what orbax made of one, by the names that they have today."""
+    named = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {
+        f"collections/{name}" if name.startswith(f"{_EARLIER_COLLECTION}/") else name: leaf
+        for name, leaf in named.items()
+    }
 
 
 def _name(path: Any) -> str:

@@ -1,4 +1,4 @@
-"""Every duration of a config, resolved to steps in one place, when the run starts.
+"""Resolves every duration of a config to steps, in one place, when the run starts.
 
 Configs name durations with their unit and never compute from the batch size, so that a batch-size
 sweep is one override; here the batch size is known.
@@ -16,7 +16,14 @@ from evonorm_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Durations:
-    """Durations of a run in steps; `steps_per_epoch` counts full batches only."""
+    """Durations of a run in steps.
+
+    Attributes:
+      steps_per_epoch: Full batches in one pass over the training set.
+      num_steps: Steps of the whole run.
+      warmup_steps: Steps of the warm-up.
+      eval_every_steps: Steps between two evaluations.
+    """
 
     steps_per_epoch: int
     num_steps: int
@@ -24,7 +31,7 @@ class Durations:
     eval_every_steps: int
 
     def epoch(self, step: int) -> float:
-        """Passes over the training set that `step` updates have made."""
+        """Returns how many passes over the training set `step` updates have made."""
         return step / self.steps_per_epoch
 
 
@@ -32,8 +39,8 @@ def resolve_durations(config: ml_collections.ConfigDict, steps_per_epoch: int) -
     """Reads `num_epochs` or `num_steps`, `schedule.warmup_epochs` and `eval_every_epochs`.
 
     Raises:
-      UserError: unless exactly one of `num_epochs` and `num_steps` is set, and for a warm-up that
-        is negative or does not end before the run does.
+      UserError: Not exactly one of `num_epochs` and `num_steps` is set, or the warm-up is negative
+        or does not end before the run does.
     """
     if (config.num_epochs > 0) == (config.num_steps > 0):
         raise UserError(

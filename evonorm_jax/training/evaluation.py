@@ -1,141 +1,148 @@
-"""Evaluation: of the state of a run, of a checkpoint apart from training, of timm's weights."""
+"""Evaluation: of the state of a run, and of a checkpoint apart from training."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-from flax import linen as nn
+import numpy as np
 
-from evonorm_jax.data import Pipeline, create_pipeline, prefetch_to_devices
-from evonorm_jax.errors import UserError
-from evonorm_jax.interop import create_timm_model, load_timm_weights
+from evonorm_jax.data import create_pipeline, prefetch_to_devices
+from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.training.checkpoint import Checkpoints
-from evonorm_jax.training.metrics import mean_metrics
-from evonorm_jax.training.model import build_model, find_dtype
 from evonorm_jax.training.parallel import DataParallel
-from evonorm_jax.training.state import TrainState, initial_variables
-from evonorm_jax.training.steps import Step, make_eval_step
+from evonorm_jax.training.tasks import Evaluated, State, Task, find_task
 
 
-@dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Evaluates states of one model on one data set.
-
-    Attributes:
-      pipeline: its evaluation split is read.
-      parallel: the devices.
-      batch_size: global; the result does not depend on it.
-      steps: compiled evaluation steps by metric prefix.
-    """
-
-    pipeline: Pipeline
-    parallel: DataParallel
-    batch_size: int
-    steps: dict[str, Step]
-
-    def __call__(self, state: TrainState, resident: Any) -> dict[str, float]:
-        """Metrics over the evaluation split, every example exactly once.
-
-        Args:
-          state: replicated.
-          resident: what `pipeline.resident` returned, replicated.
-        """
-        sums: dict[str, list[Any]] = {prefix: [] for prefix in self.steps}
-        batches = self.pipeline.eval_batches(batch_size=self.batch_size, hosts=self.parallel.hosts)
-        with prefetch_to_devices(batches, self.parallel.shard) as device_batches:
-            for batch in device_batches:
-                for prefix, step in self.steps.items():
-                    sums[prefix].append(step(state, resident, batch))
-        means = (mean_metrics(batch_sums, prefix) for prefix, batch_sums in sums.items())
-        return functools.reduce(lambda a, b: a | b, means)
-
-
-def create_evaluator(
-    config: ml_collections.ConfigDict, model: nn.Module, pipeline: Pipeline, parallel: DataParallel
-) -> Evaluator:
-    """The evaluation of a config: of the parameters, and of their EMA where there is one."""
-    prefixes = {"eval": False} | ({"eval_ema": True} if config.ema_decay > 0 else {})
-    steps = {
-        prefix: parallel.parallelize(make_eval_step(model, pipeline, ema=ema))
-        for prefix, ema in prefixes.items()
-    }
-    return Evaluator(pipeline, parallel, config.eval_batch_size, steps)
-
-
-def evaluate_weights(
-    config: ml_collections.ConfigDict, path: str | Path, timm_name: str
-) -> dict[str, Any]:
-    """Metrics of timm's or PyTorch's weights over the evaluation set of a config.
+    """Evaluates states of one task.
 
     Args:
-      config: its `dataset`, `dtype` and `eval_batch_size` are read; its model is not.
-      path: a safetensors file.
-      timm_name: the network that the file is of, one of `interop.timm_model_names()`.
-
-    Returns:
-      `weights` and `model` as given, `eval/top1`, `eval/loss`, `eval/examples`, ...
-
-    Raises:
-      UserError: where there is no such file or network, or it has other classes than the data set.
+      task: What is evaluated.
+      parallel: The devices.
+      batch_size: Global batch; the result does not depend on it.
     """
-    parallel = DataParallel()
-    variables = load_timm_weights(path, timm_name)
-    pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
-    num_classes = variables["params"]["head"]["bias"].size
-    if num_classes != pipeline.num_classes:
-        raise UserError(
-            f"{path} has {num_classes} classes, {config.dataset.name} {pipeline.num_classes}: "
-            "evaluate it on the data set it was trained on, or fine-tune it with config.init_from."
-        )
-    model = create_timm_model(timm_name, num_classes, dtype=find_dtype(config))
-    state = TrainState(
-        step=jnp.int32(0),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=(),
-        ema={},
-    )
-    steps = {"eval": parallel.parallelize(make_eval_step(model, pipeline))}
-    evaluator = Evaluator(pipeline, parallel, config.eval_batch_size, steps)
-    metrics = evaluator(parallel.replicate(state), parallel.replicate(pipeline.resident()))
-    return {"weights": str(path), "model": timm_name, **metrics}
+
+    def __init__(self, task: Task, parallel: DataParallel, batch_size: int):
+        self._parallel = parallel
+        self._batch_size = batch_size
+        self._evaluations = dict(task.evaluations)
+        self._steps: dict[str, Callable[..., Evaluated]] = {}
+        self._prepare: dict[str, Callable[..., State]] = {}
+        # Evaluations of the same batches share one pass over them.
+        self._passes: dict[Callable[..., Iterator[Batch]], list[str]] = {}
+        for part, evaluation in self._evaluations.items():
+            self._steps[part] = parallel.parallelize(evaluation.step)
+            if evaluation.prepare is not None:
+                self._prepare[part] = parallel.parallelize(evaluation.prepare)
+            batches = evaluation.batches or task.pipeline.eval_batches
+            self._passes.setdefault(batches, []).append(part)
+
+    def __call__(self, state: State, resident: Any) -> dict[str, float]:
+        """Computes the metrics over whole splits, every example exactly once.
+
+        Args:
+          state: The state, replicated.
+          resident: What `Pipeline.resident` returned, replicated.
+
+        Returns:
+          Metrics by their full names, such as `eval/examples`.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for batches, parts in self._passes.items():
+            totals = self._run_pass(batches, parts, state, resident)
+            for part, total in totals.items():
+                summary = self._evaluations[part].summarize(total.sums, total.rows())
+                found[part] = {f"{part}/{name}": value for name, value in summary.items()}
+        return {name: value for part in self._steps for name, value in found[part].items()}
+
+    def _run_pass(
+        self,
+        batches: Callable[..., Iterator[Batch]],
+        parts: list[str],
+        state: State,
+        resident: Any,
+    ) -> dict[str, _Total]:
+        """Evaluates what reads these batches."""
+        totals = {part: _Total() for part in parts}
+        states: dict[str, State] = {}
+        host_batches = batches(batch_size=self._batch_size, hosts=self._parallel.hosts)
+        with prefetch_to_devices(host_batches, self._parallel.shard) as device_batches:
+            for batch in device_batches:
+                for part in parts:
+                    if part not in states:
+                        prepare = self._prepare.get(part)
+                        states[part] = prepare(state, resident, batch) if prepare else state
+                    totals[part].add(self._steps[part](states[part], resident, batch))
+        for total in totals.values():
+            total.finish()
+        return totals
+
+
+class _Total:
+    """Adds up what the steps of one evaluation return, one batch behind the devices."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+        self._rows: dict[str, list[np.ndarray]] = {}
+        self._pending: Evaluated | None = None
+
+    def add(self, evaluated: Evaluated) -> None:
+        """Takes the result of a step that may still be running."""
+        self.finish()
+        self._pending = evaluated
+
+    def finish(self) -> None:
+        """Waits for the last step."""
+        if self._pending is None:
+            return
+        sums, rows = jax.device_get(self._pending)
+        self._pending = None
+        for name, value in sums.items():
+            total = float(value) if np.ndim(value) == 0 else np.asarray(value, np.float64)
+            self.sums[name] = self.sums.get(name, 0.0) + total
+        counted = rows["mask"] > 0 if "mask" in rows else slice(None)
+        for name, value in rows.items():
+            if name != "mask":
+                self._rows.setdefault(name, []).append(value[counted])
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Returns the rows of all batches that count."""
+        return {name: np.concatenate(parts) for name, parts in self._rows.items()}
 
 
 def evaluate_checkpoint(
     config: ml_collections.ConfigDict, workdir: str | Path, step: int | None = None
 ) -> dict[str, Any]:
-    """Metrics of a run's checkpoint over the evaluation set of its config.
+    """Evaluates a checkpoint of a run on the evaluation set of its config.
 
     Neither the training split nor the devices of the run are needed.
 
     Args:
-      config: of the run, possibly with other data or another `eval_batch_size`.
-      workdir: the run directory; nothing in it is changed.
-      step: which checkpoint; the newest by default.
+      config: Config of the run, possibly with other data or another `eval_batch_size`.
+      workdir: The run directory; nothing in it is changed.
+      step: Step of the checkpoint; the newest by default.
 
     Returns:
-      `step`, `eval/top1`, `eval/loss`, `eval/examples`, ..., and `eval_ema/...` of runs with EMA.
+      `step` and the metrics by their full names, such as `eval/examples`.
 
     Raises:
-      UserError: where there is no such checkpoint, or it is of another model.
+      UserError: There is no such checkpoint, or it is of another model.
     """
     parallel = DataParallel()
     pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
-    model = build_model(config, pipeline.num_classes)
-    variables = jax.eval_shape(
-        lambda: initial_variables(
-            model, pipeline.image_shape, seed=config.seed, use_ema=config.ema_decay > 0
-        )
-    )
+    task = find_task(config)(config, pipeline)
+    shapes = jax.eval_shape(task.draw_state, config.seed, {})
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
-        step, restored = checkpoints.restore_variables(variables, step)
-    state = TrainState(step=jnp.int32(step), opt_state=(), **restored)
-    evaluator = create_evaluator(config, model, pipeline, parallel)
-    metrics = evaluator(parallel.replicate(state), parallel.replicate(pipeline.resident()))
-    return {"step": step, **metrics}
+        state, _ = checkpoints.restore(shapes, step, leave_out=("opt_state",))
+    return {"step": int(state.step), **evaluate(task, parallel, state)}
+
+
+def evaluate(task: Task, parallel: DataParallel, state: State) -> dict[str, float]:
+    """Evaluates a state that lies on the host, in batches of `config.eval_batch_size`."""
+    evaluator = Evaluator(task, parallel, task.config.eval_batch_size)
+    resident = parallel.replicate(task.pipeline.resident())
+    return evaluator(parallel.replicate(state), resident)

@@ -1,4 +1,4 @@
-"""A run whose loss or gradient is not finite stops at once, and says where."""
+"""Stops a run whose loss or gradient is not finite, and says where."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 import jax
-import ml_collections
 
 from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.tasks import Task
 
 # Steps that may be under way before the host waits: enough to hide dispatch, few enough that a
 # request to stop is answered soon and their batches do not fill the device.
@@ -16,19 +16,19 @@ STEPS_IN_FLIGHT = 3
 
 
 class TrainingDiverged(RuntimeError):
-    """Loss or gradient are not finite; the message names step, layer and last good checkpoint."""
+    """Loss or gradient is not finite; the message names step, layer and last good checkpoint."""
 
 
 class NonFiniteGuard:
     """Reads the metrics of every step, late enough not to hold the devices up.
 
     Args:
-      config: of the run, for the message.
-      checkpoints: of the run, to name the last good one.
+      task: What is trained, for the message.
+      checkpoints: Checkpoints of the run, whose last good one the message names.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, checkpoints: Checkpoints):
-        self._config = config
+    def __init__(self, task: Task, checkpoints: Checkpoints):
+        self._task = task
         self._checkpoints = checkpoints
         self._pending: list[tuple[int, Any]] = []
         self._checked: list[dict[str, float]] = []
@@ -43,7 +43,7 @@ class NonFiniteGuard:
         """Waits for all steps so far.
 
         Raises:
-          TrainingDiverged: if loss or gradient norm of one of them are not finite.
+          TrainingDiverged: A metric of one of them is not finite.
         """
         for step, metrics in jax.device_get(self._pending):
             values = {name: float(value) for name, value in metrics.items()}
@@ -53,25 +53,23 @@ class NonFiniteGuard:
         self._pending.clear()
 
     def means(self) -> dict[str, float]:
-        """Mean of each metric over the steps since the last call.
+        """Returns the mean of each metric over the steps since the last call.
 
         Raises:
-          TrainingDiverged: as `check`.
+          TrainingDiverged: As `check`.
         """
         self.check()
         rows, self._checked = self._checked, []
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def _message(self, step: int, values: dict[str, float]) -> str:
-        model = self._config.model
-        fields = dict(model.norm_act_fields) or "its defaults"
+        config = self._task.config
+        fields = dict(config.model.norm_act_fields) or "its defaults"
         last = self._checkpoints.latest_step
         good = "there is no checkpoint" if last is None else f"the last good checkpoint is {last}"
         numbers = ", ".join(f"{name}={value:g}" for name, value in values.items())
         return (
-            f"Training stopped being finite at step {step} ({numbers}): {model.name} with "
-            f"{model.norm_act} ({fields}), dtype {self._config.dtype}; {good} "
-            f"({self._checkpoints.directory}). Try a lower config.optimizer.learning_rate_per_256, "
-            "a longer config.schedule.warmup_epochs, a larger epsilon in "
-            "config.model.norm_act_fields, or config.optimizer.gradient_clip_norm."
+            f"Training stopped being finite at step {step} ({numbers}): {self._task.headline()} "
+            f"({fields}), dtype {config.dtype}; {good} ({self._checkpoints.directory}). "
+            f"{self._task.remedy}"
         )

@@ -1,45 +1,43 @@
-"""The weights that a new run starts from, `config.init_from`: fine-tuning with its own head."""
+"""The weights that a classifier's run starts from, `config.init_from`: fine-tuning."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_collections
+from flax import linen as nn
 from flax import traverse_util
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
 from evonorm_jax.training.checkpoint import Checkpoints
-from evonorm_jax.training.experiment import Experiment
 from evonorm_jax.training.run_directory import read_config
+from evonorm_jax.training.tasks.base import InitialWeights
 
 _HEAD = ("params", "head")
 
 
-@dataclasses.dataclass(frozen=True)
-class InitialWeights:
-    """What a run starts from instead of its seed.
-
-    Attributes:
-      variables: `params` and `batch_stats`; without `params/head` where the classes are others.
-      description: where they come from, and what does not, for the log.
-    """
-
-    variables: dict[str, Any]
-    description: str
-
-
-def read_initial_weights(run: Experiment) -> InitialWeights | None:
+def read_initial_weights(
+    config: ml_collections.ConfigDict, model: nn.Module, wanted: Mapping[str, Any]
+) -> InitialWeights | None:
     """Reads `config.init_from` for a run; None where it is "".
 
     It names a safetensors file with weights of timm's `config.init_from_model`, or a run directory,
     whose newest checkpoint is taken, its moving averages where it has them.
 
+    Args:
+      config: Config of the run.
+      model: Network of the run.
+      wanted: Shapes of its variables by the names of their collections.
+
+    Returns:
+      The weights; without `params/head` where the classes are others.
+
     Raises:
-      UserError: where there are no such weights, or they are of another network.
+      UserError: There are no such weights, or they are of another network.
     """
-    config = run.config
     if not config.init_from:
         if config.init_from_model:
             raise UserError(
@@ -47,34 +45,36 @@ def read_initial_weights(run: Experiment) -> InitialWeights | None:
                 "config.init_from are, which is empty: name the .safetensors file there."
             )
         return None
-    read = _read_run if Path(config.init_from).is_dir() else _read_timm_weights
-    variables, source = read(run)
-    shapes = run.state_shapes()
-    wanted = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    if Path(config.init_from).is_dir():
+        variables, source = _read_run(config)
+    else:
+        variables, source = _read_timm_weights(config, model)
     variables, note = _fit_head(variables, wanted, source)
     return InitialWeights(variables, f"Starting from {source}{note}.")
 
 
-def _read_timm_weights(run: Experiment) -> tuple[dict[str, Any], str]:
-    path, name = run.config.init_from, run.config.init_from_model
+def _read_timm_weights(
+    config: ml_collections.ConfigDict, model: nn.Module
+) -> tuple[dict[str, Any], str]:
+    path, name = config.init_from, config.init_from_model
     if not name:
         raise UserError(
             f"config.init_from={path!r} is no run directory. For a safetensors file, say which of "
             "timm's networks it is of: config.init_from_model, for example 'resnet50'."
         )
-    fields = run.config.model.fields.to_dict()
-    check_twin(run.model, name, **fields)
+    fields = config.model.fields.to_dict()
+    check_twin(model, name, **fields)
     return load_timm_weights(path, name, **fields), f"{path} (timm's {name})"
 
 
-def _read_run(run: Experiment) -> tuple[dict[str, Any], str]:
-    workdir = Path(run.config.init_from)
-    if run.config.init_from_model:
+def _read_run(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], str]:
+    workdir = Path(config.init_from)
+    if config.init_from_model:
         raise UserError(
             f"config.init_from={str(workdir)!r} is a folder, so it must be a run directory, which "
             "knows its network: leave config.init_from_model empty, or name a .safetensors file."
         )
-    theirs, ours = read_config(workdir).model, run.config.model
+    theirs, ours = read_config(workdir).model, config.model
     for field in ("name", "norm_act"):
         if theirs[field] != ours[field]:
             raise UserError(
@@ -82,19 +82,18 @@ def _read_run(run: Experiment) -> tuple[dict[str, Any], str]:
                 f" is {theirs[field]!r}, that of the new run {ours[field]!r}."
             )
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, saved = checkpoints.read_variables()
-    averages = saved.pop("ema")
-    source = f"{workdir} at step {step}"
-    return (averages, f"{source}, its moving averages") if averages else (saved, source)
+        step, variables, averages = checkpoints.read_variables()
+    source = f"{workdir} at step {step}" + (", its moving averages" if averages else "")
+    return {**variables, **averages}, source
 
 
 def _fit_head(
-    variables: dict[str, Any], wanted: dict[str, Any], source: str
+    variables: dict[str, Any], wanted: Mapping[str, Any], source: str
 ) -> tuple[dict[str, Any], str]:
-    """The variables without their head where it has other classes, and what to say of it.
+    """Leaves the head out where it has other classes, and says so.
 
     Raises:
-      UserError: for any other difference; the first are named.
+      UserError: There is any other difference; the first are named.
     """
     given, needed = _shapes(variables), _shapes(wanted)
     differing = {
@@ -118,5 +117,7 @@ def _fit_head(
     return {**variables, "params": params}, note
 
 
-def _shapes(variables: dict[str, Any]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    return {path: array.shape for path, array in traverse_util.flatten_dict(variables).items()}
+def _shapes(variables: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {
+        path: array.shape for path, array in traverse_util.flatten_dict(dict(variables)).items()
+    }

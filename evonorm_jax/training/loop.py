@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 import ml_collections
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 
-from evonorm_jax.analysis import curves
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.training import run_directory, writers
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
+from evonorm_jax.training.config import complete
 from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.guard import NonFiniteGuard
-from evonorm_jax.training.init_from import read_initial_weights
 from evonorm_jax.training.model import inline_layer
 from evonorm_jax.training.preemption import Preemption
 from evonorm_jax.training.profiler import ProfileWindow
-from evonorm_jax.training.progress import Progress, format_metrics
+from evonorm_jax.training.progress import Progress
+from evonorm_jax.training.state import num_parameters
 
 
 def train_and_evaluate(
@@ -31,31 +31,35 @@ def train_and_evaluate(
     *,
     devices: Sequence[jax.Device] | None = None,
     progress_stream: TextIO | None = None,
+    draw_curve: Callable[[Path], Any] | None = None,
 ) -> dict[str, float]:
     """Trains a config in a run directory, from its last checkpoint where there is one.
 
     Args:
-      config: resolved config, as `get_config()` of a file in `configs/` gives it.
-      workdir: the run directory; created, or resumed at the exact step.
-      devices: to train on; all there are by default.
-      progress_stream: where to report, for example `sys.stdout`; None reports nothing.
+      config: The resolved config, as `get_config()` of a file in `configs/` gives it.
+      workdir: The run directory; it is created, or resumed at the exact step.
+      devices: Devices to train on; all there are by default.
+      progress_stream: Where to report, for example `sys.stdout`; None reports nothing.
+      draw_curve: Is called with the run directory at the end, to draw what was measured, for
+        example `evonorm_jax.analysis.plot_run`.
 
     Returns:
-      The summary of a finished run, such as `eval/top1`; `{}` when asked to stop before its end.
+      The summary of a finished run, such as `eval/loss`; `{}` when asked to stop before its end.
 
     Raises:
-      UserError: for bad input; nothing is written then.
-      TrainingDiverged: when loss or gradient are not finite.
+      UserError: There is bad input; nothing is written then.
+      TrainingDiverged: Loss or gradient is not finite.
     """
     workdir = Path(workdir)
     first_process = jax.process_index() == 0
 
-    # ------------------------------------------------------------- config, data, model
-    config = inline_layer(config)
+    # ------------------------------------------------------------- config, data, task
+    config = inline_layer(complete(config))
     run_directory.check_owner(workdir, config)
     run = create_experiment(config, devices)
+    task, run_metrics = run.task, run.task.metrics
     # Read before anything is written; a run that resumes has left them behind.
-    weights = None if has_checkpoint(workdir) else read_initial_weights(run)
+    weights = None if has_checkpoint(workdir) else task.initial_weights()
     run_directory.open_run_directory(workdir, run, first_process=first_process)
 
     with contextlib.ExitStack() as cleanup:
@@ -64,7 +68,7 @@ def train_and_evaluate(
             Progress(
                 run.durations.num_steps,
                 run.durations.steps_per_epoch,
-                run.layout.batch_size,
+                run.images_per_step,
                 stream=progress_stream if first_process else None,
             )
         )
@@ -88,8 +92,8 @@ def train_and_evaluate(
             progress.report(
                 f"Resuming {workdir} at step {start_step} of {run.durations.num_steps}."
             )
-        num_parameters = state.num_parameters
-        progress.report(_headline(run, num_parameters))
+        parameters = num_parameters(state.params)
+        progress.report(_headline(run, parameters))
         if first_process:
             writers.drop_after(workdir, start_step)
             overview = parameter_overview.get_parameter_overview(state.params)
@@ -99,7 +103,7 @@ def train_and_evaluate(
         state = run.parallel.replicate(state)
         resident = run.parallel.replicate(run.pipeline.resident())
         train_step, evaluate = run.train_step(), run.evaluator()
-        guard = NonFiniteGuard(config, checkpoints)
+        guard = NonFiniteGuard(task, checkpoints)
         writer = cleanup.enter_context(
             writers.create_writer(
                 workdir, first_process=first_process, tensorboard=config.tensorboard
@@ -112,7 +116,7 @@ def train_and_evaluate(
             prefetch_to_devices(
                 run.pipeline.train_batches(
                     start_step=start_step,
-                    batch_size=run.layout.batch_size,
+                    batch_size=run.images_per_step,
                     hosts=run.parallel.hosts,
                 ),
                 run.parallel.shard,
@@ -127,13 +131,14 @@ def train_and_evaluate(
         def evaluate_and_report() -> dict[str, float]:
             progress.pause(step)
             result = evaluate(state, resident)
-            writer.write(step, {"epoch": epoch(step), **result})
-            progress.report(f"epoch {epoch(step):.4g}  {format_metrics(result)}")
+            task.artifacts(step, state, resident, workdir)
+            writer.write(step, {"epoch": epoch(step), **result})  # last: it says that all is done
+            progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
             progress.start(step)
             return result
 
         due = step == num_steps or (step and step % run.durations.eval_every_steps == 0)
-        if due and not writers.has_row(workdir, step, "eval/loss"):
+        if due and not writers.has_row(workdir, step, run_metrics.main_metric):
             final = evaluate_and_report()  # stopped between a checkpoint and its evaluation
         while step < num_steps and not stop:
             step += 1
@@ -150,9 +155,10 @@ def train_and_evaluate(
 
             if step % config.log_every_steps == 0 or last or stop:
                 means = guard.means()
-                progress.update(step, {name: means[name] for name in ("loss", "top1")})
-                row = {f"train/{name}": value for name, value in means.items()}
-                row["train/learning_rate"] = float(run.learning_rate(step - 1))
+                shown = {name: means[name] for name in run_metrics.shown if name in means}
+                progress.update(step, run_metrics.format_line(shown))
+                logged = {**means, **task.rates(step - 1)}
+                row = {f"train/{name}": value for name, value in logged.items()}
                 if speed := progress.images_per_second(step):
                     row["train/images_per_second"] = speed
                 writer.write(step, {"epoch": epoch(step), **row})
@@ -182,26 +188,29 @@ def train_and_evaluate(
         summary = {
             **final,
             "steps": num_steps,
-            "parameters": num_parameters,
+            "parameters": parameters,
             "train_seconds": round(earlier_seconds + progress.seconds, 3),
         }
         if first_process:
-            curves.plot_runs([workdir], workdir / "curve.png")
+            if draw_curve is not None:
+                draw_curve(workdir)
             run_directory.write_summary(workdir, summary)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the first process has written the summary")
     return summary
 
 
-def _headline(run: Experiment, num_parameters: int) -> str:
+def _headline(run: Experiment, parameters: int) -> str:
+    """Says what is trained on what, for how long."""
     config, devices, durations = run.config, run.parallel.devices, run.durations
     workers = "worker" if config.num_workers == 1 else "workers"
+    rates = (f"{name.replace('_', ' ')} {peak:.4g}" for name, peak in run.task.peak_rates.items())
     return (
-        f"{config.model.name} with {config.model.norm_act}: {num_parameters:,} parameters, on "
+        f"{run.task.headline()}: {parameters:,} parameters, on "
         f"{len(devices)} x {devices[0].device_kind}\n"
         f"{config.dataset.name}: {run.pipeline.num_train_examples:,} training images, batch "
         f"{run.layout.batch_size} = {config.num_workers} {workers} x {config.images_per_worker} "
         f"images\n"
         f"{durations.num_steps:,} steps ({durations.epoch(durations.num_steps):.4g} epochs), "
-        f"{durations.warmup_steps:,} of them warm-up, to learning rate {run.peak_learning_rate:.4g}"
+        f"{durations.warmup_steps:,} of them warm-up, to {', '.join(rates)}"
     )

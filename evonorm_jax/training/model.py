@@ -1,4 +1,4 @@
-"""The network of a config, its layer told whose batch statistics belong together."""
+"""The network of a config, whose layer knows which batch statistics belong together."""
 
 from __future__ import annotations
 
@@ -20,15 +20,36 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 def build_model(
     config: ml_collections.ConfigDict, num_classes: int, layout: WorkerLayout | None = None
 ) -> nn.Module:
-    """The network of a config.
+    """Makes the classifier of a config.
 
     Args:
-      config: its `model`, `dtype` and workers are read.
-      num_classes: width of the logits.
-      layout: of the workers in training; None for a network that only evaluates.
+      config: Its `model`, `dtype` and workers are read.
+      num_classes: Width of the logits.
+      layout: The workers in training; None for a network that only evaluates.
 
     Raises:
-      UserError: for an unknown network, layer, field or dtype, or fields that the run sets itself.
+      UserError: There is no such network, layer, field or dtype, or the run sets a field itself.
+    """
+    return create_model(
+        config.model.name,
+        num_classes=num_classes,
+        norm_act=bind_layer(config, layout),
+        dtype=find_dtype(config),
+        **config.model.fields.to_dict(),
+    )
+
+
+def bind_layer(
+    config: ml_collections.ConfigDict, layout: WorkerLayout | None = None
+) -> functools.partial[Any]:
+    """Makes the layer of a config, which takes its batch statistics as the workers lie.
+
+    Args:
+      config: Its `model` and workers are read.
+      layout: The workers in training; None for a network that only evaluates.
+
+    Raises:
+      UserError: There is no such layer or field, or the run sets a field itself.
     """
     fields = config.model.norm_act_fields.to_dict()
     layer = norm_act(config.model.norm_act, **fields)
@@ -43,20 +64,14 @@ def build_model(
             layer = functools.partial(layer, **{name: value})
     if layout is not None and accepts_field(layer, "virtual_batch_size"):
         _check_accumulation(config, layout)
-    return create_model(
-        config.model.name,
-        num_classes=num_classes,
-        norm_act=layer,
-        dtype=find_dtype(config),
-        **config.model.fields.to_dict(),
-    )
+    return layer
 
 
 def find_dtype(config: ml_collections.ConfigDict) -> Any:
-    """`config.dtype` as a dtype of JAX.
+    """Returns `config.dtype` as a dtype of JAX.
 
     Raises:
-      UserError: for an unknown one.
+      UserError: It is an unknown one.
     """
     if config.dtype not in DTYPES:
         raise UserError(f"config.dtype={config.dtype!r}; choose one of {', '.join(DTYPES)}.")
@@ -64,12 +79,12 @@ def find_dtype(config: ml_collections.ConfigDict) -> Any:
 
 
 def inline_layer(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with the graph of a searched layer in place of its file; any other as it is.
+    """Puts the graph of a searched layer in the place of its file; other configs stay as they are.
 
     So a run directory holds all of its network, and a file that has changed is noticed.
 
     Raises:
-      UserError: the file is not there or holds no graph.
+      UserError: The file is not there or holds no graph.
     """
     name = resolve_norm_act(config.model.norm_act)
     if name == config.model.norm_act:

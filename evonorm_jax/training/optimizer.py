@@ -2,50 +2,63 @@
 
 * The learning rate scales linearly with the global batch (Goyal et al. 2017):
   `learning_rate_per_256 * batch_size / 256`.
+  A recipe whose rate does not depend on the batch sets `learning_rate` instead.
 * Weight decay is the L2 penalty of the authors' code, added to the gradient before the momentum,
   and reaches `kernel` parameters only: `scale`, `bias`, `v` and the baselines' own vectors are not
-  decayed. (The authors' code also decays the bias of the classifier; ours does not.)
+  decayed. (The authors' code also decays the bias of the classifier; ours does not.) AdamW alone
+  takes it from the weights instead of the gradient (Loshchilov and Hutter 2019).
 * LARS leaves the same parameters out of its trust ratio, as the authors' `skip_list` does.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import ml_collections
 import optax
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.models.weight_decay import decay_mask
 from evonorm_jax.training.durations import Durations
 
-OPTIMIZERS = ("sgd", "lars", "rmsprop")
+OPTIMIZERS = ("sgd", "lars", "rmsprop", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "constant", "exponential")
 
 
-def decay_mask(params: Any) -> Any:
-    """True for the parameters that weight decay reaches: those named `kernel`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+def peak_learning_rate(optimizer: ml_collections.ConfigDict, batch_size: int) -> float:
+    """Returns the learning rate after the warm-up.
 
+    Args:
+      optimizer: A section such as `config.optimizer`: `learning_rate` holds for any batch,
+        `learning_rate_per_256` is linear in it.
+      batch_size: Images of the global batch.
 
-def peak_learning_rate(config: ml_collections.ConfigDict, batch_size: int) -> float:
-    """The learning rate after the warm-up: linear in the global batch."""
-    return config.optimizer.learning_rate_per_256 * batch_size / 256
+    Raises:
+      UserError: Not exactly one of the two is above 0.
+    """
+    rate, per_256 = optimizer.learning_rate, optimizer.learning_rate_per_256
+    if min(rate, per_256) < 0 or (rate > 0) == (per_256 > 0):
+        raise UserError(
+            f"config.optimizer.learning_rate={rate} and learning_rate_per_256={per_256}: exactly "
+            "one of them must be above 0; set the other to 0."
+        )
+    return rate or per_256 * batch_size / 256
 
 
 def learning_rate_schedule(
-    config: ml_collections.ConfigDict, durations: Durations, batch_size: int
+    schedule: ml_collections.ConfigDict, peak: float, durations: Durations
 ) -> optax.Schedule:
-    """The learning rate as a function of the step, warm-up from 0 included.
+    """Makes the learning rate as a function of the step, warm-up from 0 included.
 
     The warm-up rises linearly to the peak; step boundaries are fractions of the whole run and
     count from its start, as in the authors' code.
 
+    Args:
+      schedule: The section `config.schedule`.
+      peak: Learning rate after the warm-up.
+      durations: Length of the run and of its warm-up.
+
     Raises:
-      UserError: for an unknown schedule, or boundaries that are not increasing fractions.
+      UserError: The schedule is unknown, or its boundaries are not increasing fractions.
     """
-    schedule = config.schedule
-    peak = peak_learning_rate(config, batch_size)
     total, warmup = durations.num_steps, durations.warmup_steps
     if schedule.name == "cosine":
         after = optax.cosine_decay_schedule(peak, total - warmup)
@@ -85,14 +98,14 @@ def learning_rate_schedule(
 
 
 def create_optimizer(
-    config: ml_collections.ConfigDict, learning_rate: optax.Schedule
+    optimizer: ml_collections.ConfigDict, learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """The optax transformation of `config.optimizer`.
+    """Makes the optax transformation that a section such as `config.optimizer` describes.
 
     Raises:
-      UserError: for an unknown optimizer.
+      UserError: The optimizer is unknown.
     """
-    c = config.optimizer
+    c = optimizer
     decay = optax.add_decayed_weights(c.weight_decay, mask=decay_mask)
     if c.name == "sgd":
         update = optax.chain(decay, optax.sgd(learning_rate, c.momentum, nesterov=c.nesterov))
@@ -118,6 +131,14 @@ def create_optimizer(
             momentum=c.momentum,
             nesterov=c.nesterov,
         )
+    elif c.name in ("adam", "adamw"):
+        moments = {"b1": c.adam_beta1, "b2": c.adam_beta2, "eps": c.adam_epsilon}
+        if c.name == "adam":
+            update = optax.chain(decay, optax.adam(learning_rate, **moments))
+        else:
+            update = optax.adamw(
+                learning_rate, **moments, weight_decay=c.weight_decay, mask=decay_mask
+            )
     else:
         raise UserError(
             f"config.optimizer.name={c.name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."

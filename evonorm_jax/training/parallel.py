@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -30,11 +31,11 @@ class WorkerLayout:
     """How the workers of the paper lie on the devices at hand.
 
     Attributes:
-      batch_size: global batch, images.
-      per_device: images on each device.
-      virtual_batch_size: images whose batch statistics are taken together inside a device, or None
+      batch_size: Images of the global batch.
+      per_device: Images on each device.
+      virtual_batch_size: Images whose batch statistics are taken together inside a device, or None
         for all of the device's.
-      axis_index_groups: devices (by index) that share the statistics of one worker, or None.
+      axis_index_groups: Devices, by index, that share the statistics of one worker, or None.
       axis_name: `AXIS` where statistics cross devices, else None.
     """
 
@@ -58,13 +59,13 @@ def layout_workers(
 axis_name=None)
 
     Args:
-      num_workers: workers, each with batch statistics of its own.
-      images_per_worker: images whose statistics are taken together.
-      num_devices: devices of all processes.
-      sync_batch_stats: one set of statistics over all workers instead.
+      num_workers: Number of workers, each with batch statistics of its own.
+      images_per_worker: Images whose statistics are taken together.
+      num_devices: Devices of all processes.
+      sync_batch_stats: Whether there is one set of statistics over all workers instead.
 
     Raises:
-      UserError: where neither of workers and devices divides the other.
+      UserError: Neither of workers and devices divides the other.
     """
     for name, value in (("num_workers", num_workers), ("images_per_worker", images_per_worker)):
         if value < 1:
@@ -103,7 +104,7 @@ class DataParallel:
     """The devices of a run, and what crosses them.
 
     Args:
-      devices: the devices of all processes in global order; all there are by default.
+      devices: Devices of all processes in global order; all there are by default.
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None):
@@ -117,7 +118,7 @@ class DataParallel:
 
     @property
     def hosts(self) -> Hosts:
-        """This process among all processes, as the input pipelines want it."""
+        """This process among all processes, for the input pipelines."""
         return Hosts(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -137,8 +138,8 @@ class DataParallel:
     ) -> Callable[..., Any]:
         """Maps `step(state, resident, batch)` over the devices.
 
-        `state` and `resident` are replicated, `batch` is sharded, everything returned must have
-        been reduced over `AXIS`.
+        `state` and `resident` are replicated and `batch` is sharded. All that the step returns must
+        have been reduced over `AXIS`.
         """
         return jax.pmap(
             step,
@@ -148,6 +149,43 @@ class DataParallel:
             devices=None if len(self.devices) == jax.device_count() else self.devices,
             donate_argnums=(0,) if donate_state else (),
         )
+
+
+def positions(per_device: int) -> jax.Array:
+    """Returns the positions of this device's examples in the global batch, inside a step.
+
+    Args:
+      per_device: Examples of a device's share.
+
+    Returns:
+      `[per_device]`, int32.
+    """
+    return jax.lax.axis_index(AXIS) * per_device + jnp.arange(per_device)
+
+
+def keys_at(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Derives one key for each number; for positions it is the same on any number of devices.
+
+    Args:
+      key: A typed PRNG key.
+      numbers: `[N]` integers.
+
+    Returns:
+      `[N]` typed PRNG keys.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def gather_rows(rows: Any) -> Any:
+    """Puts the rows of all devices one after the other, on every device, inside a step.
+
+    Args:
+      rows: Arrays `[b, ...]` of this device's share.
+
+    Returns:
+      The same arrays as `[global batch, ...]`, in the order of `positions`.
+    """
+    return jax.lax.all_gather(rows, AXIS, tiled=True)
 
 
 def to_host(tree: Any) -> Any:
@@ -160,7 +198,7 @@ def to_host(tree: Any) -> Any:
 
 
 def replica_divergence(tree: Any) -> float:
-    """Largest absolute difference between any replica and the first; 0 for a healthy state."""
+    """Returns the largest difference between any replica and the first; 0 for a healthy state."""
     worst = 0.0
     for leaf in jax.tree.leaves(tree):
         first, *others = (np.asarray(s.data, np.float64) for s in leaf.addressable_shards)

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM from a scheduler, Ctrl-C from a person."""
+"""Requests to stop: SIGTERM from a scheduler, Ctrl-C from a person."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Preemption:
 
     @property
     def name(self) -> str:
-        """What asked for the stop."""
+        """Name of the signal that asked for the stop."""
         return "preemption" if self._signal is None else signal.Signals(self._signal).name
 
     def requested(self, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""A window of steps traced by `jax.profiler`, to be viewed with xprof or TensorBoard."""
+"""Traces a window of steps by `jax.profiler`, to be viewed with xprof or TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class ProfileWindow:
     A context manager: a run that ends inside the window still writes its trace.
 
     Args:
-      workdir: the run directory.
-      start: first step of the window, counted from 1; step 1 compiles.
-      num_steps: 0 traces nothing.
+      workdir: The run directory.
+      start: First step of the window, counted from 1; step 1 compiles.
+      num_steps: Length of the window; 0 traces nothing.
     """
 
     def __init__(self, workdir: Path, start: int, num_steps: int):

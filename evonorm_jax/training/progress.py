@@ -5,35 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from typing import TextIO
 
-
-def format_duration(seconds: float) -> str:
-    """Short and readable.
-
-    >>> format_duration(42.4), format_duration(754), format_duration(7384)
-    ('42s', '12m34s', '2h03m')
-    """
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-
-
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """One line: accuracies in percent, the count of examples left out.
-
-    >>> format_metrics({"eval/loss": 0.25, "eval/top1": 0.9861, "eval/examples": 360})
-    'eval/loss 0.2500  eval/top1 98.61 %'
-    """
-    return "  ".join(
-        f"{name} {100 * value:.2f} %" if name.endswith(("top1", "top5")) else f"{name} {value:.4f}"
-        for name, value in metrics.items()
-        if not name.endswith("examples")
-    )
+from evonorm_jax.display import format_duration
 
 
 class Progress:
@@ -43,24 +17,24 @@ class Progress:
     first step, which compiles, does not count.
 
     Args:
-      num_steps: of the whole run.
-      steps_per_epoch: full batches.
-      batch_size: global.
-      stream: where to print; None prints nothing (every process but the first).
-      min_seconds: plain lines are at least this far apart.
+      num_steps: Steps of the whole run.
+      steps_per_epoch: Steps of one pass over the training set.
+      images_per_step: Images of one step, over all devices.
+      stream: Where to print; None, on every process but the first, prints nothing.
+      min_seconds: Seconds that plain lines are apart at least.
     """
 
     def __init__(
         self,
         num_steps: int,
         steps_per_epoch: int,
-        batch_size: int,
+        images_per_step: int,
         stream: TextIO | None = sys.stdout,
         min_seconds: float = 10.0,
     ):
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch
-        self._batch_size = batch_size
+        self._images_per_step = images_per_step
         self._stream = stream
         self._interactive = stream is not None and stream.isatty()
         self._min_seconds = min_seconds
@@ -71,11 +45,11 @@ class Progress:
         self._steps = 0
 
     def start(self, step: int) -> None:
-        """Starts the clock: `step` updates are done."""
+        """Starts the clock after `step` updates."""
         self._mark = (step, time.perf_counter())
 
     def pause(self, step: int) -> None:
-        """Stops the clock, for evaluation or saving."""
+        """Stops the clock after `step` updates, for evaluation or saving."""
         if self._mark is not None:
             self._steps += step - self._mark[0]
             self._seconds += time.perf_counter() - self._mark[1]
@@ -83,27 +57,32 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Time spent training since this object was made, s; pauses not counted."""
+        """Seconds spent training since this object was made, without the pauses."""
         return self._seconds + (time.perf_counter() - self._mark[1] if self._mark else 0.0)
 
     def images_per_second(self, step: int) -> float:
-        """Mean speed of training so far; 0 before anything was timed."""
+        """Returns the mean speed of training so far; 0 before anything was timed."""
         steps = self._steps + (step - self._mark[0] if self._mark else 0)
-        return steps * self._batch_size / self.seconds if steps else 0.0
+        return steps * self._images_per_step / self.seconds if steps else 0.0
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows where training is; plain lines are thinned to one in `min_seconds`."""
+    def update(self, step: int, metrics: str) -> None:
+        """Shows where training is; plain lines are thinned to one in `min_seconds`.
+
+        Args:
+          step: Updates made.
+          metrics: What else to show, formatted.
+        """
         now = time.perf_counter()
         if not self._interactive and now - self._last_line < self._min_seconds:
             return
         self._last_line = now
         speed = self.images_per_second(step)
-        left = (self._num_steps - step) * self._batch_size / speed if speed else None
+        left = (self._num_steps - step) * self._images_per_step / speed if speed else None
         epoch, num_epochs = step / self._steps_per_epoch, self._num_steps / self._steps_per_epoch
         parts = [
             f"step {step}/{self._num_steps}",
             f"epoch {epoch:.1f}/{num_epochs:.1f}",
-            format_metrics(metrics),
+            metrics,
         ]
         if left is not None:
             parts += [f"{speed:,.0f} images/s", f"{format_duration(left)} left"]

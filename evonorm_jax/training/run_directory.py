@@ -1,31 +1,27 @@
 """A run directory: whose it is, and the files that say how it was made.
 
-`config.json` (resolved), `metadata.json` (versions, commit, devices and command of every start),
-`summary.json` once the run is finished. Metrics and checkpoints have files of their own:
-`writers.py`, `checkpoint.py`.
+`config.json` (resolved), `metadata.json` (what the metrics mean; versions, commit, devices and
+command of every start), `summary.json` once the run is finished. Metrics and checkpoints have files
+of their own: `writers.py`, `checkpoint.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import ml_collections
 
-import evonorm_jax
-from evonorm_jax.analysis.runs import CONFIG_FILE, SUMMARY_FILE, read_json
 from evonorm_jax.errors import UserError
-from evonorm_jax.provenance import command, git_commit
-from evonorm_jax.training.experiment import Experiment
-from evonorm_jax.training.writers import write_json
+from evonorm_jax.provenance import command, git_commit, now, versions
+from evonorm_jax.run_files import CONFIG_FILE, METADATA_FILE, SUMMARY_FILE, read_json, write_json
+from evonorm_jax.training.config import complete
 
-METADATA_FILE = "metadata.json"
+if TYPE_CHECKING:
+    from evonorm_jax.training.experiment import Experiment
 
 # A run may go on with other values of these: they change what is seen of it, not what it computes.
 OPERATIONAL_FIELDS = (
@@ -47,7 +43,7 @@ def open_run_directory(workdir: Path, run: Experiment, *, first_process: bool) -
     """Creates the run directory, or adds this start to the one that is there.
 
     Raises:
-      UserError: where it cannot be written.
+      UserError: It cannot be written.
     """
     if not first_process:
         return
@@ -66,7 +62,7 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Refuses a folder that holds something else than a run of this config; changes nothing.
 
     Raises:
-      UserError: naming the fields that differ.
+      UserError: It does; the message names the fields that differ.
     """
     if ":/" in str(workdir):
         raise UserError(
@@ -87,8 +83,8 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
                 f"{strangers[0]}). Choose another --workdir."
             )
         return
-    saved = flatten(read_json(workdir / CONFIG_FILE))
-    wanted = flatten(_plain(config))
+    saved = ml_collections.ConfigDict(read_json(workdir / CONFIG_FILE))
+    saved, wanted = (flatten(_plain(complete(c))) for c in (saved, config))
     absent = "(absent)"
     differing = [
         f"  {name}: {saved.get(name, absent)!r} there, {wanted.get(name, absent)!r} here"
@@ -104,10 +100,10 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The config that a run directory was made with.
+    """Reads the config that a run directory was made with, complete with the fields of today.
 
     Raises:
-      UserError: where there is none.
+      UserError: There is none.
     """
     path = Path(workdir) / CONFIG_FILE
     if not path.exists():
@@ -120,11 +116,11 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         raise UserError(
             f"{path} is not the configuration of a run: it has no {', '.join(sorted(missing))}."
         )
-    return ml_collections.ConfigDict(saved)
+    return complete(ml_collections.ConfigDict(saved))
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries to one level.
+    """Brings nested dictionaries to one level.
 
     >>> flatten({"a": {"b": 1}, "c": 2})
     {'a.b': 1, 'c': 2}
@@ -140,7 +136,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as JSON gives it back: tuples as lists."""
+    """Returns the config as JSON gives it back: tuples as lists."""
     return json.loads(json.dumps(config.to_dict()))
 
 
@@ -150,7 +146,7 @@ def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None while it is not finished."""
+    """Reads the summary of a finished run; None while it is not finished."""
     path = workdir / SUMMARY_FILE
     return read_json(path) if path.exists() else None
 
@@ -159,25 +155,18 @@ def _append_metadata(workdir: Path, run: Experiment) -> None:
     """Adds this start, with the durations and the layout it resolved, to `metadata.json`."""
     path = workdir / METADATA_FILE
     starts = read_json(path)["starts"] if path.exists() else []
-    versions = {
-        name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")
-    }
     devices = run.parallel.devices
     starts.append(
         {
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "time": now(),
             "command": command(),
             "commit": git_commit(),
-            "versions": {
-                "evonorm_jax": evonorm_jax.__version__,
-                "python": platform.python_version(),
-                **versions,
-            },
+            "versions": versions(("jax", "jaxlib", "flax", "optax")),
             "devices": f"{len(devices)} x {devices[0].device_kind}",
             "processes": jax.process_count(),
             "resolved": dataclasses.asdict(run.layout)
             | dataclasses.asdict(run.durations)
-            | {"peak_learning_rate": run.peak_learning_rate},
+            | {f"peak_{name}": rate for name, rate in run.task.peak_rates.items()},
         }
     )
-    write_json(path, {"starts": starts})
+    write_json(path, {"metrics": run.task.metrics.to_json(), "starts": starts})

@@ -11,28 +11,32 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+#: Of these, runs with `ema_decay` keep moving averages. Other collections, such as the singular
+#: vectors of spectral norms, belong to the newest weights and mean nothing when averaged.
+AVERAGED = ("params", "batch_stats")
+
 
 class TrainState(flax.struct.PyTreeNode):
     """The state of a run after `step` updates.
 
     Attributes:
-      step: int32 scalar, updates made.
-      params: trainable variables, float32.
-      batch_stats: moving averages of the batch statistics; `{}` for layers that keep none.
-      opt_state: of the optax transformation.
-      ema: `{"params": ..., "batch_stats": ...}`, their exponential moving averages, or `{}`.
+      step: Updates made, an int32 scalar.
+      params: Trainable variables, float32.
+      collections: Every other collection of the network by its name, such as `batch_stats`.
+      opt_state: State of the optimizer; `()` in a state that is only evaluated.
+      ema: Exponential moving averages of `params` and `batch_stats`, by these names; or `{}`.
     """
 
     step: jax.Array
     params: Any
-    batch_stats: Any
+    collections: Any
     opt_state: Any
     ema: Any
 
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers are trained."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+def num_parameters(params: Any) -> int:
+    """Counts the numbers that are trained."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def initial_variables(
@@ -40,40 +44,44 @@ def initial_variables(
     image_shape: tuple[int, int, int],
     *,
     seed: int | jax.Array,
-    use_ema: bool,
     weights: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`params`, `batch_stats` and `ema` before the first step, from the seed.
+    """Draws all variables of an image classifier from a seed, by the names of their collections.
 
     Args:
-      model: the network.
+      model: The network.
       image_shape: `(height, width, channels)`.
-      seed: of the run; the same values on every process.
-      use_ema: whether moving averages are kept.
-      weights: modules of `params` and `batch_stats` that take the place of drawn ones.
+      seed: Seed of the run; it gives the same values on every process.
+      weights: Modules of collections that take the place of drawn ones.
     """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(jax.random.key(seed), images, train=False)
-    averaged = {
-        name: {**variables.get(name, {}), **(weights or {}).get(name, {})}
-        for name in ("params", "batch_stats")
-    }
-    return {**averaged, "ema": averaged if use_ema else {}}
+    return {name: {**drawn, **(weights or {}).get(name, {})} for name, drawn in variables.items()}
 
 
 def create_train_state(
-    optimizer: optax.GradientTransformation, variables: dict[str, Any]
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation | None,
+    *,
+    use_ema: bool = False,
 ) -> TrainState:
-    """The state before the first step, of `initial_variables`."""
+    """Makes the state before the first step.
+
+    Args:
+      variables: The network's variables, by the names of their collections.
+      optimizer: What updates `params`; None for a state that is only evaluated.
+      use_ema: Whether moving averages are kept.
+    """
+    averaged = {name: variables[name] for name in AVERAGED if name in variables}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        opt_state=optimizer.init(variables["params"]),
-        **variables,
+        params=variables["params"],
+        collections={name: tree for name, tree in variables.items() if name != "params"},
+        opt_state=() if optimizer is None else optimizer.init(variables["params"]),
+        ema=averaged if use_ema else {},
     )
 
 
 def evaluation_variables(state: TrainState, *, ema: bool = False) -> dict[str, Any]:
-    """The variables to evaluate: the raw ones, or their moving averages."""
-    if ema:
-        return dict(state.ema)
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    """Returns the variables to evaluate: the newest ones, or their averages where there are any."""
+    return {"params": state.params, **state.collections, **(state.ema if ema else {})}

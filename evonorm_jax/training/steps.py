@@ -1,129 +1,106 @@
-"""The training step and the evaluation step: pure functions of one device's share.
+"""One gradient step of one network: micro-batches, the mean over devices, optimizer and averages.
 
-Both are mapped by `parallel.DataParallel.parallelize`, which gives them the axis `AXIS` to reduce
-over. All randomness derives from (seed, step, position in the global batch), so that a batch is
-augmented and mixed the same on one device as on eight, and again after a restart.
+The tasks that train one network on one loss share it. It runs inside a step that
+`parallel.DataParallel.parallelize` maps, which gives it the axis `AXIS` to reduce over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
-from evonorm_jax.data import Pipeline
-from evonorm_jax.training.metrics import classification_sums, cross_entropy
 from evonorm_jax.training.parallel import AXIS
 from evonorm_jax.training.state import TrainState, evaluation_variables
 
-Step = Callable[[TrainState, Any, Any], Any]
+#: `loss(variables, examples, key) -> (loss, (collections, metrics))`: the mean loss over the
+#: examples, every collection that the network has updated, and further scalars to log.
+Loss = Callable[
+    [Mapping[str, Any], Any, jax.Array], tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]
+]
 
 
-def make_train_step(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    pipeline: Pipeline,
+def step_key(seed: jax.Array | int, step: jax.Array) -> jax.Array:
+    """Derives the key of the update after `step` updates; a resumed run has the same keys."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def gradient_step(
+    state: TrainState,
+    loss: Loss,
+    examples: Any,
+    key: jax.Array,
     *,
-    seed: int | jax.Array,
-    per_device: int,
-    label_smoothing: float = 0.0,
-    mixup_alpha: float = 0.0,
+    optimizer: optax.GradientTransformation,
     ema_decay: float = 0.0,
     accumulation_steps: int = 1,
-) -> Step:
-    """Builds `step(state, resident, batch) -> (state, metrics)`.
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Makes one update of a state.
 
     Args:
-      model: called as `model.apply(variables, images, train=True, ...)`.
-      optimizer: applied to the gradient averaged over all devices.
-      pipeline: turns a batch into normalised, augmented images inside the step.
-      seed: of the run.
-      per_device: images of a device's share.
-      label_smoothing: probability spread evenly over all classes.
-      mixup_alpha: of the Beta distribution of mixup; 0 turns it off.
-      ema_decay: of the averages of parameters and statistics; 0 turns them off.
-      accumulation_steps: micro-batches that one update is computed in.
+      state: The state, the same on every device.
+      loss: Computes the loss; it gets `params` and the state's collections.
+      examples: Arrays of this device's share, `[b, ...]`.
+      key: Key for what is random in the network, such as dropout; another one on every device.
+      optimizer: Is given the gradient averaged over all devices.
+      ema_decay: Decay of the moving averages; 0 turns them off.
+      accumulation_steps: Micro-batches that the update is computed in.
 
     Returns:
-      The step. Its metrics are means over the global batch: `loss` (nats), `top1`, `grad_norm`.
+      The next state and metrics, means over the global batch: `loss`, those that `loss` returned,
+      and `grad_norm`.
     """
+    local = _mean_over_micro_batches(state, loss, examples, key, accumulation_steps)
+    metrics, collections, grads = _like(local, jax.lax.pmean(local, AXIS))
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        collections={**state.collections, **collections},
+        opt_state=opt_state,
+    )
+    if ema_decay > 0:
+        state = state.replace(ema=update_ema(state, ema_decay))
+    return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
-    def loss_fn(
-        params: Any, batch_stats: Any, images: jax.Array, targets: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
+
+def _mean_over_micro_batches(
+    state: TrainState, loss: Loss, examples: Any, key: jax.Array, accumulation_steps: int
+) -> Any:
+    """Computes metrics, collections and gradients of this device's share."""
+
+    def loss_of(params: Any, examples: Any, key: jax.Array) -> Any:
+        return loss({"params": params, **state.collections}, examples, key)
+
+    def micro_batch(examples: Any, key: jax.Array) -> Any:
+        (value, (collections, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, examples, key
         )
-        loss = jnp.mean(cross_entropy(logits, targets))
-        hits = jnp.argmax(logits, -1) == jnp.argmax(targets, -1)
-        return loss, (updates.get("batch_stats", {}), jnp.mean(hits.astype(jnp.float32)))
+        return {"loss": value, **metrics}, collections, grads
 
-    def gradients(state: TrainState, images: jax.Array, targets: jax.Array, key: jax.Array) -> Any:
-        """Mean loss, gradients, statistics and accuracy of this device's share."""
-        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    if accumulation_steps == 1:
+        return micro_batch(examples, key)
+    # Every micro-batch starts from the same statistics, so that their mean is what the whole
+    # batch would give. Unrolled on CPU, where a convolution inside a loop has one thread.
+    splits = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), examples)
+    keys = jax.random.split(key, accumulation_steps)
 
-        def micro_batch(split: tuple[jax.Array, jax.Array], key: jax.Array) -> Any:
-            (loss, (stats, top1)), grads = value_and_grad(
-                state.params, state.batch_stats, *split, key
-            )
-            return loss, top1, stats, grads
+    def add(total: Any, xs: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, micro_batch(*xs)), None
 
-        if accumulation_steps == 1:
-            return micro_batch((images, targets), key)
-        # Every micro-batch starts from the same statistics, so that their mean is what the whole
-        # batch would give. Unrolled on CPU, where a convolution inside a loop has one thread.
-        splits = jax.tree.map(
-            lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), (images, targets)
-        )
-        keys = jax.random.split(key, accumulation_steps)
+    shapes = jax.eval_shape(micro_batch, *jax.tree.map(lambda x: x[0], (splits, keys)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    unroll = jax.default_backend() == "cpu"
+    total, _ = jax.lax.scan(add, zeros, (splits, keys), unroll=unroll)
+    return _like(shapes, jax.tree.map(lambda x: x / accumulation_steps, total))
 
-        def add(total: Any, xs: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, micro_batch(*xs)), None
 
-        shapes = jax.eval_shape(micro_batch, *jax.tree.map(lambda x: x[0], (splits, keys)))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        unroll = jax.default_backend() == "cpu"
-        total, _ = jax.lax.scan(add, zeros, (splits, keys), unroll=unroll)
-        return jax.tree.map(lambda x: x / accumulation_steps, total)
-
-    def step(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-        augment_key, mixup_key, dropout_key = jax.random.split(step_key, 3)
-        device = jax.lax.axis_index(AXIS)
-        positions = device * per_device + jnp.arange(per_device)
-        images, labels = pipeline.train_examples(
-            resident, batch, jax.vmap(jax.random.fold_in, (None, 0))(augment_key, positions)
-        )
-        targets = jax.nn.one_hot(labels, pipeline.num_classes)
-        if mixup_alpha > 0:
-            images, targets = mixup(mixup_key, images, targets, positions, mixup_alpha)
-        if label_smoothing > 0:
-            targets = optax.smooth_labels(targets, label_smoothing)
-
-        dropout_key = jax.random.fold_in(dropout_key, device)
-        local = gradients(state, images, targets, dropout_key)
-        loss, top1, batch_stats, grads = jax.lax.pmean(local, AXIS)
-
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        if ema_decay > 0:
-            state = state.replace(ema=update_ema(state, ema_decay))
-        return state, {"loss": loss, "top1": top1, "grad_norm": optax.tree.norm(grads)}
-
-    return step
+def _like(before: Any, means: Any) -> Any:
+    """Gives means the dtypes that they had before: a collection may count in integers."""
+    return jax.tree.map(lambda x, mean: mean.astype(x.dtype), before, means)
 
 
 def update_ema(state: TrainState, decay: float) -> Any:
@@ -134,46 +111,9 @@ def update_ema(state: TrainState, decay: float) -> Any:
     """
     n = state.step.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + n) / (10 + n))
+    variables = evaluation_variables(state)
     return jax.tree.map(
         lambda average, value: keep * average + (1 - keep) * value,
         state.ema,
-        evaluation_variables(state),
+        {name: variables[name] for name in state.ema},
     )
-
-
-def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, positions: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
-    """Mixes each example with its neighbour in the batch (Zhang et al. 2018).
-
-    Neighbours (2i and 2i + 1) lie on one device whatever the number of devices; batches are random
-    orders, so a neighbour is a random partner.
-
-    Args:
-      key: of the step, the same on every device.
-      images: `[N, H, W, C]`, N even.
-      targets: `[N, K]` probabilities.
-      positions: `[N]`, of the examples in the global batch.
-      alpha: both parameters of the Beta distribution.
-    """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
-    own = jax.vmap(lambda k: jax.random.beta(k, alpha, alpha))(keys)
-
-    def mix(x: jax.Array) -> jax.Array:
-        partner = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
-        weight = own.reshape(-1, *[1] * (x.ndim - 1))
-        return weight * x + (1 - weight) * partner
-
-    return mix(images), mix(targets)
-
-
-def make_eval_step(model: nn.Module, pipeline: Pipeline, *, ema: bool = False) -> Step:
-    """Builds `step(state, resident, batch) -> sums` over the examples of the global batch."""
-
-    def step(state: TrainState, resident: Any, batch: Any) -> dict[str, jax.Array]:
-        images, labels, mask = pipeline.eval_examples(resident, batch)
-        variables = evaluation_variables(state, ema=ema)
-        logits = cast(jax.Array, model.apply(variables, images, train=False))
-        return jax.lax.psum(classification_sums(logits, labels, mask), AXIS)
-
-    return step

@@ -10,29 +10,23 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from evonorm_jax.analysis.runs import METRICS_FILE
 from evonorm_jax.data.tf_import import require_tensorflow
+from evonorm_jax.run_files import METRICS_FILE, read_json_lines, replacing
 
 
 class MetricWriter(Protocol):
     """Anything that takes one row of scalars per event."""
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Takes the row of an event."""
 
-    def close(self) -> None: ...
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    def close(self) -> None:
+        """Ends the writing."""
 
 
 class JsonlWriter:
@@ -42,6 +36,7 @@ class JsonlWriter:
         self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends the row of an event."""
         # JSON has no NaN: a value that is not finite is null.
         values = {n: value if math.isfinite(value) else None for n, value in scalars.items()}
         row = {"step": step, "time": round(time.time(), 3), **values}
@@ -49,6 +44,7 @@ class JsonlWriter:
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
@@ -63,9 +59,11 @@ class TensorBoardWriter:
         self._writer = metric_writers.SummaryWriter(str(workdir))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes one event for each scalar."""
         self._writer.write_scalars(step, dict(scalars))
 
     def close(self) -> None:
+        """Closes the event file."""
         self._writer.close()
 
 
@@ -76,6 +74,7 @@ class MultiWriter:
         self._writers = writers
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Passes the row on."""
         for writer in self._writers:
             writer.write(step, scalars)
 
@@ -93,7 +92,7 @@ def tensorboard_available() -> bool:
 
 
 def create_writer(workdir: Path, *, first_process: bool, tensorboard: bool) -> MultiWriter:
-    """The writers of a run; TensorBoard only where its packages are installed."""
+    """Creates the writers of a run; TensorBoard only where its packages are installed."""
     if not first_process:
         return MultiWriter(())
     writers: list[MetricWriter] = [JsonlWriter(workdir)]
@@ -105,28 +104,16 @@ def create_writer(workdir: Path, *, first_process: bool, tensorboard: bool) -> M
 def drop_after(workdir: Path, step: int) -> int:
     """Removes the rows of `metrics.jsonl` past `step`, and a torn last line; returns how many."""
     path = workdir / METRICS_FILE
-    if not path.exists():
-        return 0
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    kept = [line for line in lines if (row := _parse(line)) is not None and row["step"] <= step]
-    if len(kept) < len(lines) or not text.endswith("\n"):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+    lines = list(read_json_lines(path))
+    kept = [line.text for line in lines if line.row is not None and line.row["step"] <= step]
+    # A last row without its line break would run into the next one.
+    if len(kept) < len(lines) or (kept and not path.read_bytes().endswith(b"\n")):
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
     return len(lines) - len(kept)
 
 
 def has_row(workdir: Path, step: int, metric: str) -> bool:
     """Whether `metrics.jsonl` holds that metric of that step."""
-    path = workdir / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = (_parse(line) or {} for line in lines)
+    rows = (line.row or {} for line in read_json_lines(workdir / METRICS_FILE))
     return any(row.get("step") == step and metric in row for row in rows)
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None

@@ -15,8 +15,10 @@ from evonorm_jax.analysis.sweep_report import (
     verdict_table,
     write_report,
 )
-from evonorm_jax.analysis.sweeps import load_sweep, read_history
+from evonorm_jax.analysis.sweep_results import read_results, write_results
+from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun, load_sweep, read_history
 from evonorm_jax.errors import UserError
+from evonorm_jax.metrics import Metric, RunMetrics
 from tests.analysis.sweep_folders import write_run, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +109,49 @@ def test_one_seed_has_no_spread_and_the_verdict_says_so(tmp_path):
     assert lines[3].endswith("| not run | open |")
 
 
+def distances(metric):
+    """A sweep whose main metric is no accuracy: BN-ReLU goes from 10 to 30, the others stay."""
+    metrics = RunMetrics("eval/distance", ("loss", "distance"), {"distance": metric})
+    setting = Setting("digits", "embedded", "biggan", 1, 2.0)
+    means = {("bn_relu", 8): 10.0, ("bn_relu", 2): 30.0}
+    runs = [
+        SweepRun(
+            layer, size, seed, score=means.get((layer, size), 12.0) + seed, others={"loss": 1.0}
+        )
+        for layer in ("bn_relu", "evonorm_s0")
+        for size in (8, 2)
+        for seed in (0, 1)
+    ]
+    return Sweep(setting, runs, metrics)
+
+
+def test_of_some_metrics_the_lower_value_is_the_better_one():
+    sweep = distances(Metric("Fréchet distance"))
+    claims = [line.split(" | ") for line in verdict_table(sweep).splitlines()]
+    assert claims[0] == ["| the paper's claim", "here", "verdict |"]
+    assert [(change, verdict) for _, change, verdict in claims[2:]] == [
+        ("+20.0 ± 0.7", "agrees |"),  # BN-ReLU loses
+        ("+0.0 ± 0.7", "agrees |"),  # EvoNorm-S0 does not
+        ("-18.0 ± 0.7", "agrees |"),  # it is better at 2
+        ("+2.0 ± 0.7", "disagrees |"),  # and worse at 8
+    ]
+
+
+def test_a_report_of_another_metric_has_its_names(tmp_path, figures):
+    sweep = distances(Metric("Fréchet distance", "px", short="distance"))
+    text = report(sweep, [])
+    assert text.startswith("# Distance against images per worker: digits\n")
+    assert "Fréchet distance in px after the last epoch" in text
+    assert "at the same size, in px:" in text
+    assert "test images" not in text
+    write_results(sweep, tmp_path / "results.csv")
+    again = read_results(tmp_path / "results.csv")
+    assert again.runs == sweep.runs
+    plot_accuracy(again, tmp_path / "accuracy.png")
+    (axis,) = figures[0].axes
+    assert axis.get_ylabel() == "Fréchet distance (px)"
+
+
 def test_the_report_has_the_circumstances(root):
     text = report(load_sweep(root), read_history(root))
     for part in (
@@ -171,7 +216,7 @@ def test_learning_curves_have_a_panel_for_each_size(root, tmp_path, figures):
 
 def test_nothing_to_draw_is_refused(tmp_path):
     write_run(tmp_path, "bn_relu", 8, 0, None, measured=False)
-    with pytest.raises(UserError, match="no run of this sweep has ended yet"):
+    with pytest.raises(UserError, match="No run of this sweep has ended yet"):
         plot_accuracy(load_sweep(tmp_path), tmp_path / "accuracy.png")
     with pytest.raises(UserError, match="has been evaluated yet"):
         plot_learning_curves(load_sweep(tmp_path), tmp_path / "curves.png")

@@ -3,14 +3,13 @@ import json
 
 import pytest
 
+from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweeps import (
     Setting,
     Statistic,
     is_sweep,
     load_sweep,
     read_history,
-    read_results,
-    write_results,
 )
 from evonorm_jax.errors import UserError
 from tests.analysis.sweep_folders import write_run, write_sweep
@@ -29,8 +28,13 @@ def test_a_sweep_is_read_from_its_run_directories(root):
     assert sweep.complete
     first = sweep.runs[0]
     assert (first.layer, first.images_per_worker, first.seed) == ("bn_relu", 8, 0)
-    assert first.top1 == pytest.approx(95.0)
-    assert (first.loss, first.examples, first.steps, first.train_seconds) == (1.5, 360, 20, 30.0)
+    assert first.score == pytest.approx(95.0)
+    assert (first.others, first.examples, first.steps, first.train_seconds) == (
+        {"loss": 1.5},
+        360,
+        20,
+        30.0,
+    )
     # Processors, which the sweep has noted, say more than "1 x cpu".
     assert (first.date, first.hardware) == ("2026-01-02", "2 x ACME 3000")
 
@@ -60,7 +64,7 @@ def test_averaged_weights_count_where_a_run_keeps_them(tmp_path):
     summary = {"eval/top1": 0.9, "eval/loss": 1.0, "eval_ema/top1": 0.8, "eval_ema/loss": 2.0}
     (path / "summary.json").write_text(json.dumps(summary))
     (run,) = load_sweep(tmp_path).runs
-    assert (run.top1, run.loss) == (pytest.approx(80.0), 2.0)
+    assert (run.score, run.others) == (pytest.approx(80.0), {"loss": 2.0})
 
 
 def test_incomplete_cells_are_counted(tmp_path):
@@ -72,7 +76,7 @@ def test_incomplete_cells_are_counted(tmp_path):
     assert sweep.statistic("frn", 8) == Statistic(None, None, 0, 2)
     assert not sweep.complete
     assert sweep.difference(("frn", 8), ("bn_relu", 8)) is None
-    unfinished = [run for run in sweep.runs if run.top1 is None]
+    unfinished = [run for run in sweep.runs if run.score is None]
     assert [(run.layer, run.steps) for run in unfinished] == [("bn_relu", 20), ("frn", 0)]
 
 
@@ -98,7 +102,7 @@ def test_the_table_comes_back_as_it_was_written(root, tmp_path):
     assert again.layers == sweep.layers
     for read, written in zip(again.runs, sweep.runs, strict=True):
         assert read == dataclasses.replace(
-            written, top1=None if written.top1 is None else pytest.approx(written.top1)
+            written, score=None if written.score is None else pytest.approx(written.score)
         )
 
 

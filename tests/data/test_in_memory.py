@@ -22,7 +22,8 @@ def fake_cifar(**overrides):
 def augmented(pipeline, batch, keys):
     """What the devices make of `[devices, b]` examples."""
     resident = jax.tree.map(jnp.asarray, pipeline.resident())
-    return jax.vmap(pipeline.train_examples, in_axes=(None, 0, 0))(resident, batch, keys)
+    examples = jax.vmap(pipeline.train_examples, in_axes=(None, 0, 0))(resident, batch, keys)
+    return examples["image"], examples["label"]
 
 
 def all_hosts(process_count, local_device_count):
@@ -95,13 +96,14 @@ def test_eval_examples():
     pipeline = fake_cifar()
     batch = next(pipeline.eval_batches(batch_size=32, hosts=Hosts()))
     one_device = {name: leaf[0] for name, leaf in batch.items()}
-    images, labels, mask = pipeline.eval_examples(pipeline.resident(), one_device)
+    examples = pipeline.eval_examples(pipeline.resident(), one_device)
+    assert set(examples) == {"image", "label", "mask"}
     arrays = pipeline.resident()
     config = dataset_config("cifar10", "fake")
     expected = (arrays["eval_images"] - np.array(config.mean)) / np.array(config.std)
-    np.testing.assert_allclose(images[:23], expected, atol=1e-6)
-    np.testing.assert_array_equal(labels[:23], arrays["eval_labels"])
-    np.testing.assert_array_equal(mask, np.arange(32) < 23)
+    np.testing.assert_allclose(examples["image"][:23], expected, atol=1e-6)
+    np.testing.assert_array_equal(examples["label"][:23], arrays["eval_labels"])
+    np.testing.assert_array_equal(examples["mask"], np.arange(32) < 23)
 
 
 def test_crops_of_24_train_while_32_evaluate():
@@ -120,8 +122,8 @@ def test_crops_of_24_train_while_32_evaluate():
         ]
         assert len(found) == 1
     batch = next(pipeline.eval_batches(batch_size=4, hosts=Hosts()))
-    pixels, *_ = pipeline.eval_examples(pipeline.resident(), {k: v[0] for k, v in batch.items()})
-    assert pixels.shape == (4, 32, 32, 3)
+    examples = pipeline.eval_examples(pipeline.resident(), {k: v[0] for k, v in batch.items()})
+    assert examples["image"].shape == (4, 32, 32, 3)
 
 
 def test_a_batch_that_does_not_fit():

@@ -79,10 +79,11 @@ def test_examples_are_normalised_on_the_device():
     pipeline = fake_stream(mean=(100.0,) * 3, std=(50.0,) * 3, train_crop_size=10)
     assert (pipeline.resident(), pipeline.image_shape) == ({}, (10, 10, 3))
     train = {name: leaf[0] for name, leaf in take(pipeline, Hosts(), number=1)[0].items()}
-    images, labels = pipeline.train_examples({}, train, None)
-    np.testing.assert_allclose(images, (train["image"] - 100.0) / 50.0, rtol=1e-6)
-    np.testing.assert_array_equal(labels, train["label"])
+    examples = pipeline.train_examples({}, train, None)
+    assert set(examples) == {"image", "label"}
+    np.testing.assert_allclose(examples["image"], (train["image"] - 100.0) / 50.0, rtol=1e-6)
+    np.testing.assert_array_equal(examples["label"], train["label"])
     evaluation = next(pipeline.eval_batches(batch_size=30, hosts=Hosts()))
-    images, _, mask = pipeline.eval_examples({}, {k: v[0] for k, v in evaluation.items()})
-    assert images.shape == (30, 12, 12, 3)
-    assert mask.sum() == 23
+    examples = pipeline.eval_examples({}, {k: v[0] for k, v in evaluation.items()})
+    assert examples["image"].shape == (30, 12, 12, 3)
+    assert examples["mask"].sum() == 23

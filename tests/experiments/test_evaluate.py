@@ -65,9 +65,10 @@ def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, mon
     config = launch.parse_config(SMOKE.removeprefix("--config="), [])
     pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
     (batch,) = pipeline.eval_batches(batch_size=20, hosts=Hosts())
-    images, labels, _ = pipeline.eval_examples(
+    examples = pipeline.eval_examples(
         pipeline.resident(), jax.tree.map(lambda array: array[0], batch)
     )
+    images, labels = examples["image"], examples["label"]
     logits = create_timm_model("mobilenetv2_050", 10).apply(variables, images, train=False)
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     assert metrics["eval/loss"] == pytest.approx(float(expected), rel=1e-4)

@@ -165,6 +165,14 @@ def test_every_form_of_the_configs_is_complete(series, form):
         )
 
 
+@pytest.mark.parametrize("form", ["npz", "npz,tiny", "smoke,npz"])
+def test_a_form_combines_with_a_source(form):
+    config = MODULES["s"].get_config(form)
+    assert (config.dataset.name, config.dataset.source) == ("cifar10", "npz")
+    assert config.dataset.eval_split == "train[90%:]"
+    assert config.search == MODULES["s"].get_config(form.replace("npz", "").strip(",")).search
+
+
 @pytest.mark.parametrize(
     ("series", "num_steps", "schedule"), [("b", 2_000, "constant"), ("s", 5_000, "cosine")]
 )
@@ -200,5 +208,5 @@ def test_random_layers_are_all_trained():
 
 @pytest.mark.parametrize("series", ["b", "s"])
 def test_an_unknown_form_is_refused(series):
-    with pytest.raises(UserError, match=r"'fast' .* knows small, tiny, smoke\."):
+    with pytest.raises(UserError, match=r"'fast' .* knows small, tiny, smoke, tfds, folder, npz\."):
         MODULES[series].get_config("fast")

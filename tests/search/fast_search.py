@@ -17,12 +17,12 @@ import sys
 import time
 from pathlib import Path
 
+from evonorm_jax.placement import Place
 from evonorm_jax.search.driver import Driver, Settings, StopRequest
 from evonorm_jax.search.engine import Evaluation
 from evonorm_jax.search.executors import Executor
 from evonorm_jax.search.ledger import Ledger
 from evonorm_jax.search.local_executor import LocalExecutor
-from evonorm_jax.search.placement import Place
 
 ANCHORS = ("wide", "deep")
 

@@ -8,11 +8,10 @@ import time
 import pytest
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.search import placement
+from evonorm_jax.placement import Place
 from evonorm_jax.search.executors import FAILED, MAX_ATTEMPTS, MAX_FAILURES, Task, Worker
 from evonorm_jax.search.graph import Graph
 from evonorm_jax.search.local_executor import LocalExecutor
-from evonorm_jax.search.placement import Place, find_places
 from tests.search.fast_search import Factory, InlineExecutor, evaluate
 
 GOOD = [Graph.from_text(f"n4 = {name}(x)") for name in ("exp", "tanh", "sigmoid", "abs", "neg")]
@@ -140,38 +139,3 @@ def test_closing_leaves_no_process_behind(tmp_path):
     for process in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
-
-
-def test_one_worker_for_each_gpu(monkeypatch):
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert [place.name for place in find_places()] == ["GPU 2", "GPU 5"]
-    environments = [place.environment for place in find_places(3)]
-    assert [e["CUDA_VISIBLE_DEVICES"] for e in environments] == ["2", "5", "2"]
-    assert environments[0]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450"
-
-
-@pytest.mark.parametrize(
-    ("num_workers", "cores"),
-    [(None, [{0}, {1}, {4}, {5}]), (2, [{0, 1}, {4, 5}]), (1, [{0, 1, 4, 5}]), (3, None)],
-)
-def test_one_worker_for_each_core(monkeypatch, num_workers, cores):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(placement, "_cores", lambda: [0, 1, 4, 5])
-    places = find_places(num_workers)
-    if cores is None:  # every core has one worker
-        assert sorted(core for place in places for core in place.cores) == [0, 1, 4, 5]
-    else:
-        assert [place.cores for place in places] == cores
-
-
-def test_a_tpu_host_has_one_worker(monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
-    assert [place.name for place in find_places(has_tpu=True)] == ["TPU"]
-    with pytest.raises(UserError, match="--workers=2: one process takes all TPU chips"):
-        find_places(2, has_tpu=True)
-
-
-def test_no_worker_is_refused():
-    with pytest.raises(UserError, match="--workers=0"):
-        find_places(0)

@@ -11,7 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from evonorm_jax.sweeps import SweepRunner, create_cells, find_slots
+from evonorm_jax.placement import places_for_runs
+from evonorm_jax.sweeps import SweepRunner, create_cells
 
 RUN = r"""
 import json, os, pathlib, signal, sys, time
@@ -41,7 +42,7 @@ note("finished")
 
 
 class Printer:
-    """A display of plain lines."""
+    """A listener that prints plain lines."""
 
     def event(self, text):
         print(text, flush=True)
@@ -71,8 +72,8 @@ def main():
         stubborn = "1" if arguments.stubborn else "0"
         return [sys.executable, "-c", RUN, str(cell.workdir), str(arguments.ticks), fail, stubborn]
 
-    slots = find_slots(arguments.jobs)
-    runner = SweepRunner(cells(arguments.root, arguments.cells), slots, command, Printer())
+    places = places_for_runs(arguments.jobs)
+    runner = SweepRunner(cells(arguments.root, arguments.cells), places, command, Printer())
     finished = runner.run()
     for failure in runner.failures:
         print(f"{failure.cell.name} ended with {failure.exit_code}: {failure.tail}")

@@ -5,7 +5,7 @@ import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.sweeps.cells import (
-    Progress,
+    RunStatus,
     cell_name,
     create_cells,
     select_cells,
@@ -72,8 +72,8 @@ def test_a_pattern_without_cells_is_refused():
         select_cells(create_cells(OVERRIDES, Path("runs")), ["*/seed=0", "gn*"])
 
 
-def test_progress_is_what_the_run_has_logged(cell):
-    assert cell.progress() == Progress()
+def test_the_status_is_what_the_run_has_logged(cell):
+    assert cell.status() == RunStatus()
     assert not cell.is_started()
     assert cell.num_steps() is None
     cell.workdir.mkdir(parents=True)
@@ -85,17 +85,17 @@ def test_progress_is_what_the_run_has_logged(cell):
     ]
     lines = [json.dumps(row) + "\n" for row in rows]
     (cell.workdir / "metrics.jsonl").write_text("".join(lines) + '{"step": 41, "ti')
-    assert cell.progress(since=900.0) == Progress(step=40, top1=0.5, seconds_per_step=0.2)
-    assert cell.progress(since=2000.0) == Progress(step=40, top1=0.5, seconds_per_step=0.0)
+    assert cell.status(since=900.0) == RunStatus(step=40, value=0.5, seconds_per_step=0.2)
+    assert cell.status(since=2000.0) == RunStatus(step=40, value=0.5, seconds_per_step=0.0)
     (cell.workdir / "metrics.jsonl").write_text(lines[0])
-    assert cell.progress() == Progress(step=10, top1=0.1)
+    assert cell.status() == RunStatus(step=10, value=0.1)
 
 
 def test_only_the_end_of_a_long_log_is_read(cell):
     cell.workdir.mkdir(parents=True)
     rows = [json.dumps({"step": i, "time": float(i), "train/top1": 0.5}) for i in range(5000)]
     (cell.workdir / "metrics.jsonl").write_text("\n".join(rows) + "\n")
-    assert cell.progress() == Progress(step=4999, top1=0.5, seconds_per_step=1.0)
+    assert cell.status() == RunStatus(step=4999, value=0.5, seconds_per_step=1.0)
 
 
 def test_the_summary_says_that_a_run_is_finished(cell):
@@ -104,4 +104,4 @@ def test_the_summary_says_that_a_run_is_finished(cell):
     (cell.workdir / "metadata.json").write_text('{"starts": [{"resolved": {"num_steps": 70}}]}')
     assert (cell.is_started(), cell.is_finished(), cell.num_steps()) == (True, False, 70)
     (cell.workdir / "summary.json").write_text('{"eval/top1": 0.75}')
-    assert (cell.is_finished(), cell.final_top1()) == (True, 0.75)
+    assert (cell.is_finished(), cell.final_value()) == (True, "75.00 %")

@@ -1,10 +1,12 @@
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
+from evonorm_jax.training.parallel import to_host
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,46 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, run, state):
     assert seconds == 1.5
     jax.tree.map(np.testing.assert_array_equal, restored, jax.device_get(at_step(state, 7)))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
+
+
+def test_a_checkpoint_from_before_there_were_collections_comes_back(tmp_path, run, state):
+    """Then `batch_stats` lay beside `params`."""
+    manager = ocp.CheckpointManager(
+        tmp_path / "checkpoints",
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+        },
+    )
+    now = to_host(at_step(state, 7))
+    earlier = {name: getattr(now, name) for name in ("step", "params", "opt_state", "ema")}
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave(earlier | now.collections),
+        data=ocp.args.JsonSave({"train_seconds": 2.5}),
+    )
+    manager.save(7, args=arguments)
+    manager.close()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        restored, seconds = checkpoints.restore(run.state_shapes())
+        _, variables, averages = checkpoints.read_variables()
+    assert seconds == 2.5
+    jax.tree.map(np.testing.assert_array_equal, restored, now)
+    assert set(variables) == set(averages) == {"params", "batch_stats"}
+    jax.tree.map(
+        np.testing.assert_array_equal, variables["batch_stats"], now.collections["batch_stats"]
+    )
+
+
+def test_what_is_left_out_is_neither_compared_nor_read(tmp_path, run, state):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at_step(state, 1), run.config)
+        checkpoints.wait()
+        shapes = run.state_shapes().replace(opt_state=())
+        restored, _ = checkpoints.restore(shapes, leave_out=("opt_state",))
+        assert restored.opt_state == ()
+        jax.tree.map(np.testing.assert_array_equal, restored.params, jax.device_get(state.params))
+        with pytest.raises(UserError, match=r"opt_state/.* model missing"):
+            checkpoints.restore(shapes)
 
 
 def test_only_the_newest_are_kept(tmp_path, run, state):

@@ -10,7 +10,8 @@ from configs import imagenet_r50_evonorm_b0, imagenet_r50_evonorm_s0
 from evonorm_jax.data import dataset_config
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.parallel import AXIS
-from evonorm_jax.training.steps import make_train_step
+from evonorm_jax.training.steps import step_key
+from evonorm_jax.training.tasks.classification import make_train_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WORKERS, IMAGES_PER_WORKER = 2, 4
@@ -24,9 +25,16 @@ def test_resnet50_train_step_exports(config_file):
     config.dataset = dataset_config("imagenet2012", "fake", in_memory=True, **size, **examples)
     config.num_workers, config.images_per_worker = WORKERS, IMAGES_PER_WORKER
     run = create_experiment(config, jax.devices()[:1])
-    step = make_train_step(
-        run.model, run.optimizer, run.pipeline, seed=0, per_device=WORKERS * IMAGES_PER_WORKER
+    train_step = make_train_step(
+        run.task.model,
+        run.task.optimizer,
+        run.pipeline,
+        per_device=WORKERS * IMAGES_PER_WORKER,
     )
+
+    def step(state, resident, batch):
+        return train_step(state, resident, batch, step_key(0, state.step))
+
     # `pmap` does not export; a `shard_map` over the same axis traces the same step.
     on_devices = jax.shard_map(
         step,

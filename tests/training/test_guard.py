@@ -1,14 +1,17 @@
 import jax.numpy as jnp
 import pytest
 
+from evonorm_jax.data import create_pipeline
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.guard import NonFiniteGuard, TrainingDiverged
+from evonorm_jax.training.tasks.classification import Classification
 
 
 @pytest.fixture
 def guard(tmp_path, config):
     with Checkpoints(tmp_path) as checkpoints:
-        yield NonFiniteGuard(config, checkpoints)
+        pipeline = create_pipeline(config.dataset, seed=0)
+        yield NonFiniteGuard(Classification(config, pipeline), checkpoints)
 
 
 def metrics(loss, grad_norm=1.0):

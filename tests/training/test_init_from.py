@@ -13,7 +13,6 @@ from evonorm_jax.interop import from_timm_state_dict, save_timm_weights, timm_te
 from evonorm_jax.training import train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
-from evonorm_jax.training.init_from import read_initial_weights
 from tests.interop.cases import make_case
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -55,7 +54,7 @@ def earlier_run(tmp_path_factory):
 
 def start(config):
     run = create_experiment(config, ONE_DEVICE)
-    weights = read_initial_weights(run)
+    weights = run.task.initial_weights()
     return run.create_state(weights.variables), weights.description
 
 
@@ -68,8 +67,8 @@ def test_a_run_starts_from_a_file(fine_tuning, weights_file, tmp_path):
     state, description = start(fine_tuning)
     assert description == f"Starting from {weights_file[0]} (timm's resnet50)."
     assert_equal(state.params, weights_file[1]["params"])
-    assert_equal(state.batch_stats, weights_file[1]["batch_stats"])
-    assert_equal(state.ema, {"params": state.params, "batch_stats": state.batch_stats})
+    assert_equal(state.collections, {"batch_stats": weights_file[1]["batch_stats"]})
+    assert_equal(state.ema, {"params": state.params, **state.collections})
     assert int(state.step) == 0
 
 
@@ -117,8 +116,9 @@ def test_a_run_starts_from_an_earlier_one(earlier_run):
         f"Starting from {workdir} at step 1, but for the head: a new one for 4 classes (there 10)."
     )
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        _, saved = checkpoints.read_variables()
-    assert_equal(state.batch_stats, saved["batch_stats"])
+        _, saved, averages = checkpoints.read_variables()
+    assert averages == {}
+    assert_equal(state.collections["batch_stats"], saved["batch_stats"])
     np.testing.assert_array_equal(
         state.params["stem_conv"]["kernel"], saved["params"]["stem_conv"]["kernel"]
     )
@@ -140,7 +140,7 @@ def test_moving_averages_come_first(tmp_path, earlier_run):
     started, description = start(config)
     assert description.endswith("at step 0, its moving averages.")
     assert_equal(started.params, state.ema["params"])
-    assert_equal(started.batch_stats, state.ema["batch_stats"])
+    assert_equal(started.collections["batch_stats"], state.ema["batch_stats"])
 
 
 @pytest.mark.parametrize(

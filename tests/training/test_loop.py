@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import recipes
+from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis import runs as analysis_runs
 from evonorm_jax.errors import UserError
 from evonorm_jax.training import TrainingDiverged, train_and_evaluate
@@ -31,7 +32,9 @@ def finished(tmp_path_factory):
     config.ema_decay = 0.9
     workdir = tmp_path_factory.mktemp("runs") / "run"
     stream = io.StringIO()
-    summary = train_and_evaluate(config, workdir, devices=ONE_DEVICE, progress_stream=stream)
+    summary = train_and_evaluate(
+        config, workdir, devices=ONE_DEVICE, progress_stream=stream, draw_curve=plot_run
+    )
     return config, workdir, summary, stream.getvalue()
 
 

@@ -6,8 +6,13 @@ import pytest
 from evonorm_jax.errors import UserError
 from evonorm_jax.layers import norm_act_names
 from evonorm_jax.models import create_model
+from evonorm_jax.models.weight_decay import decay_mask
 from evonorm_jax.training.durations import Durations
-from evonorm_jax.training.optimizer import create_optimizer, decay_mask, learning_rate_schedule
+from evonorm_jax.training.optimizer import (
+    create_optimizer,
+    learning_rate_schedule,
+    peak_learning_rate,
+)
 
 DURATIONS = Durations(steps_per_epoch=10, num_steps=900, warmup_steps=50, eval_every_steps=10)
 PARAMS = {
@@ -23,15 +28,31 @@ GRADS = {
 def schedule_of(config, name, **fields):
     config.schedule.name = name
     config.schedule.update(fields)
-    return learning_rate_schedule(config, DURATIONS, batch_size=1024)
+    return learning_rate_schedule(config.schedule, peak_of(config), DURATIONS)
+
+
+def peak_of(config, batch_size=1024):
+    return peak_learning_rate(config.optimizer, batch_size)
 
 
 def test_learning_rate_scales_with_the_batch(config):
     config.optimizer.learning_rate_per_256 = 0.1
     peak = schedule_of(config, "constant")(500)
     assert peak == pytest.approx(0.4)
-    half = learning_rate_schedule(config, DURATIONS, batch_size=512)(500)
+    half = learning_rate_schedule(config.schedule, peak_of(config, 512), DURATIONS)(500)
     assert half == pytest.approx(0.2)
+
+
+def test_a_learning_rate_may_hold_for_any_batch(config):
+    config.optimizer.learning_rate, config.optimizer.learning_rate_per_256 = 2e-4, 0.0
+    assert peak_of(config, 1024) == peak_of(config, 64) == 2e-4
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.1, 0.1), (-0.1, 0.0), (0.1, -0.1)])
+def test_exactly_one_learning_rate_is_set(config, rates):
+    config.optimizer.learning_rate, config.optimizer.learning_rate_per_256 = rates
+    with pytest.raises(UserError, match="exactly one of them must be above 0"):
+        peak_of(config)
 
 
 def test_warmup_is_linear_from_zero(config):
@@ -85,7 +106,7 @@ def test_only_kernels_are_decayed(layer):
 
 
 def updates(config, steps):
-    optimizer = create_optimizer(config, lambda step: 0.1)
+    optimizer = create_optimizer(config.optimizer, lambda step: 0.1)
     params, state = PARAMS, optimizer.init(PARAMS)
     for _ in range(steps):
         change, state = optimizer.update(GRADS, state, params)
@@ -146,6 +167,30 @@ def test_lars_trusts_kernels_alone(config):
     np.testing.assert_allclose(after["norm"]["scale"], [3.0 - 0.1 * 0.1], rtol=1e-6)
 
 
+def adam(g, memory):
+    """Kingma and Ba 2015, Algorithm 1, with the moments of GAN training."""
+    step, mean, square = (0, 0.0, 0.0) if memory is None else memory
+    step, mean, square = step + 1, 0.5 * mean + 0.5 * g, 0.99 * square + 0.01 * g**2
+    change = (mean / (1 - 0.5**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-6)
+    return 0.1 * change, (step, mean, square)
+
+
+ADAM = {"adam_beta1": 0.5, "adam_beta2": 0.99, "adam_epsilon": 1e-6, "weight_decay": 0.01}
+
+
+def test_adam_takes_weight_decay_into_the_gradient(config):
+    config.optimizer.update({"name": "adam", **ADAM})
+    assert_close(updates(config, 3), by_hand(adam, 3, 0.01))
+
+
+def test_adamw_takes_weight_decay_from_the_weights(config):
+    config.optimizer.update({"name": "adamw", **ADAM})
+    after = updates(config, 1)
+    adams_alone = by_hand(adam, 1, 0.0)
+    adams_alone["conv"]["kernel"] -= 0.1 * 0.01 * PARAMS["conv"]["kernel"]
+    assert_close(after, adams_alone)
+
+
 def test_clipping_bounds_the_whole_gradient(config):
     config.optimizer.update({"name": "sgd", "nesterov": False, "momentum": 0.0})
     config.optimizer.update({"weight_decay": 0.0, "gradient_clip_norm": 0.1})
@@ -157,9 +202,13 @@ def test_clipping_bounds_the_whole_gradient(config):
 
 @pytest.mark.parametrize("field", ["optimizer", "schedule"])
 def test_unknown_names_list_the_known_ones(config, field):
-    config[field].name = "adamw"
-    with pytest.raises(UserError, match=rf"config.{field}.name='adamw' is unknown; choose one of"):
-        create_optimizer(config, learning_rate_schedule(config, DURATIONS, 256))
+    config[field].name = "linear"
+    make = {
+        "optimizer": lambda: updates(config, 1),
+        "schedule": lambda: schedule_of(config, "linear"),
+    }
+    with pytest.raises(UserError, match=rf"config.{field}.name='linear' is unknown; choose one of"):
+        make[field]()
 
 
 @pytest.mark.parametrize("boundaries", [(0.5, 0.3), (0.0, 0.5), (0.5, 1.5)])

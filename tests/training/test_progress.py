@@ -2,6 +2,7 @@ import io
 
 import pytest
 
+from evonorm_jax.metrics import CLASSIFICATION
 from evonorm_jax.training import progress as progress_module
 from evonorm_jax.training.progress import Progress
 
@@ -21,10 +22,10 @@ def clock(monkeypatch):
 
 def test_speed_and_time_left(clock):
     stream = io.StringIO()
-    with Progress(100, 10, batch_size=64, stream=stream) as progress:
+    with Progress(100, 10, images_per_step=64, stream=stream) as progress:
         progress.start(1)
         clock[0] += 5.0
-        progress.update(11, {"loss": 1.25, "top1": 0.5})
+        progress.update(11, CLASSIFICATION.format_line({"loss": 1.25, "top1": 0.5}))
     # 10 steps of 64 images in 5 s; 89 steps left at 2 steps/s
     assert stream.getvalue() == (
         "step 11/100  epoch 1.1/10.0  loss 1.2500  top1 50.00 %  128 images/s  44s left\n"
@@ -32,7 +33,7 @@ def test_speed_and_time_left(clock):
 
 
 def test_pauses_do_not_count(clock):
-    progress = Progress(100, 10, batch_size=10, stream=None)
+    progress = Progress(100, 10, images_per_step=10, stream=None)
     progress.start(0)
     clock[0] += 2.0
     progress.pause(4)
@@ -44,17 +45,17 @@ def test_pauses_do_not_count(clock):
 
 
 def test_nothing_is_said_of_speed_before_anything_is_timed(clock):
-    progress = Progress(100, 10, batch_size=10, stream=None)
+    progress = Progress(100, 10, images_per_step=10, stream=None)
     assert progress.images_per_second(5) == 0.0
 
 
 def test_plain_lines_are_thinned(clock):
     stream = io.StringIO()
-    progress = Progress(100, 10, batch_size=10, stream=stream, min_seconds=10)
+    progress = Progress(100, 10, images_per_step=10, stream=stream, min_seconds=10)
     progress.start(0)
     for step in range(1, 31):
         clock[0] += 1.0
-        progress.update(step, {})
+        progress.update(step, "")
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == [
         "1/100",
         "11/100",
@@ -64,13 +65,13 @@ def test_plain_lines_are_thinned(clock):
 
 def test_a_terminal_has_one_line_that_updates(clock):
     stream = Terminal()
-    with Progress(100, 10, batch_size=10, stream=stream) as progress:
+    with Progress(100, 10, images_per_step=10, stream=stream) as progress:
         progress.start(0)
         clock[0] += 1.0
-        progress.update(1, {})
-        progress.update(2, {})
+        progress.update(1, "")
+        progress.update(2, "")
         progress.report("epoch 1")
-        progress.update(3, {})
+        progress.update(3, "")
     text = stream.getvalue()
     assert text.count("\n") == 2  # after the report, and at the end
     assert text.count("\r\x1b[K") == 4
@@ -80,5 +81,5 @@ def test_a_terminal_has_one_line_that_updates(clock):
 def test_a_line_never_wraps_on_a_terminal(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     stream = Terminal()
-    Progress(100, 10, batch_size=10, stream=stream).update(1, {"loss": 1.0, "top1": 0.5})
+    Progress(100, 10, images_per_step=10, stream=stream).update(1, "loss 1.0000  top1 50.00 %")
     assert len(stream.getvalue().removeprefix("\r\x1b[K")) == 29

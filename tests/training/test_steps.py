@@ -10,10 +10,12 @@ import pytest
 from flax import linen as nn
 
 from configs import recipes
+from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
-from evonorm_jax.training.metrics import mean_metrics
 from evonorm_jax.training.parallel import replica_divergence, to_host
-from evonorm_jax.training.steps import mixup, update_ema
+from evonorm_jax.training.state import evaluation_variables
+from evonorm_jax.training.steps import update_ema
+from evonorm_jax.training.tasks.classification import Classification
 
 
 class TinyNet(nn.Module):
@@ -38,13 +40,17 @@ def small_config(layer="evonorm_b0", workers=8, images=4, **fields):
     return config
 
 
+def with_model(run, model):
+    task = Classification(run.config, run.pipeline, run.layout, run.durations, model=model)
+    return dataclasses.replace(run, task=task)
+
+
 @functools.cache
 def trained(num_devices, num_steps=2, **fields):
     """The run, its states and its losses after each of its steps on `num_devices` devices."""
     run = create_experiment(small_config(**fields), jax.devices()[:num_devices])
-    model = run.model  # its layer is told about the workers; the network around it is not needed
-    tiny = TinyNet(model.num_classes, model.norm_act, model.dtype)
-    run = dataclasses.replace(run, model=tiny)
+    model = run.task.model  # its layer knows the workers; the network around it is not needed
+    run = with_model(run, TinyNet(model.num_classes, model.norm_act, model.dtype))
     state = run.parallel.replicate(run.create_state())
     resident = run.parallel.replicate(run.pipeline.resident())
     step = run.train_step()
@@ -69,7 +75,7 @@ def assert_same_training(a, b, rtol=2e-4):
         scale = float(np.max(np.abs(x)))
         np.testing.assert_allclose(x, y, rtol=0, atol=rtol * max(scale, 1e-3))
 
-    trees = ((s.params, s.batch_stats) for s in (state_a, state_b))
+    trees = ((s.params, s.collections) for s in (state_a, state_b))
     jax.tree.map(close, *trees)
 
 
@@ -113,7 +119,7 @@ def test_three_steps_trace_once():
             return super().__call__(x, train)
 
     run = create_experiment(small_config())
-    run = dataclasses.replace(run, model=CountingNet(10, run.model.norm_act))
+    run = with_model(run, CountingNet(10, run.task.model.norm_act))
     state = run.parallel.replicate(run.create_state())
     resident = run.parallel.replicate(run.pipeline.resident())
     step = run.train_step()
@@ -143,16 +149,17 @@ def test_a_step_is_sgd_on_the_mean_loss():
     step_key = jax.random.fold_in(jax.random.key(run.config.seed), 0)
     augment_key = jax.random.split(step_key, 3)[0]
     keys = jax.vmap(lambda p: jax.random.fold_in(augment_key, p))(jnp.arange(32))
-    images, labels = run.pipeline.train_examples(resident, flat, keys)
+    examples = run.pipeline.train_examples(resident, flat, keys)
+    images, labels = examples["image"], examples["label"]
 
     def loss(params):
-        logits = run.model.apply({"params": params}, images, train=True)
+        logits = run.task.model.apply({"params": params}, images, train=True)
         smooth = jax.nn.one_hot(labels, 10) * 0.9 + 0.1 / 10
         return -jnp.mean(jnp.sum(smooth * jax.nn.log_softmax(logits), axis=-1))
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(start.params)
     assert losses[0] == pytest.approx(float(value), rel=1e-6)
-    rate = float(run.learning_rate(0))
+    rate = run.task.rates(0)["learning_rate"]
     assert rate > 0
 
     def expected(path, p, g):
@@ -192,21 +199,43 @@ def test_ema_decay_is_its_limit_in_long_runs():
     )
 
 
-def test_mixup_pairs_neighbours_with_weights_of_their_own():
-    images = jnp.arange(4, dtype=jnp.float32).reshape(4, 1, 1, 1)
-    targets = jnp.eye(4)
-    mixed, mixed_targets = mixup(jax.random.key(0), images, targets, jnp.arange(4), alpha=1.0)
-    weights = np.diag(mixed_targets)
-    assert np.all((weights > 0) & (weights < 1))
-    assert len(set(weights.tolist())) == 4
-    partner = np.array([1, 0, 3, 2])
-    np.testing.assert_allclose(
-        mixed.ravel(), weights * np.arange(4) + (1 - weights) * partner, rtol=1e-6
-    )
-    np.testing.assert_allclose(mixed_targets.sum(-1), 1, rtol=1e-6)
-    np.testing.assert_allclose(
-        mixed_targets[np.arange(4), partner], 1 - weights, rtol=1e-5, atol=1e-7
-    )
+class SpectralNet(nn.Module):
+    """Keeps a vector and a count beside its parameters, as spectral norms do."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3), strides=2)(x))
+        u = self.variable("spectral", "u", jnp.ones, (4,))
+        steps = self.variable("spectral", "steps", jnp.zeros, (), jnp.int32)
+        if train:
+            u.value, steps.value = 2 * u.value, steps.value + 1
+        return nn.Dense(10)(x.mean((1, 2)) * u.value)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_every_collection_of_a_network_is_kept(tmp_path, accumulation_steps):
+    fields = {"layer": "evonorm_s0", "ema_decay": 0.5}
+    config = small_config(**fields, gradient_accumulation_steps=accumulation_steps)
+    run = with_model(create_experiment(config, jax.devices()[:2]), SpectralNet())
+    state, step = run.parallel.replicate(run.create_state()), run.train_step()
+    resident = run.parallel.replicate(run.pipeline.resident())
+    batches = run.pipeline.train_batches(start_step=0, batch_size=32, hosts=run.parallel.hosts)
+    for _ in range(3):
+        state, _ = step(state, resident, run.parallel.shard(next(batches)))
+    assert replica_divergence(state) == 0
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, config)
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(run.state_shapes())
+    jax.tree.map(np.testing.assert_array_equal, restored, to_host(state))
+    spectral = restored.collections["spectral"]
+    assert (spectral["u"].tolist(), spectral["steps"].tolist()) == ([8.0] * 4, 3)
+    assert spectral["steps"].dtype == np.int32
+    # The averages have nothing of it, and are evaluated with the newest.
+    assert set(restored.ema) == {"params", "batch_stats"}
+    variables = evaluation_variables(restored, ema=True)
+    assert variables["spectral"] is spectral
+    assert variables["batch_stats"] is restored.ema["batch_stats"]
 
 
 def test_mixup_is_the_same_on_any_number_of_devices():
@@ -230,4 +259,3 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
         results.append(run.evaluator()(state, resident))
     assert results[0]["eval/examples"] == run.pipeline.num_eval_examples == 20
     assert results[0] == pytest.approx(results[1], rel=1e-4)
-    assert mean_metrics([{"loss": 1.0, "count": 1.0}], "eval")["eval/loss"] == 1.0

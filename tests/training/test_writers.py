@@ -55,11 +55,3 @@ def test_rows_are_found_by_step_and_metric(tmp_path):
 
 def test_nothing_to_drop_before_the_first_row(tmp_path):
     assert writers.drop_after(tmp_path, 0) == 0
-
-
-def test_json_files_are_replaced_whole(tmp_path):
-    path = tmp_path / "summary.json"
-    writers.write_json(path, {"a": 1})
-    writers.write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 2}
-    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]

@@ -3,26 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evonorm_jax.training.metrics import classification_sums, cross_entropy, mean_metrics
+from evonorm_jax.training.tasks import means
+from evonorm_jax.training.tasks.classification import classification_sums, mixup
 
 
 def sums_of(logits, labels, mask):
     arrays = (np.asarray(logits, np.float32), np.asarray(labels), np.asarray(mask, np.float32))
     return {k: float(v) for k, v in classification_sums(*map(jnp.asarray, arrays)).items()}
-
-
-def test_cross_entropy_by_hand():
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
-    targets = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
-    expected = [-np.log(0.5), -0.5 * np.log(0.8) - 0.5 * np.log(0.1)]
-    np.testing.assert_allclose(cross_entropy(logits, targets), expected, rtol=1e-6)
-
-
-def test_cross_entropy_is_computed_in_float32():
-    logits = jnp.array([[2.0, 0.0]], jnp.bfloat16)
-    loss = cross_entropy(logits, jnp.array([[1.0, 0.0]]))
-    assert loss.dtype == jnp.float32
-    np.testing.assert_allclose(loss, [np.log1p(np.exp(-2.0))], rtol=1e-5)
 
 
 def test_sums_by_hand():
@@ -50,18 +37,28 @@ def test_five_classes_have_no_top5():
 def test_means_do_not_depend_on_how_the_examples_were_batched():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(23, 6)), rng.integers(0, 6, 23)
-    whole = mean_metrics([sums_of(logits, labels, np.ones(23))], "eval")
+    whole = means(sums_of(logits, labels, np.ones(23)), {})
     for size in (1, 5, 22):
         parts = [
             sums_of(logits[i : i + size], labels[i : i + size], np.ones(len(labels[i : i + size])))
             for i in range(0, 23, size)
         ]
-        assert mean_metrics(parts, "eval") == pytest.approx(whole, rel=1e-6)
-    assert whole["eval/examples"] == 23
+        assert means({n: sum(p[n] for p in parts) for n in parts[0]}, {}) == pytest.approx(whole)
+    assert whole["examples"] == 23
 
 
-def test_gradient_is_softmax_minus_target():
-    logits = jnp.array([[0.3, -1.0, 2.0]])
-    targets = jnp.array([[0.0, 1.0, 0.0]])
-    gradient = jax.grad(lambda z: cross_entropy(z, targets)[0])(logits)
-    np.testing.assert_allclose(gradient, jax.nn.softmax(logits) - targets, atol=1e-6)
+def test_mixup_pairs_neighbours_with_weights_of_their_own():
+    images = jnp.arange(4, dtype=jnp.float32).reshape(4, 1, 1, 1)
+    targets = jnp.eye(4)
+    mixed, mixed_targets = mixup(jax.random.key(0), images, targets, jnp.arange(4), alpha=1.0)
+    weights = np.diag(mixed_targets)
+    assert np.all((weights > 0) & (weights < 1))
+    assert len(set(weights.tolist())) == 4
+    partner = np.array([1, 0, 3, 2])
+    np.testing.assert_allclose(
+        mixed.ravel(), weights * np.arange(4) + (1 - weights) * partner, rtol=1e-6
+    )
+    np.testing.assert_allclose(mixed_targets.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        mixed_targets[np.arange(4), partner], 1 - weights, rtol=1e-5, atol=1e-7
+    )

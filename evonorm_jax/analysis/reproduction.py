@@ -1,4 +1,4 @@
-"""The ledger of the reproduction: the paper's numbers, our commands, our numbers.
+"""The reproduction, line by line: the paper's numbers, our commands, our numbers.
 
 `docs/reproduction.md` is made of `configs/` and `results/` alone, so that it cannot say more than
 they do; a test compares the two.
@@ -13,10 +13,11 @@ from pathlib import Path
 from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.runs import layer_label
 from evonorm_jax.analysis.sweep_report import markdown_table, short_commit
-from evonorm_jax.analysis.sweeps import RESULTS_FILE, Sweep, SweepRun, read_results
+from evonorm_jax.analysis.sweep_results import RESULTS_FILE, read_results
+from evonorm_jax.analysis.sweeps import Sweep, SweepRun
 from evonorm_jax.errors import UserError
 
-LEDGER_FILE = "docs/reproduction.md"
+REPRODUCTION_FILE = "docs/reproduction.md"
 
 # How config files call the networks of the paper's tables, and the paper itself.
 _MODELS = {
@@ -36,9 +37,9 @@ class Recorded:
     """A sweep or a run in `results/`.
 
     Attributes:
-      folder: its name in `results/`.
-      title: the first line of its README.
-      sweep: its table; None for a record of another form.
+      folder: Name of its folder in `results/`.
+      title: First line of its README.
+      sweep: Its table; None for a record of another form.
     """
 
     folder: str
@@ -46,16 +47,16 @@ class Recorded:
     sweep: Sweep | None
 
 
-def write_ledger(root: Path) -> Path:
-    """Writes the ledger of the repository at `root`."""
-    path = root / LEDGER_FILE
+def write_reproduction(root: Path) -> Path:
+    """Writes `docs/reproduction.md` of the repository at `root`."""
+    path = root / REPRODUCTION_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(ledger(root), encoding="utf-8")
+    path.write_text(reproduction(root), encoding="utf-8")
     return path
 
 
-def ledger(root: Path) -> str:
-    """The ledger as Markdown, of the `configs/` and `results/` below `root`."""
+def reproduction(root: Path) -> str:
+    """Returns it as Markdown, made of `configs/` and `results/` below `root`."""
     recorded = read_recorded(root / "results")
     parts = [
         "# Reproduction",
@@ -80,7 +81,7 @@ def ledger(root: Path) -> str:
 
 
 def read_recorded(results: Path) -> list[Recorded]:
-    """Everything below `results/` that has a README."""
+    """Reads everything below `results/` that has a README."""
     recorded = []
     for readme in sorted(results.glob("*/README.md")):
         try:
@@ -104,7 +105,7 @@ def _table_2(configs: Path, recorded: Iterable[Recorded]) -> str:
 
 
 def _train_command(configs: Path, model: str, norm_act: str) -> str:
-    """The config of that layer, or the one of EvoNorm-B0 with the layer exchanged.
+    """Returns the command of a layer's config, or of EvoNorm-B0's with the layer exchanged.
 
     B0 because its configs set no fields of the layer, which another one might not have.
     """
@@ -139,7 +140,7 @@ def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[st
 def _our_cells(
     recorded: Iterable[Recorded], model: str, workers: int | None, norm_act: str, size: int
 ) -> list[str]:
-    """Our number, hardware and commit; "not run" without a finished run of that setting."""
+    """Returns our number, hardware and commit; "not run" without a finished run."""
     for record in recorded:
         sweep = record.sweep
         if sweep is None or sweep.setting.model != model or not _is_imagenet(sweep):
@@ -150,7 +151,7 @@ def _our_cells(
         runs = [
             run
             for run in sweep.runs
-            if (run.layer, run.images_per_worker) == (layer, size) and run.top1 is not None
+            if (run.layer, run.images_per_worker) == (layer, size) and run.score is not None
         ]
         if runs:
             statistic = sweep.statistic(runs[0].layer, size)
@@ -162,11 +163,13 @@ def _our_cells(
 
 
 def _is_imagenet(sweep: Sweep) -> bool:
-    return sweep.setting.dataset == "imagenet2012" and sweep.setting.source != "fake"
+    setting = sweep.setting
+    real = setting.dataset == "imagenet2012" and setting.source != "fake"
+    return real and sweep.has_papers_metric
 
 
 def _circumstances(runs: Sequence[SweepRun]) -> list[str]:
-    """Hardware, date and commit of the last of the runs."""
+    """Returns hardware, date and commit of the last of the runs."""
     last = max(runs, key=lambda run: run.date)
     return [last.hardware, last.date, short_commit(last.commit)]
 
@@ -178,9 +181,10 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
         if (sweep := record.sweep) is None:
             rows.append([link, "", "", "", "", ""])
         elif not _is_imagenet(sweep):
+            unit = f" {sweep.metrics.main.unit}".rstrip()
             for layer in sweep.layers:
                 ends = [
-                    f"{statistic.mean:.1f} % at {size}"
+                    f"{statistic.mean:.1f}{unit} at {size}"
                     for size in (sweep.sizes[0], sweep.sizes[-1])
                     if (statistic := sweep.statistic(layer, size)).mean is not None
                 ]

@@ -26,20 +26,20 @@ def batch_size_sweep(
     fields: Mapping[str, Mapping[str, Any]] | None = None,
     arg: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """The overrides of every run of a batch-size experiment.
+    """Yields the overrides of every run of a batch-size experiment.
 
     Nothing else changes between the columns: the learning rate is per 256 images and durations are
     in epochs. Seed by seed, so that a sweep cut short has whole figures of fewer seeds.
 
     Args:
-      norm_acts: names of layers.
-      images_per_worker: sizes, in the order they are to run in.
-      num_seeds: seeds 0, 1, ...
-      group_size: channels per group of the layers that have groups; 0 leaves their default.
-      fields: more fields of single layers, by their name.
-      arg: of the config; "smoke" leaves two layers, two sizes and one seed of the sweep.
+      norm_acts: Names of layers.
+      images_per_worker: Sizes, in the order they are to run in.
+      num_seeds: Number of seeds 0, 1, ...
+      group_size: Channels per group of the layers that have groups; 0 leaves their default.
+      fields: More fields of single layers, by their name.
+      arg: Argument of the config; "smoke" leaves two layers, two sizes and one seed of the sweep.
     """
-    if arg == "smoke":
+    if "smoke" in arg.split(","):
         norm_acts, images_per_worker, num_seeds = (norm_acts[0], norm_acts[-1]), (4, 2), 1
     for seed in range(num_seeds):
         for images in images_per_worker:

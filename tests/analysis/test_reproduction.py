@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from evonorm_jax.analysis.ledger import LEDGER_FILE, ledger
+from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
 from evonorm_jax.analysis.sweep_report import write_report
-from evonorm_jax.analysis.sweeps import load_sweep, write_results
+from evonorm_jax.analysis.sweep_results import write_results
+from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.layers import norm_act
 from experiments import launch
 from tests.analysis.sweep_folders import write_run, write_sweep
@@ -39,14 +40,16 @@ def lines(text, *parts):
     return [line for line in text.splitlines() if all(part in line for part in parts)]
 
 
-def test_the_ledger_of_this_repository_is_fresh():
-    assert (ROOT / LEDGER_FILE).read_text() == ledger(ROOT), (
+def test_the_reproduction_of_this_repository_is_fresh():
+    assert (ROOT / REPRODUCTION_FILE).read_text() == reproduction(ROOT), (
         "configs/ or results/ have changed: python -m experiments.plot --ledger"
     )
 
 
 def test_every_command_can_be_run():
-    commands = re.findall(r"`python -m experiments\.train (.*?)`", (ROOT / LEDGER_FILE).read_text())
+    commands = re.findall(
+        r"`python -m experiments\.train (.*?)`", (ROOT / REPRODUCTION_FILE).read_text()
+    )
     assert len(commands) >= 18
     for command in set(commands):
         _, config_file, *rest = command.split()
@@ -57,7 +60,7 @@ def test_every_command_can_be_run():
 
 
 def test_what_has_no_result_is_not_run(repository):
-    text = ledger(repository)
+    text = reproduction(repository)
     train = "`python -m experiments.train --config configs/imagenet_r50"
     assert lines(text, "| ResNet-50 | EvoNorm-B0 |") == [
         f"| ResNet-50 | EvoNorm-B0 | 77.8 | {train}_evonorm_b0.py` | not run |  |  |  |"
@@ -72,26 +75,26 @@ def test_what_has_no_result_is_not_run(repository):
 def test_recorded_runs_stand_beside_the_papers_numbers(repository):
     r50 = {"dataset": "imagenet2012", "source": "tfds", "model": "resnet50", "num_workers": 8}
     record(repository, "r50", **r50)
-    (line,) = lines(ledger(repository), "| BN-ReLU | 8 |", "74.3")
+    (line,) = lines(reproduction(repository), "| BN-ReLU | 8 |", "74.3")
     assert line == (
         "| BN-ReLU | 8 | 74.3 | [96.0 ± 1.0](../results/r50) (3 of 3 seeds) | 2 x ACME 3000 "
         "| 2026-01-02 | `0123456` |"
     )
-    assert lines(ledger(repository), "| BN-ReLU | 16 |", "not run")
+    assert lines(reproduction(repository), "| BN-ReLU | 16 |", "not run")
 
 
 @pytest.mark.parametrize("other", [{"source": "fake"}, {"num_workers": 4}])
 def test_runs_of_another_setting_do_not_count(repository, other):
     r50 = {"dataset": "imagenet2012", "source": "tfds", "model": "resnet50", "num_workers": 8}
     record(repository, "r50", **{**r50, **other})
-    assert lines(ledger(repository), "| BN-ReLU | 8 | 74.3 | not run |")
+    assert lines(reproduction(repository), "| BN-ReLU | 8 | 74.3 | not run |")
 
 
 def test_other_data_sets_have_a_table_of_their_own(repository):
     record(repository, "digits")
     (repository / "results" / "by_hand").mkdir()
     (repository / "results" / "by_hand" / "README.md").write_text("# A record in prose\n")
-    text = ledger(repository)
+    text = reproduction(repository)
     (bn,) = lines(text, "[The sweep digits](../results/digits) | BN-ReLU |")
     assert "| 96.0 % at 8, 80.0 % at 2 | 2 x ACME 3000 | 2026-01-02 | `0123456` |" in bn
     assert lines(text, "[A record in prose](../results/by_hand)")
@@ -102,4 +105,4 @@ def test_a_report_is_a_record(repository):
     write_run(runs, "bn_relu", 8, 0, 0.9)
     write_report(runs, repository / "results" / "digits")
     title = "Accuracy against images per worker: digits"
-    assert lines(ledger(repository), f"[{title}](../results/digits)", "90.0 % at 8")
+    assert lines(reproduction(repository), f"[{title}](../results/digits)", "90.0 % at 8")

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from evonorm_jax.sweeps import display, find_slots
-from evonorm_jax.sweeps.display import LiveDisplay, running_rows, summary_line
-from evonorm_jax.sweeps.runner import State, SweepRunner
+from evonorm_jax import display
+from evonorm_jax.placement import places_for_runs
+from evonorm_jax.sweeps import live_table
+from evonorm_jax.sweeps.live_table import LiveTable, running_rows, summary_line
+from evonorm_jax.sweeps.runner import CellState, SweepRunner
 from tests.sweeps.fake_sweep import Printer, cells
 
 
@@ -17,9 +19,9 @@ def runner(tmp_path):
     five = cells(tmp_path, 5)
     (tmp_path / five[0].name).mkdir(parents=True)
     (five[0].workdir / "summary.json").write_text('{"eval/top1": 0.9}')
-    runner = SweepRunner(five, find_slots(2), lambda cell: [], Printer())
-    runner.states[five[1].name] = State.FAILED
-    runner.states[five[2].name] = State.RUNNING
+    runner = SweepRunner(five, places_for_runs(2), lambda cell: [], Printer())
+    runner.states[five[1].name] = CellState.FAILED
+    runner.states[five[2].name] = CellState.RUNNING
     runner.run_seconds = [60.0]
     started = time.time()
     running = five[2]
@@ -50,9 +52,9 @@ def test_a_run_that_has_logged_nothing_is_starting(runner, tmp_path):
 
 
 def test_plain_lines_where_the_stream_is_no_terminal(runner, monkeypatch):
-    monkeypatch.setattr(display, "_PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(live_table, "_PLAIN_SECONDS", 0.0)
     stream = io.StringIO()
-    with LiveDisplay(stream) as shown:
+    with LiveTable(stream) as shown:
         shown.event("start      bn_relu/seed=2 on CPU")
         shown.update(runner)
     assert stream.getvalue().splitlines() == [
@@ -68,11 +70,12 @@ def test_a_table_in_place_on_a_terminal(runner, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     stream = io.StringIO()
     stream.isatty = lambda: True
-    with LiveDisplay(stream) as shown:
+    with LiveTable(stream) as shown:
         shown.update(runner)
         shown.update(runner)
     text = stream.getvalue()
     assert text.count("bn_relu/seed=2") >= 2
     assert "50/100" in text
+    assert "accuracy" in text
     assert "1 of 5 finished" in text
     assert "\x1b[" in text  # the cursor goes back up

@@ -1,0 +1,143 @@
+"""What the metrics of a run mean, and which one it is judged by.
+
+A task declares them, its run directories keep them in `metadata.json`, and whatever shows a run
+reads them there. A metric is logged as `PART/NAME`, such as `eval/top1`, where the part says what
+it was measured on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How a metric is shown.
+
+    Attributes:
+      label: Name in prose, for axes and tables, such as "top-1 accuracy".
+      unit: Unit in which it is shown; "%" for a fraction, which is shown in percent.
+      higher_is_better: Whether the larger of two values is the better one.
+      short: Name in single lines and headings, such as "accuracy"; the label by default.
+    """
+
+    label: str
+    unit: str = ""
+    higher_is_better: bool = False
+    short: str = ""
+
+    @property
+    def factor(self) -> float:
+        """The factor from the logged value to the one that is shown."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def axis_label(self) -> str:
+        """The name with the unit, such as `top-1 accuracy (%)`."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def heading(self) -> str:
+        """The short name, or the label where there is none."""
+        return self.short or self.label
+
+    def format(self, value: float) -> str:
+        """Formats a logged value.
+
+        >>> Metric("top-1 accuracy", "%").format(0.9861), Metric("cross-entropy", "nats").format(1)
+        ('98.61 %', '1.0000')
+        """
+        return f"{self.factor * value:.2f} %" if self.unit == "%" else f"{value:.4f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMetrics:
+    """The metrics of one run.
+
+    Attributes:
+      main_metric: Full name of the one that the run is judged by, such as "eval/top1".
+      shown: Names, without their part, of those that a progress line and a curve show.
+      known: How metrics are shown, by their names without the part.
+    """
+
+    main_metric: str
+    shown: tuple[str, ...]
+    known: Mapping[str, Metric]
+
+    @property
+    def main(self) -> Metric:
+        """How the main metric is shown."""
+        return self.find(self.main_metric)
+
+    @property
+    def main_part(self) -> str:
+        """The part of the main metric: "eval", or "eval_ema" for averaged weights."""
+        return self.main_metric.rpartition("/")[0]
+
+    @property
+    def main_name(self) -> str:
+        """The main metric without its part, such as "top1"."""
+        return self.main_metric.rpartition("/")[2]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Those that are shown beside the main metric."""
+        return tuple(name for name in self.shown if name != self.main_name)
+
+    def find(self, name: str) -> Metric:
+        """How a metric is shown, by its name with or without the part; any name has an answer."""
+        name = name.rpartition("/")[2]
+        return self.known.get(name, Metric(name.replace("_", " ")))
+
+    def format_line(self, values: Mapping[str, float]) -> str:
+        """Formats metrics as one line; the number of examples is left out.
+
+        >>> CLASSIFICATION.format_line({"eval/loss": 0.25, "eval/top1": 0.9861, "eval/examples": 9})
+        'eval/loss 0.2500  eval/top1 98.61 %'
+        """
+        return "  ".join(
+            f"{name} {self.find(name).format(value)}"
+            for name, value in values.items()
+            if name.rpartition("/")[2] != "examples"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the same as JSON's types."""
+        return {
+            "main_metric": self.main_metric,
+            "shown": list(self.shown),
+            "known": {name: dataclasses.asdict(metric) for name, metric in self.known.items()},
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> RunMetrics:
+        """Reads what `to_json` returned.
+
+        >>> RunMetrics.from_json(CLASSIFICATION.to_json()) == CLASSIFICATION
+        True
+        """
+        known = {name: Metric(**metric) for name, metric in fields["known"].items()}
+        return cls(fields["main_metric"], tuple(fields["shown"]), known)
+
+
+#: Those of classifiers, which are also the ones of run directories from before there were tasks.
+CLASSIFICATION = RunMetrics(
+    main_metric="eval/top1",
+    shown=("loss", "top1"),
+    known={
+        "loss": Metric("cross-entropy", "nats"),
+        "top1": Metric("top-1 accuracy", "%", higher_is_better=True, short="accuracy"),
+        "top5": Metric("top-5 accuracy", "%", higher_is_better=True),
+    },
+)
+#: The same for runs that keep averaged weights, which are what they are judged by.
+CLASSIFICATION_EMA = dataclasses.replace(CLASSIFICATION, main_metric="eval_ema/top1")
+
+
+def metrics_of_run(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> RunMetrics:
+    """The metrics of a run, from its `metadata.json` and its `config.json`."""
+    if "metrics" in metadata:
+        return RunMetrics.from_json(metadata["metrics"])
+    return CLASSIFICATION_EMA if config.get("ema_decay", 0.0) > 0 else CLASSIFICATION

@@ -1,0 +1,38 @@
+"""What a config means that was written before some field existed."""
+
+from __future__ import annotations
+
+import ml_collections
+
+#: Fields by their dotted names, with the values that runs had before there were such fields.
+EARLIER_VALUES = {
+    "task": "classification",
+    "optimizer.learning_rate": 0.0,
+    "optimizer.adam_beta1": 0.9,
+    "optimizer.adam_beta2": 0.999,
+    "optimizer.adam_epsilon": 1e-8,
+}
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a config with all fields of today, a copy where some are missing.
+
+    Fields of a section that the config does not have stay missing.
+
+    >>> complete(ml_collections.ConfigDict({"seed": 3})).task
+    'classification'
+    """
+    missing = {}
+    for name, value in EARLIER_VALUES.items():
+        section, _, field = name.rpartition(".")
+        node = config.get(section) if section else config
+        if node is not None and field not in node:
+            missing[name] = value
+    if not missing:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for name, value in missing.items():
+            section, _, field = name.rpartition(".")
+            (config[section] if section else config)[field] = value
+    return config

@@ -1,0 +1,61 @@
+"""What the loop can train: the table of tasks, each of them imported when it is asked for.
+
+base.py            the contract between the loop and a task
+classification.py  images into classes
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import ml_collections
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.training.tasks.base import (
+    Evaluated,
+    Evaluation,
+    InitialWeights,
+    State,
+    Task,
+    means,
+)
+
+__all__ = [
+    "TASKS",
+    "Evaluated",
+    "Evaluation",
+    "InitialWeights",
+    "State",
+    "Task",
+    "find_task",
+    "means",
+]
+
+#: The class of each task, by the name that `config.task` has.
+TASKS = {"classification": "evonorm_jax.training.tasks.classification:Classification"}
+
+
+def find_task(config: ml_collections.ConfigDict) -> type[Task]:
+    """Imports the task of a config.
+
+    Raises:
+      UserError: There is none of that name. Beside the names of `TASKS`, a class of your own may
+        be named as `package.module:Class`.
+    """
+    name = config.task
+    path = TASKS.get(name, name)
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        raise UserError(
+            f"config.task={name!r} is unknown; choose one of {', '.join(TASKS)}, or name a class "
+            "of your own as 'package.module:Class'."
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if name in TASKS:
+            raise
+        raise UserError(f"config.task={name!r} cannot be imported: {error}.") from error
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise UserError(f"config.task={name!r} is no class of evonorm_jax.training.tasks.Task.")
+    return found

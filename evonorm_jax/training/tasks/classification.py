@@ -1,0 +1,293 @@
+"""Images into classes: cross-entropy, label smoothing, mixup, top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import linen as nn
+
+from evonorm_jax.data import Pipeline
+from evonorm_jax.errors import UserError
+from evonorm_jax.metrics import CLASSIFICATION, CLASSIFICATION_EMA, RunMetrics
+from evonorm_jax.models.classification import cross_entropy, in_top
+from evonorm_jax.training.durations import Durations
+from evonorm_jax.training.init_from import read_initial_weights
+from evonorm_jax.training.model import build_model
+from evonorm_jax.training.optimizer import (
+    create_optimizer,
+    learning_rate_schedule,
+    peak_learning_rate,
+)
+from evonorm_jax.training.parallel import AXIS, WorkerLayout, keys_at, positions
+from evonorm_jax.training.state import (
+    TrainState,
+    create_train_state,
+    evaluation_variables,
+    initial_variables,
+)
+from evonorm_jax.training.steps import gradient_step
+from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights, Task, means
+
+
+class Classification(Task):
+    """Trains an image classifier of `models.create_model`.
+
+    Args:
+      config: The resolved config.
+      pipeline: Images with one class each.
+      layout: The workers on the devices; None in a task that only evaluates.
+      durations: The length of the run in steps; None likewise.
+      model: Takes the place of the network that the config describes.
+
+    Raises:
+      UserError: The config does not fit the data or the devices.
+    """
+
+    remedy = (
+        "Try a lower config.optimizer.learning_rate_per_256, a longer "
+        "config.schedule.warmup_epochs, a larger epsilon in config.model.norm_act_fields, or "
+        "config.optimizer.gradient_clip_norm."
+    )
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        pipeline: Pipeline,
+        layout: WorkerLayout | None = None,
+        durations: Durations | None = None,
+        *,
+        model: nn.Module | None = None,
+    ):
+        super().__init__(config, pipeline, layout, durations)
+        self.model = model or build_model(config, pipeline.num_classes, layout)
+        self.optimizer: optax.GradientTransformation | None = None
+        self._use_ema = config.ema_decay > 0
+        if layout is None or durations is None:
+            return
+        self._peak = peak_learning_rate(config.optimizer, layout.batch_size)
+        self.learning_rate = learning_rate_schedule(config.schedule, self._peak, durations)
+        self.optimizer = create_optimizer(config.optimizer, self.learning_rate)
+        self._step = make_train_step(
+            self.model,
+            self.optimizer,
+            pipeline,
+            per_device=layout.per_device,
+            label_smoothing=config.label_smoothing,
+            mixup_alpha=config.mixup_alpha,
+            ema_decay=config.ema_decay,
+            accumulation_steps=config.gradient_accumulation_steps,
+        )
+
+    @classmethod
+    def check(cls, config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
+        """Refuses values of the classifier's own fields."""
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= config[name] < 1:
+                raise UserError(f"config.{name}={config[name]}; it must be at least 0 and below 1.")
+        accumulation = config.gradient_accumulation_steps
+        if accumulation < 1 or layout.per_device % accumulation:
+            raise UserError(
+                f"config.gradient_accumulation_steps={accumulation} does not divide the "
+                f"{layout.per_device} images of a device; choose a divisor of it."
+            )
+        if config.mixup_alpha < 0 or (config.mixup_alpha > 0 and layout.per_device % 2):
+            raise UserError(
+                f"config.mixup_alpha={config.mixup_alpha} with {layout.per_device} images per "
+                "device: alpha must be at least 0, and mixup pairs neighbours, so the images of a "
+                "device must be an even number."
+            )
+
+    @property
+    def metrics(self) -> RunMetrics:
+        """Loss and accuracies; averaged weights are what a run that keeps them is judged by."""
+        return CLASSIFICATION_EMA if self._use_ema else CLASSIFICATION
+
+    @property
+    def peak_rates(self) -> dict[str, float]:
+        """The learning rate after the warm-up."""
+        return {"learning_rate": self._peak}
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Returns the learning rate of the update after `step` updates."""
+        return {"learning_rate": float(self.learning_rate(step))}
+
+    def headline(self) -> str:
+        """Names the network and its layer."""
+        return f"{self.config.model.name} with {self.config.model.norm_act}"
+
+    def initial_weights(self) -> InitialWeights | None:
+        """Reads `config.init_from`; a head for other classes stays new."""
+        shapes = jax.eval_shape(self._draw_variables, 0, {})
+        return read_initial_weights(self.config, self.model, shapes)
+
+    def draw_state(self, seed: jax.Array | int, weights: Mapping[str, Any]) -> TrainState:
+        """Draws the variables of the network but for those that are given."""
+        variables = self._draw_variables(seed, weights)
+        return create_train_state(variables, self.optimizer, use_ema=self._use_ema)
+
+    def _draw_variables(self, seed: jax.Array | int, weights: Mapping[str, Any]) -> dict[str, Any]:
+        shape = self.pipeline.image_shape
+        return initial_variables(self.model, shape, seed=seed, weights=weights)
+
+    def train_step(
+        self, state: TrainState, resident: Any, batch: Any, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Makes the step of `make_train_step`."""
+        return self._step(state, resident, batch, key)
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """The evaluation of the newest weights, and of their averages where there are any."""
+        averages = {"eval": False} | ({"eval_ema": True} if self._use_ema else {})
+        return {
+            part: Evaluation(make_eval_step(self.model, self.pipeline, ema=ema), means)
+            for part, ema in averages.items()
+        }
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    pipeline: Pipeline,
+    *,
+    per_device: int,
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+    ema_decay: float = 0.0,
+    accumulation_steps: int = 1,
+) -> Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds `step(state, resident, batch, key) -> (state, metrics)`.
+
+    All randomness derives from the key of the step and the position in the global batch, so that a
+    batch is augmented and mixed the same on one device as on eight.
+
+    Args:
+      model: Called as `model.apply(variables, images, train=True, ...)`.
+      optimizer: Applied to the gradient averaged over all devices.
+      pipeline: Turns a batch into normalised, augmented images inside the step.
+      per_device: Images of a device's share.
+      label_smoothing: Probability spread evenly over all classes.
+      mixup_alpha: Parameter of mixup's Beta distribution; 0 turns it off.
+      ema_decay: Decay of the averages of parameters and statistics; 0 turns them off.
+      accumulation_steps: Micro-batches that one update is computed in.
+
+    Returns:
+      The step. Its metrics are means over the global batch: `loss` (nats), `top1`, `grad_norm`.
+    """
+
+    def loss_fn(
+        variables: Mapping[str, Any], examples: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
+        logits, collections = model.apply(
+            variables,
+            examples["image"],
+            train=True,
+            mutable=[name for name in variables if name != "params"],
+            rngs={"dropout": key},
+        )
+        loss = jnp.mean(cross_entropy(logits, examples["target"]))
+        hits = in_top(logits, jnp.argmax(examples["target"], -1))
+        return loss, (dict(collections), {"top1": jnp.mean(hits.astype(jnp.float32))})
+
+    def step(
+        state: TrainState, resident: Any, batch: Any, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
+        places = positions(per_device)
+        examples = pipeline.train_examples(resident, batch, keys_at(augment_key, places))
+        images = examples["image"]
+        targets = jax.nn.one_hot(examples["label"], pipeline.num_classes)
+        if mixup_alpha > 0:
+            images, targets = mixup(mixup_key, images, targets, places, mixup_alpha)
+        if label_smoothing > 0:
+            targets = optax.smooth_labels(targets, label_smoothing)
+        return gradient_step(
+            state,
+            loss_fn,
+            {"image": images, "target": targets},
+            jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS)),
+            optimizer=optimizer,
+            ema_decay=ema_decay,
+            accumulation_steps=accumulation_steps,
+        )
+
+    return step
+
+
+def make_eval_step(
+    model: nn.Module, pipeline: Pipeline, *, ema: bool = False
+) -> Callable[[TrainState, Any, Any], Evaluated]:
+    """Builds `step(state, resident, batch) -> Evaluated` with the sums of `classification_sums`."""
+
+    def step(state: TrainState, resident: Any, batch: Any) -> Evaluated:
+        examples = pipeline.eval_examples(resident, batch)
+        variables = evaluation_variables(state, ema=ema)
+        logits = cast(jax.Array, model.apply(variables, examples["image"], train=False))
+        sums = classification_sums(logits, examples["label"], examples["mask"])
+        return Evaluated(jax.lax.psum(sums, AXIS))
+
+    return step
+
+
+def mixup(
+    key: jax.Array, images: jax.Array, targets: jax.Array, places: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each example with its neighbour in the batch (Zhang et al. 2018).
+
+    Neighbours (2i and 2i + 1) lie on one device whatever the number of devices; batches are random
+    orders, so a neighbour is a random partner.
+
+    Args:
+      key: Key of the step, the same on every device.
+      images: `[N, H, W, C]`, N even.
+      targets: `[N, K]` probabilities.
+      places: `[N]` positions of the examples in the global batch.
+      alpha: Both parameters of the Beta distribution.
+
+    Returns:
+      Mixed images and mixed targets.
+    """
+    own = jax.vmap(lambda k: jax.random.beta(k, alpha, alpha))(keys_at(key, places))
+
+    def mix(x: jax.Array) -> jax.Array:
+        partner = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+        weight = own.reshape(-1, *[1] * (x.ndim - 1))
+        return weight * x + (1 - weight) * partner
+
+    return mix(images), mix(targets)
+
+
+def classification_sums(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array
+) -> dict[str, jax.Array]:
+    """Sums loss, top-1 and top-5 hits over the examples whose mask is 1, and counts them.
+
+    Examples whose mask is 0 add exactly nothing, not even when their logits are not finite.
+
+    Args:
+      logits: `[N, K]`.
+      labels: `[N]` integers.
+      mask: `[N]`, 1 for an example that counts, 0 for padding.
+
+    Returns:
+      Scalars `loss` (nats), `top1`, `count` and, for more than five classes, `top5`.
+    """
+    num_classes = logits.shape[-1]
+    counted = mask > 0
+
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(counted, values, 0).astype(jnp.float32))
+
+    sums = {
+        "loss": total(cross_entropy(logits, jax.nn.one_hot(labels, num_classes))),
+        "top1": total(in_top(logits, labels, 1)),
+        "count": total(mask),
+    }
+    if num_classes > 5:
+        sums["top5"] = total(in_top(logits, labels, 5))
+    return sums

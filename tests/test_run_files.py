@@ -1,0 +1,69 @@
+"""Files of runs are written whole, and read whatever state they are in."""
+
+import json
+
+import pytest
+
+from evonorm_jax import run_files
+from evonorm_jax.errors import UserError
+
+
+def test_json_files_are_replaced_whole(tmp_path):
+    path = tmp_path / "summary.json"
+    run_files.write_json(path, {"a": 1})
+    run_files.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "summary.json"
+    run_files.write_json(path, {"a": 1})
+
+    def write_half():
+        with run_files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        write_half()
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_what_is_not_an_object_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    for text, message in (("{", "is not valid JSON"), ("[]", "must hold a JSON object, not list")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            run_files.read_json(path)
+        assert run_files.read_json_or_empty(path) == {}
+    path.unlink()
+    assert run_files.read_json_or_empty(path) == {}
+
+
+def test_lines_are_read_with_what_a_kill_has_left(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert list(run_files.read_json_lines(path)) == []
+    path.write_bytes(b'{"step": 1}\n\n[2]\n{"name": "a\xe2\x80\xa8b"}\n{"step": 3, "ti')
+    lines = list(run_files.read_json_lines(path))
+    assert [line.number for line in lines] == [1, 3, 4, 5]
+    # The line separator inside the third string is no line break of the file.
+    assert [line.row for line in lines] == [{"step": 1}, None, {"name": "a\u2028b"}, None]
+    assert lines[-1].text == '{"step": 3, "ti'
+
+
+def test_the_end_of_a_file_alone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {i}}}\n' for i in range(10)))  # 12 bytes each
+    last = list(run_files.read_json_lines(path, last_bytes=30))
+    assert [line.row for line in last] == [None, {"step": 8}, {"step": 9}]
+    whole = run_files.read_json_lines(path, last_bytes=10_000)
+    assert len(list(whole)) == 10
+
+
+def test_lines_are_appended(tmp_path):
+    path = tmp_path / "sweep.jsonl"
+    run_files.append_json_line(path, {"event": "start"})
+    run_files.append_json_line(path, {"event": "end"})
+    assert [line.row["event"] for line in run_files.read_json_lines(path)] == ["start", "end"]
