@@ -9,12 +9,12 @@ out.
 from __future__ import annotations
 
 import collections
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from evonorm_jax.detection.coco_masks import encode_mask, import_faster_coco_eval
 from evonorm_jax.detection.paste import paste_mask
 from evonorm_jax.errors import UserError
 
@@ -135,7 +135,7 @@ def average_precision(
     Raises:
         UserError: the `detection` extra is not installed, or the truth has no objects.
     """
-    library = _import_library()
+    library = import_faster_coco_eval()
     _check_max_dets(max_dets)
     # Copies, as the library writes into the records. It marks what is matched by the id of the
     # annotation and takes 0 for "not matched", so the ids are given anew from 1.
@@ -169,26 +169,6 @@ def average_precision(
         parts[f"{prefix}_ar{count}"] = recall[..., 0, index]
     means = {name: values[values > -1] for name, values in parts.items()}
     return {name: float(values.mean()) for name, values in means.items() if values.size}
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A mask `[H, W]` bool as COCO's compressed RLE, `{"size": [H, W], "counts": str}`.
-
-    Raises:
-        UserError: the `detection` extra is not installed.
-    """
-    encoded = _import_library().mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
-
-
-def _import_library() -> Any:
-    try:
-        return importlib.import_module("faster_coco_eval")
-    except ImportError as error:
-        raise UserError(
-            f"COCO evaluation needs faster-coco-eval, and the import failed ({error}).\n"
-            '  install, in the clone:  pip install -e ".[detection]"'
-        ) from error
 
 
 def _is_image(rows: Mapping[str, np.ndarray]) -> np.ndarray:

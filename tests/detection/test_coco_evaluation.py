@@ -12,9 +12,9 @@ import pytest
 from evonorm_jax.detection.coco_evaluation import (
     average_precision,
     coco_results,
-    encode_mask,
     evaluate_detections,
 )
+from evonorm_jax.detection.coco_masks import encode_mask
 from evonorm_jax.errors import UserError
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")

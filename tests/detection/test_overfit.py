@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evonorm_jax.detection import MaskRCNN, Truth, create_detector, detection_losses
-from evonorm_jax.detection.coco_evaluation import encode_mask, evaluate_detections
+from evonorm_jax.detection.coco_evaluation import evaluate_detections
+from evonorm_jax.detection.coco_masks import encode_mask
 
 pytestmark = pytest.mark.slow
 
