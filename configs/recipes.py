@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from configs.arguments import parse_words
 from evonorm_jax.data import dataset_config
-from evonorm_jax.layers import accepts_field
 from evonorm_jax.models import native_image_size
 from evonorm_jax.models.efficientnet import SCALINGS
+from evonorm_jax.norm_act import accepts_field
 
 # The second block of the second stage has all that a block can have: an expansion, a residual sum
 # and, in EfficientNet, stochastic depth.

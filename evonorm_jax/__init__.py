@@ -12,9 +12,8 @@ from evonorm_jax.layers import (
     EvoNormS0,
     EvoNormS1,
     EvoNormS2,
-    norm_act,
-    norm_act_names,
 )
+from evonorm_jax.norm_act import norm_act, norm_act_names
 
 if TYPE_CHECKING:
     from evonorm_jax.models import create_model

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 from experiments.allocator import tune_allocator
 
 if TYPE_CHECKING:
-    from evonorm_jax.search.protocol import Protocol
+    from evonorm_jax.search.engine.protocol import ProxyProtocol
 
 
 def main() -> None:
     """Parses the command line, trains, prints the table."""
     from evonorm_jax.data import dataset_config
-    from evonorm_jax.search import false_rejects
-    from evonorm_jax.search.anchors import ANCHOR_SIZES
-    from evonorm_jax.search.engine import Engine
-    from evonorm_jax.search.protocol import Protocol
+    from evonorm_jax.search.engine.anchors import ANCHOR_SIZES
+    from evonorm_jax.search.engine.engine import Engine
+    from evonorm_jax.search.engine.protocol import ProxyProtocol
+    from evonorm_jax.search.run import false_rejects
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.false_rejects",
@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="candidates in all, if fewer")
     arguments = parser.parse_args()
 
-    protocol = Protocol(ANCHOR_SIZES[arguments.anchors], crop_size=24 if arguments.data else 0)
+    crop_size = 24 if arguments.data else 0
+    protocol = ProxyProtocol(ANCHOR_SIZES[arguments.anchors], crop_size=crop_size)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     if arguments.data:
@@ -73,12 +74,14 @@ def main() -> None:
     write_report(output, false_rejects.read_records(path), protocol)
 
 
-def write_report(output: Path, records: Sequence[Mapping[str, Any]], protocol: Protocol) -> None:
+def write_report(
+    output: Path, records: Sequence[Mapping[str, Any]], protocol: ProxyProtocol
+) -> None:
     """Writes README.md and candidates.csv, and prints the former."""
     import jax
 
     from evonorm_jax.provenance import command, machine
-    from evonorm_jax.search import false_rejects
+    from evonorm_jax.search.report.false_reject_rates import as_csv, as_markdown
 
     commits = ", ".join(sorted({str(record["commit"]) for record in records}))
     lines = [
@@ -89,12 +92,10 @@ def write_report(output: Path, records: Sequence[Mapping[str, Any]], protocol: P
         f"- hardware: {machine()}",
         f"- date: {datetime.date.today()}, jax {jax.__version__}",
         "",
-        false_rejects.as_markdown(records, protocol),
+        as_markdown(records, protocol),
     ]
     (output / "README.md").write_text("\n".join(lines), encoding="utf-8")
-    (output / "candidates.csv").write_text(
-        false_rejects.as_csv(records, protocol), encoding="utf-8"
-    )
+    (output / "candidates.csv").write_text(as_csv(records, protocol), encoding="utf-8")
     print("\n".join(lines))
 
 

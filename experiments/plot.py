@@ -72,7 +72,7 @@ def main() -> None:
         for file in write_report(paths[0], Path(output or paths[0])):
             print(file)
     elif paths and all(map(_is_search, paths)):
-        from evonorm_jax.analysis.search_report import write_search_report  # imports JAX
+        from evonorm_jax.search.report.search_report import write_search_report  # imports JAX
 
         one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
         folder = Path(paths[0], "figures") if one_folder else Path("figures")

@@ -21,11 +21,11 @@ if __name__ == "__main__":
 
 import ml_collections
 
-from evonorm_jax.search.driver import StopRequest
-from evonorm_jax.search.formula import formula
-from evonorm_jax.search.ledger import Ledger
-from evonorm_jax.search.records import read_config
-from evonorm_jax.search.rerank import WINNERS, RerankConfig, Standing, rerank, standings
+from evonorm_jax.graphs.formula import formula
+from evonorm_jax.search.run.ledger import Ledger
+from evonorm_jax.search.run.ledger_reader import read_config
+from evonorm_jax.search.run.rerank import WINNERS, RerankConfig, Standing, rerank, standings
+from evonorm_jax.search.run.stop_request import StopRequest
 from experiments import launch
 from experiments.search import (
     add_worker_arguments,
@@ -50,15 +50,13 @@ def main() -> None:
     workdir = Path(arguments.workdir)
     saved = ml_collections.ConfigDict(read_config(workdir))
     plain = json.loads(json.dumps(launch.override(saved, overrides).to_dict()))
-    config = RerankConfig(**plain["rerank"])
+    config = RerankConfig.from_config(plain["rerank"])
     with (
         StopRequest() as stop,
         Ledger(workdir, plain, describe_start(arguments)) as ledger,
-        create_executor(
-            arguments, plain["rerank"]["protocol"], plain["dataset"], workdir
-        ) as workers,
+        create_executor(arguments, config.protocol, plain["dataset"], workdir) as workers,
     ):
-        finished = rerank(config, ledger, workers, _Lines(), stop)
+        finished = rerank(config, ledger, workers, print_progress, stop)
         ranked = standings(ledger.contents(), config.num_candidates)
     if not finished:
         report_stop(stop)
@@ -72,13 +70,13 @@ def main() -> None:
             )
 
 
-class _Lines:
-    def update(self, done: int, total: int) -> None:
-        print(f"{done} of {total} evaluations", flush=True)
+def print_progress(done: int, total: int) -> None:
+    """Prints how many evaluations are done."""
+    print(f"{done} of {total} evaluations", flush=True)
 
 
 def print_table(ranked: list[Standing], num_winners: int) -> None:
-    """Before and after, the winners marked."""
+    """Prints the accuracies before and after, with the winners marked."""
     networks = list(next((standing.scores for standing in ranked if standing.scores), {}))
     print("\n  ".join(["", *_rows(ranked, networks, num_winners)]))
 

@@ -33,14 +33,17 @@ import jax
 
 import evonorm_jax
 from evonorm_jax.errors import UserError
+from evonorm_jax.graphs.formula import formula
+from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.placement import places_for_workers
 from evonorm_jax.provenance import command, git_commit, machine
-from evonorm_jax.search.driver import Driver, Settings, StopRequest
-from evonorm_jax.search.executors import EngineFactory, Executor
-from evonorm_jax.search.formula import formula
-from evonorm_jax.search.graph import Graph
-from evonorm_jax.search.ledger import Ledger
-from evonorm_jax.search.local_executor import LocalExecutor
+from evonorm_jax.search.engine.protocol import ProxyProtocol
+from evonorm_jax.search.run.driver import Driver, SearchSettings
+from evonorm_jax.search.run.executor import Executor
+from evonorm_jax.search.run.ledger import Ledger
+from evonorm_jax.search.run.local_executor import LocalExecutor
+from evonorm_jax.search.run.stop_request import StopRequest
+from evonorm_jax.search.run.worker import EngineFactory
 from experiments import launch
 
 BEST_FILE = "best.json"
@@ -72,24 +75,24 @@ def main() -> None:
     name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
     workdir = Path(arguments.workdir or Path("runs") / name)
     plain = json.loads(json.dumps(config.to_dict()))
-    settings = Settings.from_config(plain)
+    settings = SearchSettings.from_config(plain)
 
-    from evonorm_jax.search.display import SearchDisplay, summary_line
+    from evonorm_jax.search.run.search_display import SearchDisplay, summary_line
 
     with (
         StopRequest() as stop,
         Ledger(workdir, plain, describe_start(arguments)) as ledger,
-        create_executor(arguments, plain["protocol"], plain["dataset"], workdir) as executor,
+        create_executor(arguments, settings.protocol, plain["dataset"], workdir) as executor,
         SearchDisplay(sys.stdout) as display,
     ):
-        driver = Driver(settings, ledger, executor, display)
+        driver = Driver(settings, ledger, executor, display.update)
         finished = driver.run(stop)
     search = driver.search
     print(summary_line(search, len(search.front())))
     if search.num_scored:
         best = search.best
         print(f"best layer: y = {formula(best.graph, 'unicode')}")
-        scores = dict(zip(settings.anchors, best.scores, strict=True))
+        scores = dict(zip(settings.protocol.anchor_names, best.scores, strict=True))
         save_graph(best.graph, workdir / BEST_FILE, candidate=best.id, scores=scores)
     if not finished:
         report_stop(stop)
@@ -114,14 +117,14 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
 
 def create_executor(
     arguments: argparse.Namespace,
-    protocol: dict[str, Any],
+    protocol: ProxyProtocol,
     dataset: dict[str, Any],
     workdir: Path,
 ) -> Executor:
-    """Creates the workers that the command line asks for; they start with the first task."""
+    """Creates the workers that the command line asks for; they start with the first trial."""
     factory = EngineFactory(protocol, dataset)
     if arguments.ray is not None:
-        from evonorm_jax.search.ray_executor import RayExecutor
+        from evonorm_jax.search.run.ray_executor import RayExecutor
 
         return RayExecutor(factory, arguments.ray, arguments.workers)
     return LocalExecutor(
@@ -145,7 +148,7 @@ def save_graph(graph: Graph, path: Path, **metadata: Any) -> None:
     """Writes a graph file and says where.
 
     Raises:
-      UserError: It cannot be written.
+      UserError: If it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

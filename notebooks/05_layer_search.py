@@ -51,18 +51,10 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from evonorm_jax.search import (
-    LIBRARY,
-    PRIMITIVES,
-    Graph,
-    SearchSpace,
-    canonical,
-    mutate_layer,
-    pad_graph,
-    random_graph,
-)
-from evonorm_jax.search.drawing import graph_figure
-from evonorm_jax.search.formula import formula
+from evonorm_jax.graphs import LIBRARY, PRIMITIVES, Graph, canonical, formula
+from evonorm_jax.graphs.drawing import graph_figure
+from evonorm_jax.search.evolution.mutation import mutate_layer
+from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
 
 rng = np.random.default_rng(7)
 for name in ("bn_relu", "evonorm_b0", "evonorm_s0"):
@@ -99,7 +91,7 @@ graph_figure(random_graph(rng))
 # place of the map, the same output. That costs a millisecond to find out, without training.
 
 # %%
-from evonorm_jax.search.filters import reject
+from evonorm_jax.search.engine.filters import reject
 
 
 def shares(graphs):
@@ -128,14 +120,14 @@ assert outcomes["random graphs"]["-"] < outcomes["children of EvoNorm-S0"]["-"]
 
 # %%
 from evonorm_jax.data import dataset_config
-from evonorm_jax.search.anchors import Anchor
-from evonorm_jax.search.engine import Engine
-from evonorm_jax.search.evolution import Search, SearchConfig
-from evonorm_jax.search.filters import Duplicates, functional_hash
-from evonorm_jax.search.protocol import Protocol, Stability
+from evonorm_jax.search.engine.anchors import Anchor
+from evonorm_jax.search.engine.engine import Engine
+from evonorm_jax.search.engine.filters import Duplicates, screen
+from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
+from evonorm_jax.search.evolution.search_state import Search, SearchConfig
 
 network = Anchor("resnet50_cifar", {"stage_sizes": (1,), "num_filters": 8})
-protocol = Protocol(
+protocol = ProxyProtocol(
     anchors=(network,),
     crop_size=0,
     batch_size=64,
@@ -157,14 +149,11 @@ def run_search(strategy, seed, num_scored):
     )  # fmt: skip
     search, duplicates = Search(config, s_space), Duplicates()
     while (candidate := search.ask()) is not None:
-        rejection = reject(candidate.graph)
-        if rejection is None:
-            function = functional_hash(candidate.graph)
-            rejection = duplicates.check(function, candidate=candidate.id)
+        rejection, function = screen(candidate.graph, candidate.id, protocol.filters, duplicates)
         if rejection is not None:
             search.tell(candidate.id, rejected=rejection.reason)
             continue
-        evaluation = engine.evaluate(candidate.graph, seed=candidate.id)
+        evaluation = engine.evaluate(candidate.graph, candidate.id, function)
         if evaluation.reason:
             search.tell(candidate.id, rejected=evaluation.reason)
         else:

@@ -11,8 +11,8 @@ from configs import recipes
 from evonorm_jax.data import create_pipeline
 from evonorm_jax.data.config import check_fields
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act, norm_act_names
 from evonorm_jax.models import create_model, model_names
+from evonorm_jax.norm_act import norm_act, norm_act_names
 from evonorm_jax.training.durations import resolve_durations
 from evonorm_jax.training.optimizer import learning_rate_schedule, peak_learning_rate
 

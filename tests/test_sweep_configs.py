@@ -8,8 +8,8 @@ import pytest
 from configs import recipes
 from evonorm_jax.analysis import paper
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act
 from evonorm_jax.models import model_names
+from evonorm_jax.norm_act import norm_act
 from evonorm_jax.sweeps import create_cells
 from evonorm_jax.training.durations import resolve_durations
 from evonorm_jax.training.optimizer import learning_rate_schedule, peak_learning_rate

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from configs.arguments import parse_words
 from evonorm_jax.data import dataset_config
-from evonorm_jax.search.anchors import ANCHOR_SIZES, Anchor
-from evonorm_jax.search.protocol import AbortRule, Protocol, Stability
+from evonorm_jax.search.engine.anchors import ANCHOR_SIZES, Anchor
+from evonorm_jax.search.engine.protocol import AbortRule, ProxyProtocol, Stability
 
 FORMS = ("small", "tiny", "smoke")
 SOURCES = ("tfds", "folder", "npz")
@@ -72,14 +72,14 @@ def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: st
     config.space = ConfigDict(
         {"num_nodes": 10, "batch_moments": batch_moments, "whole_graph": False}
     )
-    config.protocol = ConfigDict(_protocol(arg, num_steps, schedule).to_json())
+    config.protocol = ConfigDict(_protocol(arg, num_steps, schedule).to_dict())
     config.dataset = _dataset(arg, source)
     config.rerank = ConfigDict(
         {
             "num_candidates": 10,  # the paper's, and so are the three winners
             "num_winners": 3,
             "num_seeds": 1,
-            "protocol": _rerank_protocol(arg, num_steps).to_json(),
+            "protocol": _rerank_protocol(arg, num_steps).to_dict(),
         }
     )
     return config
@@ -99,10 +99,10 @@ def random_layers_config(arg: str) -> ConfigDict:
     return config
 
 
-def _protocol(arg: str, num_steps: int, schedule: str) -> Protocol:
+def _protocol(arg: str, num_steps: int, schedule: str) -> ProxyProtocol:
     if arg == "smoke":
         return _smoke_protocol(num_steps=2, schedule=schedule)
-    return Protocol(
+    return ProxyProtocol(
         anchors=ANCHOR_SIZES[arg or "full"],
         num_steps=num_steps // _STEPS_DIVISOR[arg],
         schedule=schedule,
@@ -111,7 +111,7 @@ def _protocol(arg: str, num_steps: int, schedule: str) -> Protocol:
     )
 
 
-def _rerank_protocol(arg: str, num_steps: int) -> Protocol:
+def _rerank_protocol(arg: str, num_steps: int) -> ProxyProtocol:
     """Ours: four times the steps, all with a cosine, in networks of the next size.
 
     The paper ranks them again on ImageNet.
@@ -119,7 +119,7 @@ def _rerank_protocol(arg: str, num_steps: int) -> Protocol:
     if arg == "smoke":
         return _smoke_protocol(num_steps=4, schedule="cosine")
     larger = {"": "full", "small": "full", "tiny": "small"}[arg]
-    return Protocol(
+    return ProxyProtocol(
         anchors=ANCHOR_SIZES[larger],
         num_steps=4 * num_steps // _STEPS_DIVISOR[arg],
         schedule="cosine",
@@ -129,8 +129,8 @@ def _rerank_protocol(arg: str, num_steps: int) -> Protocol:
     )
 
 
-def _smoke_protocol(**fields: Any) -> Protocol:
-    return Protocol(
+def _smoke_protocol(**fields: Any) -> ProxyProtocol:
+    return ProxyProtocol(
         anchors=(Anchor("resnet50_cifar", {"stage_sizes": (1,), "num_filters": 8}),),
         crop_size=0,
         batch_size=8,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evonorm_jax.layers import accepts_field
+from evonorm_jax.norm_act import accepts_field
 
 # The layers of the paper's batch-size experiment (arXiv v1, Table 3).
 BATCH_SIZE_LAYERS = (

@@ -23,7 +23,7 @@ from evonorm_jax.benchmarks.train_step import (
     measure_workload,
 )
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.norm_act import norm_act
+from evonorm_jax.norm_act import norm_act
 
 #: At batch 256 the first stage's x alone (103 MB in bfloat16) is beyond any cache.
 SHAPES = (

@@ -14,7 +14,7 @@ from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act
+from evonorm_jax.norm_act import norm_act
 
 #: The stages of a ResNet-50 at 224 pixels; the first one at half the batch, 12.8 MB as the second.
 SHAPES = ((16, 56, 56, 64), (32, 28, 28, 128), (32, 14, 14, 256), (32, 7, 7, 512))

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from evonorm_jax.graphs.canonical import canonical
+from evonorm_jax.graphs.graph import Graph, X
+from evonorm_jax.graphs.layer import BatchGraphLayer, BatchGroupGraphLayer
 from evonorm_jax.models.classification import in_top
 from evonorm_jax.models.weight_decay import decay_mask
-from evonorm_jax.search.canonical import canonical
-from evonorm_jax.search.graph import Graph, X
-from evonorm_jax.search.layer import BatchGraphLayer, BatchGroupGraphLayer
-from evonorm_jax.search.protocol import Protocol
-from evonorm_jax.search.trainer import AnchorTrainer
+from evonorm_jax.search.engine.protocol import ProxyProtocol
+from evonorm_jax.search.engine.trainer import AnchorTrainer
 
 #: Returns seconds. Of all threads of this process on a CPU, where others may share its cores.
 Clock = Callable[[], float]
@@ -40,12 +40,12 @@ class PlainVerdict:
     """What the plain way found of a candidate.
 
     Attributes:
-      passed: whether all anchors let it pass.
-      accuracies: in percent, by anchor.
-      seconds: that it took, see `clock`.
-      seconds_watched: that it would have taken, had a candidate that does not see x been turned
-        away, and had a loss that is not finite ended all training.
-      seconds_thrifty: likewise, had also the first anchor that rejects it ended all training.
+      passed: Whether all anchors let it pass.
+      accuracies: The accuracies in percent, by anchor.
+      seconds: The time that it took; see `clock`.
+      seconds_watched: The time that it would have taken, had a candidate that does not see x been
+        turned away, and had a loss that is not finite ended all training.
+      seconds_thrifty: Likewise, had also the first anchor that rejects it ended all training.
     """
 
     passed: bool
@@ -56,15 +56,15 @@ class PlainVerdict:
 
 
 def judge(
-    trainers: Sequence[AnchorTrainer], protocol: Protocol, graph: Graph, seed: int
+    trainers: Sequence[AnchorTrainer], protocol: ProxyProtocol, graph: Graph, seed: int
 ) -> PlainVerdict:
     """Trains the candidate on every anchor.
 
     Args:
-      trainers: of the anchors; they give the networks, the data and the initial weights.
-      protocol: for the steps, the optimizer and the accuracy that passes.
-      graph: any.
-      seed: as the engine takes it.
+      trainers: The trainers of the anchors, for the networks, the data and the initial weights.
+      protocol: Says how many steps, which optimizer, and which accuracy passes.
+      graph: The candidate.
+      seed: The seed, as the engine takes it.
     """
     graph = canonical(graph)
     accuracies = []
@@ -84,7 +84,7 @@ def judge(
 
 
 def _train(
-    trainer: AnchorTrainer, protocol: Protocol, graph: Graph, seed: int
+    trainer: AnchorTrainer, protocol: ProxyProtocol, graph: Graph, seed: int
 ) -> tuple[float, float, float | None]:
     """Accuracy, seconds, and seconds until the first loss that is not finite, if there is one."""
     data = trainer.data

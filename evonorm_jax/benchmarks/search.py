@@ -12,12 +12,15 @@ from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.data import dataset_config
 from evonorm_jax.errors import UserError
-from evonorm_jax.search import LIBRARY, Graph, SearchSpace, mutate_layer, pad_graph, random_graph
-from evonorm_jax.search.anchors import ANCHOR_SIZES, Anchor
-from evonorm_jax.search.engine import Engine, Evaluation, Stage
-from evonorm_jax.search.filters import reject
-from evonorm_jax.search.graph import X
-from evonorm_jax.search.protocol import Protocol, Stability
+from evonorm_jax.graphs import LIBRARY, Graph
+from evonorm_jax.graphs.graph import X
+from evonorm_jax.search.engine.anchors import ANCHOR_SIZES, Anchor
+from evonorm_jax.search.engine.engine import Engine
+from evonorm_jax.search.engine.filters import Duplicates, reject, screen
+from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
+from evonorm_jax.search.engine.verdicts import DecidingStage, Evaluation
+from evonorm_jax.search.evolution.mutation import mutate_layer
+from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
 
 OURS = "the engine"
 PLAIN = "whole networks compiled, all steps on all anchors"
@@ -36,23 +39,23 @@ NOTES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Workload:
+class SearchWorkload:
     """How much is measured.
 
     Attributes:
-      num_random: random graphs that the engine decides.
-      num_children: one-mutation children.
-      plain_trained: candidates of each list to judge the plain way, of those that the engine
-        trained.
-      plain_others: likewise, of those that see x and were not trained, and of those that do not.
-      protocol: without abort rules nothing would differ but the filters.
+      num_random: How many random graphs the engine decides.
+      num_children: How many one-mutation children the engine decides.
+      plain_trained: How many candidates of each list are judged the plain way, of those that the
+        engine trained.
+      plain_others: Likewise, of those that see x and were not trained, and of those that do not.
+      protocol: How they are trained; without abort rules only the filters would differ.
     """
 
     num_random: int
     num_children: int
     plain_trained: int
     plain_others: int
-    protocol: Protocol
+    protocol: ProxyProtocol
 
 
 # The tiny ones, but with a ResNet at the full resolution, where networks of the usual size spend
@@ -61,19 +64,19 @@ _ANCHORS = (
     *ANCHOR_SIZES["tiny"][:2],
     Anchor("resnet50_cifar", (("stage_sizes", (1, 1, 1)), ("num_filters", 8))),
 )
-_FULL = Workload(
+_FULL = SearchWorkload(
     num_random=1_000,
     num_children=60,
     plain_trained=32,
     plain_others=8,
-    protocol=Protocol(_ANCHORS, num_steps=100, quality_examples=0, stability=Stability(0)),
+    protocol=ProxyProtocol(_ANCHORS, num_steps=100, quality_examples=0, stability=Stability(0)),
 )
-_QUICK = Workload(
+_QUICK = SearchWorkload(
     num_random=10,
     num_children=2,
     plain_trained=4,
     plain_others=1,
-    protocol=Protocol(
+    protocol=ProxyProtocol(
         (
             Anchor(
                 "mobilenet_v2_cifar",
@@ -113,7 +116,7 @@ def measure(options: Options) -> Report:
     """Decides both lists with the engine, then a sample of each the plain way.
 
     Raises:
-      UserError: a full run without `--data`, the .npz file of CIFAR-10.
+      UserError: On a full run without `--data`, the .npz file of CIFAR-10.
     """
     workload = _QUICK if options.quick else _FULL
     if options.quick:
@@ -124,7 +127,7 @@ def measure(options: Options) -> Report:
         # A thousand images of the training split stand for the validation set.
         splits = {"train_split": "train[:45000]", "eval_split": "train[49000:]"}
         data = dataset_config("cifar10", "npz", path=options.data, **splits)
-    engine = Engine(workload.protocol, data, cache={})
+    engine = Engine(workload.protocol, data)
     known = [graph for graph in LIBRARY.values() if reject(graph) is None]
     warm_up = sum(_decide(engine, known)[1])  # compiles the primitives in all shapes
     options.log(f"known layers, and compiling what all candidates share: {warm_up:.0f} s")
@@ -146,10 +149,8 @@ def measure(options: Options) -> Report:
 
 
 def _measure_list(
-    options: Options, workload: Workload, engine: Engine, name: str, graphs: Sequence[Graph]
+    options: Options, workload: SearchWorkload, engine: Engine, name: str, graphs: Sequence[Graph]
 ) -> list[Result]:
-    assert engine.cache is not None
-    engine.cache.clear()
     evaluations, seconds = _decide(engine, graphs)
     ours = float(np.mean(seconds))
     trained = [i for i, e in enumerate(evaluations) if e.steps]
@@ -192,18 +193,23 @@ def _measure_list(
 
 
 def _decide(engine: Engine, graphs: Sequence[Graph]) -> tuple[list[Evaluation], list[float]]:
-    """What the engine says of each, and the seconds that it took."""
+    """Decides each as a search does; returns also the seconds that it took."""
     now = clock()
+    duplicates = Duplicates()
     evaluations, times = [], [now()]
-    for graph in graphs:
-        evaluations.append(engine.evaluate(graph, seed=0))
+    for number, graph in enumerate(graphs):
+        rejection, function = screen(graph, number, engine.protocol.filters, duplicates)
+        if rejection is None:
+            evaluations.append(engine.evaluate(graph, 0, function))
+        else:
+            evaluations.append(Evaluation(str(DecidingStage.FILTERS), str(rejection.reason)))
         times.append(now())
     return evaluations, [float(seconds) for seconds in np.diff(times)]
 
 
 def _figures(evaluations: Sequence[Evaluation], seconds: Sequence[float]) -> dict[str, float]:
     """What the engine's time went into."""
-    passed = [e.stage == Stage.SCORED for e in evaluations]
+    passed = [e.stage == DecidingStage.SCORED for e in evaluations]
     return {
         "candidates timed": len(evaluations),
         "trained": sum(e.steps > 0 for e in evaluations),
@@ -214,7 +220,7 @@ def _figures(evaluations: Sequence[Evaluation], seconds: Sequence[float]) -> dic
 
 def _sample_plain(
     options: Options,
-    workload: Workload,
+    workload: SearchWorkload,
     engine: Engine,
     graphs: Sequence[Graph],
     strata: Sequence[Sequence[int]],

@@ -19,8 +19,8 @@ from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.benchmarks.timing import Sampler, blocking, interleave, spread
 from evonorm_jax.data import create_pipeline, dataset_config
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.norm_act import LayerLike, norm_act
 from evonorm_jax.models import create_model
+from evonorm_jax.norm_act import LayerLike, norm_act
 from evonorm_jax.training.parallel import AXIS, DataParallel
 from evonorm_jax.training.state import TrainState, create_train_state, initial_variables
 from evonorm_jax.training.steps import step_key

@@ -27,7 +27,7 @@ class FeaturePyramid(nn.Module):
     Parameters: `level<l>_{lateral_conv,conv,norm}`.
 
     Attributes:
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         min_level: the finest level.
         max_level: the coarsest level.
         num_filters: C.

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from evonorm_jax.layers import accepts_field
 from evonorm_jax.models.convolution import TransposedConv, conv2d
 from evonorm_jax.models.resnet import FeatureMaps, NormActFactory
+from evonorm_jax.norm_act import accepts_field
 
 _branch_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -30,7 +30,7 @@ def per_region(norm_act: NormActFactory, num_regions: int) -> NormActFactory:
 
     `virtual_batch_size` counts images in the rest of the network; here it counts regions.
 
-    >>> from evonorm_jax.layers import norm_act
+    >>> from evonorm_jax.norm_act import norm_act
     >>> per_region(norm_act("bn_relu", virtual_batch_size=2), 512)().virtual_batch_size
     1024
     """
@@ -50,7 +50,7 @@ class RegionProposalHead(nn.Module):
     Parameters: `conv<i>`, `level<l>_norm<i>`, `scores`, `deltas`.
 
     Attributes:
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         num_anchors: A, at every pixel.
         num_convs: 3x3 convolutions before the answers.
         num_filters: their channels.
@@ -92,7 +92,7 @@ class BoxHead(nn.Module):
     Parameters: `conv<i>`, `norm<i>`, `dense`, `dense_norm`, `classes`, `deltas`.
 
     Attributes:
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         num_classes: K, the background included.
         num_convs: 3x3 convolutions before the dense layer.
         num_filters: their channels.

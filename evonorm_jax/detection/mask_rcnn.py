@@ -65,7 +65,7 @@ class MaskRCNN(nn.Module):
     Attributes:
         backbone: gives feature maps by level, e.g. `create_model("resnet50_v1", None, ...)`.
         num_classes: classes with the background, which is class 0: 91 for COCO's ids 1 to 90.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         use_fpn: whether a feature pyramid follows the backbone.
         min_level: finest level of the maps that the heads see.
         max_level: coarsest level; the sides of an image are multiples of 2^max_level.

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from evonorm_jax import layers
 from evonorm_jax.detection.mask_rcnn import MaskRCNN
-from evonorm_jax.layers.norm_act import LayerLike
 from evonorm_jax.models import resnet, resnet_v1, spinenet
 from evonorm_jax.models.registry import find, float_dtype, settable_fields
+from evonorm_jax.norm_act import LayerLike
+from evonorm_jax.norm_act import norm_act as bind_layer
 
 
 class _Recipe(NamedTuple):
@@ -88,7 +88,7 @@ def create_detector(
         name: one of `detector_names()`; `_preact` marks pre-activation backbones, which normalise
             their residual branches with EvoNorm too but are not the ones of the paper's Table 4.
         num_classes: classes with the background, which is class 0: 91 for COCO's ids 1 to 90.
-        norm_act: a layer: its name, its class or a factory (`evonorm_jax.layers.norm_act`).
+        norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
         dtype: floating-point dtype of convolutions and layers, as a type or by name.
         norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 8}`, in images.
         backbone_fields: fields of the backbone, such as `{"num_filters": 16}`.
@@ -105,7 +105,7 @@ def create_detector(
     recipe = find(name, _RECIPES, kind="detector")
     _check_known(fields, MaskRCNN, kind=f"field of {name}")
     _check_known(backbone_fields or {}, recipe.backbone, kind=f"field of the backbone of {name}")
-    layer = layers.norm_act(norm_act, **(norm_act_fields or {}))
+    layer = bind_layer(norm_act, **(norm_act_fields or {}))
     dtype = float_dtype(dtype)
     backbone = recipe.backbone(norm_act=layer, dtype=dtype, **(backbone_fields or {}))
     return MaskRCNN(

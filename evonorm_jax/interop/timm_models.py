@@ -23,8 +23,8 @@ from flax.typing import Dtype
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import names
 from evonorm_jax.interop.names import ModuleNames
-from evonorm_jax.layers import accepts_field
 from evonorm_jax.models import create_model
+from evonorm_jax.norm_act import accepts_field
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,14 +27,6 @@ from evonorm_jax.layers.evonorm import (
     EvoNormS1,
     EvoNormS2,
 )
-from evonorm_jax.layers.norm_act import (
-    accepts_field,
-    activation_of,
-    fuses_activation,
-    norm_act,
-    norm_act_names,
-    resolve_norm_act,
-)
 
 __all__ = [
     "BatchDependentLayer",
@@ -63,10 +55,4 @@ __all__ = [
     "RandomRejectionLayer",
     "RandomSearchRejectionLayer",
     "SwitchableNormReLU",
-    "accepts_field",
-    "activation_of",
-    "fuses_activation",
-    "norm_act",
-    "norm_act_names",
-    "resolve_norm_act",
 ]

@@ -40,7 +40,7 @@ class CifarResNet(nn.Module):
         depth: 6n + 2, counting the convolutions outside the shortcuts and the dense layer;
             8 is the smallest, with one block per stage.
         num_classes: width of the logits.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         num_filters: channels of the stem and of stage 1; stages 2 and 3 double them.
         dropout_rate: dropout before the dense layer; where above 0, training needs the rng
             "dropout".

@@ -105,7 +105,7 @@ class InvertedResidualNetwork(nn.Module):
 
     Attributes:
         num_classes: width of the logits.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         width_multiplier: of all channels, rounded by `round_channels`.
         stage_sizes: number of blocks of each stage; fewer numbers end the network earlier.
         stem: "imagenet", or "cifar" for small images: the stem and stage 2 then keep the

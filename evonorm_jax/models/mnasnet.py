@@ -15,7 +15,7 @@ class MnasNetB1(InvertedResidualNetwork):
     """MnasNet-B1; attributes, names of the parameters and errors as in its base class.
 
     >>> import jax, jax.numpy as jnp
-    >>> from evonorm_jax.layers import norm_act
+    >>> from evonorm_jax.norm_act import norm_act
     >>> model = MnasNetB1(num_classes=10, norm_act=norm_act("gn_relu"), stage_sizes=(1, 1))
     >>> images = jnp.ones((2, 64, 64, 3))
     >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)

@@ -11,9 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from evonorm_jax import layers
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.norm_act import LayerLike
 from evonorm_jax.models import (
     cifar_resnet,
     efficientnet,
@@ -22,6 +20,8 @@ from evonorm_jax.models import (
     resnet,
     resnet_v1,
 )
+from evonorm_jax.norm_act import LayerLike
+from evonorm_jax.norm_act import norm_act as bind_layer
 
 _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.ResNet18,
@@ -86,7 +86,7 @@ def create_model(
         name: one of `model_names()`.
         num_classes: width of the logits. None makes a ResNet a backbone, which returns its feature
             maps by level (`evonorm_jax.models.resnet.FeatureMaps`).
-        norm_act: a layer: its name, its class or a factory (`evonorm_jax.layers.norm_act`).
+        norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
         dtype: floating-point dtype of convolutions and layers, as a type or by name.
         norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
         **fields: fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
@@ -108,7 +108,7 @@ def create_model(
         find(field, known_fields, kind=f"field of {name}")
     return constructor(
         num_classes=num_classes,
-        norm_act=layers.norm_act(norm_act, **(norm_act_fields or {})),
+        norm_act=bind_layer(norm_act, **(norm_act_fields or {})),
         dtype=float_dtype(dtype),
         **fields,
     )

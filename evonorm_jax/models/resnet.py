@@ -121,7 +121,7 @@ class ResNet(nn.Module):
         stage_sizes: number of blocks of each stage.
         num_classes: width of the logits; None for a backbone, which returns `FeatureMaps` in
             `dtype`, levels 2 to 5 where there are four stages.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
         num_filters: channels of the stem; doubled by every stage after the first.
         stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers

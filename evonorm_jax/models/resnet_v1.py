@@ -30,7 +30,6 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import activation_of, fuses_activation
 from evonorm_jax.models.classifier import check_images, classifier_head
 from evonorm_jax.models.convolution import conv2d, max_pool
 from evonorm_jax.models.resnet import (
@@ -43,6 +42,7 @@ from evonorm_jax.models.resnet import (
     project_shortcut,
     stem_convs,
 )
+from evonorm_jax.norm_act import activation_of, fuses_activation
 
 RESIDUAL_NORMS = ("norm", "affine")
 
@@ -125,7 +125,7 @@ class ResNetV1(nn.Module):
             activation has parameters (`frn`, `bn_swish`, `gn_swish`).
 
     >>> import jax, jax.numpy as jnp
-    >>> from evonorm_jax.layers import norm_act
+    >>> from evonorm_jax.norm_act import norm_act
     >>> model = ResNetV1((1, 1), num_classes=10, norm_act=norm_act("gn_relu"), num_filters=8)
     >>> images = jnp.ones((2, 32, 32, 3))
     >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)

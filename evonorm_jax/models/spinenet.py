@@ -113,7 +113,7 @@ class SpineNet(nn.Module):
     `stem<i>_block<j>`, `group<k>_{resample1,resample2,block<j>}` and `level<l>_{conv,norm}`.
 
     Attributes:
-        norm_act: makes a norm-activation layer (see `evonorm_jax.layers.norm_act`).
+        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
         num_repeats: blocks of each group.
         filter_scale: factor of all filters but those of the stem's convolution.
         resample_alpha: width while a parent is resampled, over the filters of that parent.
@@ -126,7 +126,7 @@ class SpineNet(nn.Module):
             called on images whose sides are no multiples of 128 pixels.
 
     >>> import jax, jax.numpy as jnp
-    >>> from evonorm_jax.layers import norm_act
+    >>> from evonorm_jax.norm_act import norm_act
     >>> model = SpineNet(norm_act("bn_relu"), filter_scale=0.25, endpoint_filters=32)
     >>> images = jnp.ones((1, 128, 256, 3))
     >>> maps, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)

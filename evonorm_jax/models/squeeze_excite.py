@@ -13,9 +13,8 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import activation_of
-from evonorm_jax.layers.norm_act import LayerLike
 from evonorm_jax.models.convolution import mobile_kernel_init
+from evonorm_jax.norm_act import LayerLike, activation_of
 
 
 class SqueezeExcite(nn.Module):

@@ -1,28 +1,13 @@
-"""The layer search: from 24 primitives to a layer that trains by its name.
+"""The layer search (paper, section 3): from random graphs to a layer that trains by its name.
 
-`primitives`, `graph`, `space`, `canonical`, `mutation` are the space and what moves in it; `layer`
-makes a Flax layer of a graph, `library` holds the known ones, `formula` and `drawing` show them.
+| room | holds |
+|---|---|
+| `evolution/` | what is proposed: the space, mutation, regularized evolution and random search |
+| `engine/` | what a candidate is worth: filters, proxy training in anchor networks, stability |
+| `run/` | a search at work: driver, workers on a machine or a cluster, ledger, reranking |
+| `report/` | figures and tables from the ledgers of searches |
+
+`run/` stands on `evolution/` and `engine/`, `report/` on `run/`, and all of them on
+`evonorm_jax.graphs` and `evonorm_jax.models`.
+`docs/search.md` tells how to run a search and what was measured.
 """
-
-from evonorm_jax.search.canonical import canonical, canonical_hash
-from evonorm_jax.search.graph import Graph, Node
-from evonorm_jax.search.library import LIBRARY, read_graph
-from evonorm_jax.search.mutation import mutate, mutate_layer
-from evonorm_jax.search.primitives import PRIMITIVES, Primitive
-from evonorm_jax.search.space import SearchSpace, pad_graph, random_graph
-
-__all__ = [
-    "LIBRARY",
-    "PRIMITIVES",
-    "Graph",
-    "Node",
-    "Primitive",
-    "SearchSpace",
-    "canonical",
-    "canonical_hash",
-    "mutate",
-    "mutate_layer",
-    "pad_graph",
-    "random_graph",
-    "read_graph",
-]

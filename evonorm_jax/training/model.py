@@ -10,8 +10,8 @@ import ml_collections
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import accepts_field, norm_act, resolve_norm_act
 from evonorm_jax.models import create_model
+from evonorm_jax.norm_act import accepts_field, norm_act, resolve_norm_act
 from evonorm_jax.training.parallel import WorkerLayout
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -7,7 +7,7 @@ from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
 from evonorm_jax.analysis.sweep_report import write_report
 from evonorm_jax.analysis.sweep_results import write_results
 from evonorm_jax.analysis.sweeps import load_sweep
-from evonorm_jax.layers import norm_act
+from evonorm_jax.norm_act import norm_act
 from experiments import launch
 from tests.analysis.sweep_folders import write_run, write_sweep
 

@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 
 from evonorm_jax.benchmarks import layer_program, rivals
-from evonorm_jax.layers import norm_act
+from evonorm_jax.norm_act import norm_act
 
 
 class Square(nn.Module):

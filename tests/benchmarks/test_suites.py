@@ -11,8 +11,8 @@ from evonorm_jax.benchmarks import gpu, layers, plain_search, search, startup, s
 from evonorm_jax.benchmarks import input as input_suite
 from evonorm_jax.benchmarks.report import as_json
 from evonorm_jax.errors import UserError
+from evonorm_jax.graphs import Graph
 from evonorm_jax.models import create_model
-from evonorm_jax.search import Graph
 
 
 @pytest.fixture

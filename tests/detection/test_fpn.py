@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evonorm_jax.detection.fpn import FeaturePyramid
-from evonorm_jax.layers import norm_act
+from evonorm_jax.norm_act import norm_act
 from tests.models.plain_networks import plain_conv
 
 

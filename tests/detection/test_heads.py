@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evonorm_jax.detection.heads import BoxHead, MaskHead, RegionProposalHead, per_region
-from evonorm_jax.layers import norm_act
+from evonorm_jax.norm_act import norm_act
 from tests.models.plain_networks import plain_conv, plain_evonorm_s0
 
 BOX = {"num_classes": 3, "num_convs": 1, "num_filters": 8, "num_units": 8}

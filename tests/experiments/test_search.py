@@ -14,11 +14,12 @@ import pytest
 from configs.search import cifar10_evonorm_b, cifar10_evonorm_s, cifar10_random_layers
 from evonorm_jax.data.config import check_fields
 from evonorm_jax.errors import UserError
-from evonorm_jax.search import Graph
-from evonorm_jax.search.driver import Settings
-from evonorm_jax.search.protocol import Protocol
-from evonorm_jax.search.records import LEDGER_FILE, read_ledger
-from evonorm_jax.search.rerank import RerankConfig
+from evonorm_jax.graphs import Graph
+from evonorm_jax.search.engine.protocol import ProxyProtocol
+from evonorm_jax.search.run.driver import SearchSettings
+from evonorm_jax.search.run.ledger_format import LEDGER_FILE
+from evonorm_jax.search.run.ledger_reader import read_ledger
+from evonorm_jax.search.run.rerank import RerankConfig
 from tests.experiments import command_line
 
 CONFIG = "configs/search/cifar10_evonorm_s.py:smoke"
@@ -149,14 +150,13 @@ def test_mistakes_are_one_message_and_change_nothing(searched, arguments, messag
 def test_every_form_of_the_configs_is_complete(series, form):
     config = MODULES[series].get_config(form)
     plain = json.loads(json.dumps(config.to_dict()))
-    settings = Settings.from_config(plain)
+    settings = SearchSettings.from_config(plain)
     assert settings.space.batch_moments == (series == "b")
     assert settings.space.num_nodes == 10
-    rerank = RerankConfig(**plain["rerank"])
+    rerank = RerankConfig.from_config(plain["rerank"])
     assert (rerank.num_candidates, rerank.num_winners) == (10, 3)
-    protocol, larger = (Protocol.from_json(p) for p in (plain["protocol"], rerank.protocol))
-    assert larger.num_steps > protocol.num_steps
-    assert len(settings.anchors) == (1 if form == "smoke" else 3)
+    assert rerank.protocol.num_steps > settings.protocol.num_steps
+    assert len(settings.protocol.anchors) == (1 if form == "smoke" else 3)
     check_fields(config.dataset)
     if form != "smoke":  # layers are not chosen by the images that they are reported on
         assert (config.dataset.train_split, config.dataset.eval_split) == (
@@ -177,7 +177,7 @@ def test_a_form_combines_with_a_source(form):
     ("series", "num_steps", "schedule"), [("b", 2_000, "constant"), ("s", 5_000, "cosine")]
 )
 def test_the_whole_form_is_the_published_protocol(series, num_steps, schedule):
-    protocol = Protocol.from_json(MODULES[series].get_config().protocol.to_dict())
+    protocol = ProxyProtocol.from_dict(MODULES[series].get_config().protocol.to_dict())
     assert protocol.num_steps == num_steps
     assert protocol.schedule == schedule
     assert (protocol.batch_size, protocol.crop_size, protocol.eval_batch_size) == (128, 24, 512)
@@ -196,9 +196,10 @@ def test_only_the_tiny_networks_are_given_up_early(form, steps):
 
 def test_random_layers_are_all_trained():
     plain = json.loads(json.dumps(cifar10_random_layers.get_config().to_dict()))
-    settings, protocol = Settings.from_config(plain), Protocol.from_json(plain["protocol"])
+    settings = SearchSettings.from_config(plain)
+    protocol = settings.protocol
     assert (settings.search.strategy, settings.search.max_scored) == ("random", 5_000)
-    assert settings.filters is None
+    assert protocol.filters is None
     assert (protocol.quality_accuracy, protocol.stability.num_steps, protocol.abort_rules) == (
         0,
         0,

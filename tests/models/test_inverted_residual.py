@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evonorm_jax.layers import accepts_field, norm_act_names
 from evonorm_jax.models import create_model
 from evonorm_jax.models.inverted_residual import round_channels
 from evonorm_jax.models.stochastic_depth import linear_survival
+from evonorm_jax.norm_act import accepts_field, norm_act_names
 from tests.models import plain_networks as plain
 
 # Three blocks of 8 channels at their ends; the head is the largest part of it.

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evonorm_jax.layers import norm_act
 from evonorm_jax.models import create_model
 from evonorm_jax.models.convolution import conv2d
 from evonorm_jax.models.resnet import BasicBlock, BottleneckBlock
 from evonorm_jax.models.resnet_v1 import BasicBlockV1, BottleneckBlockV1
+from evonorm_jax.norm_act import norm_act
 from tests.models.plain_networks import (
     plain_basic,
     plain_basic_v1,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import EvoNormB0, EvoNormS0, norm_act
+from evonorm_jax.layers import EvoNormB0, EvoNormS0
 from evonorm_jax.models import (
     CifarResNet,
     EfficientNet,
@@ -17,6 +17,7 @@ from evonorm_jax.models import (
     model_names,
     native_image_size,
 )
+from evonorm_jax.norm_act import norm_act
 
 
 def test_names():

@@ -10,8 +10,8 @@ import pytest
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import fuses_activation, norm_act, norm_act_names
 from evonorm_jax.models import create_model
+from evonorm_jax.norm_act import fuses_activation, norm_act, norm_act_names
 
 TINY = {
     "resnet50": {"stage_sizes": (1, 1), "num_filters": 4},

@@ -7,7 +7,6 @@ import pytest
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act
 from evonorm_jax.models.convolution import conv2d
 from evonorm_jax.models.resnet_v1 import BasicBlockV1, BottleneckBlockV1
 from evonorm_jax.models.spinenet import (
@@ -20,6 +19,7 @@ from evonorm_jax.models.spinenet import (
     SpineNet143,
     SpineNet190,
 )
+from evonorm_jax.norm_act import norm_act
 from tests.models.plain_networks import plain_batch_norm, plain_bn_relu, plain_conv
 
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evonorm_jax.layers import EvoNormS0, norm_act, norm_act_names
+from evonorm_jax.layers import EvoNormS0
 from evonorm_jax.models.squeeze_excite import SqueezeExcite, gate_activation
+from evonorm_jax.norm_act import norm_act, norm_act_names
 
 
 def test_by_hand():

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from evonorm_jax.search.primitives import INDEX_SETS, PRIMITIVES
+from evonorm_jax.graphs.primitives import PRIMITIVES
+from evonorm_jax.graphs.reductions import INDEX_SETS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
 
@@ -21,5 +22,6 @@ def test_the_examples_run(tmp_path, monkeypatch):
 def test_every_primitive_is_named():
     named = set(re.findall(r"`(\w+)`", TEXT))
     for primitive in PRIMITIVES.values():
-        assert (f"{primitive.moment}_S" if primitive.moment else primitive.name) in named
+        moment, _, _ = primitive.name.partition("_")
+        assert (f"{moment}_S" if primitive.index_set else primitive.name) in named
     assert named >= set(INDEX_SETS)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act_names
 from evonorm_jax.models import create_model
 from evonorm_jax.models.weight_decay import decay_mask
+from evonorm_jax.norm_act import norm_act_names
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.optimizer import (
     create_optimizer,

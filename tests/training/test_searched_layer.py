@@ -8,7 +8,7 @@ import pytest
 from configs import recipes
 from evonorm_jax.analysis.runs import load_run
 from evonorm_jax.errors import UserError
-from evonorm_jax.search.graph import Graph
+from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.training import train_and_evaluate
 from evonorm_jax.training.evaluation import evaluate_checkpoint
 from evonorm_jax.training.run_directory import read_config

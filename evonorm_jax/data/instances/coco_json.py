@@ -100,7 +100,9 @@ def list_coco_folder(
         )
     files = [root / "annotations" / f"instances_{parse_split(name)[0]}.json" for name in names]
     contents = [_read_json(file) for file in files]
-    categories = [_category_names(content, file) for content, file in zip(contents, files, strict=True)]
+    categories = [
+        _category_names(content, file) for content, file in zip(contents, files, strict=True)
+    ]
     if categories[0] != categories[-1]:
         raise UserError(
             f"{files[0]} and {files[-1]} have different categories: {_differences(*categories)}."
@@ -150,8 +152,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         there = sorted(path.name for path in file.parent.glob("*.json"))
         raise UserError(
-            f"There is no file {file}; its folder has {', '.join(there) or 'no JSON file'}. A split "
-            "NAME is read from annotations/instances_NAME.json: set config.dataset.train_split and "
+            f"There is no file {file}; its folder has {', '.join(there) or 'no JSON file'}. A "
+            "split NAME is read from annotations/instances_NAME.json: set config.dataset.train_split and "
             "eval_split."
         )
     try:

@@ -59,8 +59,8 @@ def create_instance_pipeline(
         table = _EMBEDDED if config.source == "embedded" else _GENERATED
         if config.name not in table:
             raise UserError(
-                f"No data set '{config.name}' is {config.source}: there is {', '.join(table)}. Take "
-                "the source 'coco_json' for a folder."
+                f"No data set '{config.name}' is {config.source}: there is {', '.join(table)}. "
+                "Take the source 'coco_json' for a folder."
             )
         pipeline = table[config.name](config, seed=seed, evaluation_only=evaluation_only)
     check_sizes(config, pipeline, evaluation_only)

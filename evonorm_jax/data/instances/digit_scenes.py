@@ -145,9 +145,7 @@ def draw_scene(
     keys = jax.random.split(key, 6)
     count = jax.random.randint(keys[0], (), 1, max_digits + 1)
     which = jax.random.randint(keys[1], (max_digits,), 0, len(digits))
-    sides = jax.random.uniform(
-        keys[2], (max_digits,), minval=digit_sizes[0], maxval=digit_sizes[1]
-    )
+    sides = jax.random.uniform(keys[2], (max_digits,), minval=digit_sizes[0], maxval=digit_sizes[1])
     corners = jax.random.uniform(keys[3], (max_digits, 2)) * (size - sides)[:, None]
     colours = jax.random.uniform(keys[4], (max_digits, 3), minval=140.0, maxval=255.0)
 

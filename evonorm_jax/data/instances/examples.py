@@ -86,9 +86,7 @@ def fit_image(pixels: np.ndarray, size: int) -> Batch:
     }
 
 
-def crop_to_box(
-    mask: np.ndarray, box: tuple[float, float, float, float], size: int
-) -> np.ndarray:
+def crop_to_box(mask: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
     """Resizes the part of a mask `[H, W]` bool within a box to `[size, size]` bool."""
     y1, x1, y2, x2 = box
     image = Image.fromarray(mask.astype(np.uint8) * 255)

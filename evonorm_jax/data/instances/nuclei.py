@@ -11,6 +11,7 @@ that numbers its nuclei from 1. The split is fixed.
 from __future__ import annotations
 
 import io
+import itertools
 import pathlib
 
 import ml_collections
@@ -82,7 +83,7 @@ def read_nuclei(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _files(content: np.ndarray, offsets: np.ndarray) -> list[io.BytesIO]:
-    pairs = zip(offsets[:-1], offsets[1:], strict=True)
+    pairs = itertools.pairwise(offsets)
     return [io.BytesIO(content[start:end].tobytes()) for start, end in pairs]
 
 

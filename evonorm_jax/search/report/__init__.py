@@ -1,0 +1,1 @@
+"""What searches have found: figures, tables and reports from their ledgers."""

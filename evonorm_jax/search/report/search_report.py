@@ -1,0 +1,85 @@
+"""Reports searches in one folder: figures, the winners drawn, tables and a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from evonorm_jax.analysis.sweep_report import short_commit
+from evonorm_jax.graphs.drawing import draw_graph
+from evonorm_jax.search.report.search_figures import FIGURES
+from evonorm_jax.search.report.search_runs import MEASURES, SearchRun, load_searches
+from evonorm_jax.search.report.search_tables import find_winners, summarize
+
+REPORT_FILE = "README.md"
+
+
+def write_search_report(
+    paths: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str]
+) -> list[Path]:
+    """Reports searches, finished or still going.
+
+    Args:
+      paths: Folders of searches, or their ledgers; those of one strategy count as repetitions.
+      folder: The folder of the files: scatter.png, progress.png, fates.png, front.png,
+        winner_<place>.png, README.md with the numbers, and scored.csv with a row for each scored
+        layer.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: If a path is no search, or the searches do not fit together.
+    """
+    runs, folder = load_searches(paths), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    # Without scores there is nothing else to see.
+    for name in FIGURES if any(run.scored for run in runs) else ("fates",):
+        files.append(folder / f"{name}.png")
+        FIGURES[name](runs).savefig(files[-1], dpi=150)
+    for place, winner in enumerate(find_winners(runs), start=1):
+        path = folder / f"winner_{place}.png"
+        draw_graph(winner.entry.candidate.graph, path)
+        files.append(path)
+    report = folder / REPORT_FILE
+    pictures = "\n".join(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in files)
+    text = f"{summarize(runs)}\n{pictures}\n\n## How it was measured\n\n{_provenance(runs)}\n"
+    report.write_text(text, encoding="utf-8")
+    return [*files, report, _write_scored(runs, folder / "scored.csv")]
+
+
+def _provenance(runs: Sequence[SearchRun]) -> str:
+    """Writes the commands, commits, machines and dates that searches noted at their starts."""
+    starts = [start for run in runs for start in run.contents.starts if "command" in start]
+    commands = dict.fromkeys(shlex.join(start["command"]) for start in starts)
+    dates = {time.strftime("%Y-%m-%d", time.gmtime(start["time"])) for start in starts}
+    lines = ["```bash", *commands, "```", ""] if commands else []
+    for label, values in (
+        ("date", dates),
+        ("commit", {short_commit(start.get("commit") or "") for start in starts}),
+        ("machine of the driver", {start.get("machine", "") for start in starts}),
+    ):
+        lines.append(f"- {label}: {', '.join(sorted(values - {''})) or 'unknown'}")
+    lines.append("- every scored layer: [scored.csv](scored.csv)")
+    return "\n".join(lines)
+
+
+def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:
+    """Writes what the figures of accuracies show, for readers who have no ledger."""
+    header = ["search", "strategy", "seed", "candidate", "parent", *MEASURES, *runs[0].networks]
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*header, "graph"])
+        for run in runs:
+            costs = [run.cost(measure) for measure in MEASURES]
+            for entry, scores, *spent in zip(run.scored, run.scores(), *costs, strict=True):
+                candidate, seed = entry.candidate, run.contents.config["seed"]
+                about = [run.name, run.strategy, seed, candidate.id, candidate.parent]
+                accuracies = [f"{score:.2f}" for score in scores]
+                writer.writerow([*about, *spent, *accuracies, candidate.graph.to_text()])
+    return path

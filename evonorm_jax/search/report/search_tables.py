@@ -1,0 +1,152 @@
+"""Searches as tables in Markdown: how many candidates ended where, and the best layers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from evonorm_jax.analysis.sweep_report import markdown_table
+from evonorm_jax.graphs.canonical import canonical_hash
+from evonorm_jax.graphs.formula import formula
+from evonorm_jax.search.report.search_runs import (
+    MEASURES,
+    SearchRun,
+    network_label,
+    reason_label,
+    total_fates,
+)
+from evonorm_jax.search.run.ledger_reader import LedgerEntry
+from evonorm_jax.search.run.rerank import standings
+
+NUM_WINNERS = 3
+
+
+class Winner(NamedTuple):
+    """One of the best layers.
+
+    Attributes:
+      search: The name of the search that found it.
+      entry: The candidate in the ledger.
+      scores: Its accuracy by network in percent.
+      reranked: Whether it was scored at the larger budget.
+    """
+
+    search: str
+    entry: LedgerEntry
+    scores: Mapping[str, float]
+    reranked: bool
+
+
+def summarize(runs: Sequence[SearchRun]) -> str:
+    """Writes the tables of searches, with their headings."""
+    parts = ["# Layer search", _counts_table(runs)]
+    if len(runs) > 1 and all(run.scored for run in runs):
+        parts += ["The best layer at an equal cost:", _equal_cost_table(runs)]
+    parts.append(_fates_table(runs))
+    if winners := find_winners(runs):
+        networks = list(winners[0].scores)
+        budget = "the larger budget" if winners[0].reranked else "the budget of the search"
+        parts += [f"The best layers at {budget}:", _winners_table(winners, networks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _counts_table(runs: Sequence[SearchRun]) -> str:
+    rows = []
+    for run in runs:
+        decided = run.decided
+        hours = sum(e.evaluation.seconds for e in decided if e.evaluation) / 3600
+        best = max((entry.mean for entry in run.scored), default=None)
+        rows.append(
+            (
+                run.name,
+                run.strategy,
+                f"{run.contents.config['seed']}",
+                f"{len(decided):,}",
+                f"{len(run.trained):,}",
+                f"{len(run.scored):,}",
+                f"{sum(e.evaluation.steps for e in decided if e.evaluation):,}",
+                f"{hours:.2f}",
+                "-" if best is None else f"{best:.2f}",
+            )
+        )
+    header = ("search", "strategy", "seed", "candidates", "trained", "scored", "training steps")
+    return _table((*header, "worker hours", "best mean (%)"), rows)
+
+
+def _equal_cost_table(runs: Sequence[SearchRun]) -> str:
+    """Writes the best of each strategy when all had spent as much as the cheapest search."""
+    rows = []
+    for measure, label in MEASURES.items():
+        budget = min(run.best_so_far(measure)[0][-1] for run in runs)
+        for strategy in sorted({run.strategy for run in runs}):
+            curves = [run.best_so_far(measure) for run in runs if run.strategy == strategy]
+            best = [means[costs <= budget][-1:] for costs, means in curves]
+            found = np.concatenate([means[np.isfinite(means)] for means in best])
+            each = [f"{mean:.2f}" for mean in sorted(found, reverse=True)]
+            each += ["none"] * (len(curves) - len(found))  # had scored nothing by then
+            whole = len(found) == len(curves)
+            mean = f"{found.mean():.2f}" if whole else "-"
+            spread = f"{found.std(ddof=1):.2f}" if whole and len(found) > 1 else "-"
+            rows.append((f"{budget:,} {label}", strategy, mean, spread, ", ".join(each)))
+    header = ("cost of each search", "strategy", "best mean (%)", "standard deviation", "each")
+    return _table(header, rows)
+
+
+def _fates_table(runs: Sequence[SearchRun]) -> str:
+    totals = total_fates(runs)
+    reasons = sorted(
+        set().union(*totals.values()),
+        key=lambda reason: -sum(counts[reason] for counts in totals.values()),
+    )
+    rows = [
+        (reason_label(reason), *(f"{counts[reason]:,}" for counts in totals.values()))
+        for reason in reasons
+    ]
+    return _table(("outcome", *totals), rows)
+
+
+def _winners_table(winners: Sequence[Winner], networks: Sequence[str]) -> str:
+    rows = [
+        (
+            f"{place}",
+            winner.search,
+            f"{winner.entry.id}",
+            *(f"{winner.scores[name]:.2f}" for name in networks),
+            f"`{formula(winner.entry.candidate.graph, 'unicode')}`",
+        )
+        for place, winner in enumerate(winners, start=1)
+    ]
+    labels = (f"{network_label(name)} (%)" for name in networks)
+    return _table(("place", "search", "candidate", *labels, "layer"), rows)
+
+
+def find_winners(runs: Sequence[SearchRun]) -> list[Winner]:
+    """Returns the best layers, at the larger budget where every search was ranked again."""
+    if all(run.contents.reranked for run in runs):
+        found = [
+            Winner(run.name, standing.entry, standing.scores, reranked=True)
+            for run in runs
+            for standing in standings(run.contents, len(run.contents.entries))
+            if standing.scores
+        ]
+    else:
+        found = [
+            Winner(run.name, entry, entry.evaluation.scores, reranked=False)
+            for run in runs
+            for entry in run.contents.best(NUM_WINNERS * len(runs))
+            if entry.evaluation is not None
+        ]
+    found.sort(key=lambda winner: -statistics.fmean(winner.scores.values()))
+    layers: dict[str, Winner] = {}  # several searches may find the same one
+    for winner in found:
+        layers.setdefault(canonical_hash(winner.entry.candidate.graph), winner)
+    return list(layers.values())[:NUM_WINNERS]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Writes a table whose cells may hold bars, such as the |x| of a formula."""
+    first, *rest = [[cell.replace("|", r"\|") for cell in line] for line in (header, *rows)]
+    return markdown_table(first, rest)

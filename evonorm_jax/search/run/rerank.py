@@ -1,0 +1,157 @@
+"""The best candidates of a search, evaluated again at a larger budget (paper, section 3.3).
+
+A short training is a noisy judge. The ten best by mean accuracy get a longer one in all networks,
+and the three best of those are the result. Evaluations go into the ledger of the search, and what
+is there is not done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.search.engine.protocol import ProxyProtocol
+from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.run.executor import Executor
+from evonorm_jax.search.run.ledger import Ledger
+from evonorm_jax.search.run.ledger_reader import LedgerContents, LedgerEntry
+from evonorm_jax.search.run.worker import Trial
+
+#: The folder of the winners' graph files, 1.json and so on, within that of the search.
+WINNERS = "winners"
+
+#: Seconds between two looks at whether to stop.
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class RerankConfig:
+    """How the best are evaluated again.
+
+    Attributes:
+      protocol: How they are trained and judged.
+      num_candidates: How many are evaluated again; the paper's ten.
+      num_winners: How many of them are the result; the paper's three.
+      num_seeds: How many evaluations each gets; their mean counts.
+    """
+
+    protocol: ProxyProtocol
+    num_candidates: int = 10
+    num_winners: int = 3
+    num_seeds: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("num_candidates", "num_winners", "num_seeds"):
+            if (value := getattr(self, field)) < 1:
+                raise UserError(f"rerank.{field}={value} must be at least 1")
+        if self.num_winners > self.num_candidates:
+            raise UserError(
+                f"rerank.num_winners={self.num_winners} must not be above "
+                f"rerank.num_candidates={self.num_candidates}"
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> RerankConfig:
+        """Reads the field `rerank` of a search's config, given as nested dictionaries.
+
+        Raises:
+          UserError: If a value is out of range.
+        """
+        return cls(**{**config, "protocol": ProxyProtocol.from_dict(config["protocol"])})
+
+    def evaluation(self) -> dict[str, Any]:
+        """Returns what may not change once there are evaluations, for the ledger."""
+        return {"protocol": self.protocol.to_dict()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """A candidate and its evaluations at the larger budget.
+
+    Attributes:
+      entry: The candidate in the ledger.
+      evaluations: One for each seed so far.
+    """
+
+    entry: LedgerEntry
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, if it did."""
+        return next((e.reason for e in self.evaluations if e.reason is not None), None)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The mean accuracy over the seeds by network, in percent; empty if it failed or waits."""
+        if not self.evaluations or self.reason is not None:
+            return {}
+        names = self.evaluations[0].scores
+        return {n: statistics.fmean(e.scores[n] for e in self.evaluations) for n in names}
+
+    @property
+    def mean(self) -> float:
+        """The mean over networks and seeds, in percent; minus infinity if it failed or waits."""
+        return statistics.fmean(self.scores.values()) if self.scores else float("-inf")
+
+
+def standings(contents: LedgerContents, num_candidates: int) -> list[Standing]:
+    """Returns the best candidates of the search, the best at the larger budget first."""
+    found = []
+    for entry in contents.best(num_candidates):
+        evaluations = tuple(e for (id, _), e in contents.reranked.items() if id == entry.id)
+        found.append(Standing(entry, evaluations))
+    return sorted(found, key=lambda standing: -standing.mean)
+
+
+def rerank(
+    config: RerankConfig,
+    ledger: Ledger,
+    executor: Executor,
+    show: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Makes the evaluations that are missing.
+
+    Args:
+      config: How the best are evaluated again.
+      ledger: The open ledger of the search.
+      executor: Evaluates.
+      show: Is called after every evaluation with how many are done, and how many there are.
+      should_stop: Tells whether to stop.
+
+    Returns:
+      True if all evaluations are there, False if it was asked to stop.
+
+    Raises:
+      UserError: If the search has scored no candidate, or an earlier reranking in this ledger had
+        another protocol.
+    """
+    contents = ledger.contents()
+    best = contents.best(config.num_candidates)
+    if not best:
+        raise UserError(f"{ledger.path}: the search has scored no candidate yet.")
+    ledger.set_rerank_config(config.evaluation())
+    wanted = [(entry, seed) for seed in range(config.num_seeds) for entry in best]
+    waiting = [
+        Trial((entry.id, seed), entry.candidate.graph, seed)
+        for entry, seed in wanted
+        if (entry.id, seed) not in contents.reranked
+    ]
+    left = len(waiting)
+    show(len(wanted) - left, len(wanted))
+    while left:
+        if should_stop():
+            return False
+        while waiting and executor.has_room:
+            executor.submit(waiting.pop(0))
+        for outcome in executor.wait(_POLL_SECONDS):
+            candidate, seed = outcome.trial.id
+            ledger.add_reranked(candidate, seed, outcome.evaluation)
+            ledger.commit()
+            left -= 1
+            show(len(wanted) - left, len(wanted))
+    return True

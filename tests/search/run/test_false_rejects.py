@@ -1,0 +1,95 @@
+"""Candidates that filters reject, drawn and trained; a run that is interrupted and goes on."""
+
+import pytest
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.graphs.canonical import canonical_hash
+from evonorm_jax.search.engine.filters import functional_hash, reject
+from evonorm_jax.search.engine.protocol import ProxyProtocol
+from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.evolution.space import SearchSpace
+from evonorm_jax.search.run import false_rejects
+from evonorm_jax.search.run.false_rejects import SURVIVES
+
+
+def test_candidates_are_distinct_and_meet_their_filter():
+    found = list(false_rejects.candidates(0, 24, SearchSpace(), num_drawn=300))
+    assert len({canonical_hash(graph) for _, graph in found}) == len(found)
+    firsts = [(reason, graph) for reason, graph in found if reason != "duplicate"]
+    assert len({functional_hash(graph) for _, graph in firsts}) == len(firsts) < len(found)
+    for reason, graph in firsts:
+        rejection = reject(graph)
+        assert reason == (SURVIVES if rejection is None else rejection.reason)
+    survivors = {functional_hash(graph) for reason, graph in firsts if reason == SURVIVES}
+    for reason, graph in found:
+        if reason == "duplicate":
+            assert reject(graph) is None
+            assert functional_hash(graph) in survivors
+    counts = [sum(kind == reason for kind, _ in found) for reason in {kind for kind, _ in found}]
+    assert max(counts) == 24
+    assert len(counts) >= 6
+
+
+class Recorder:
+    """An engine that counts."""
+
+    def __init__(self, **fields):
+        self.protocol = ProxyProtocol(**fields)
+        self.graphs = []
+
+    def evaluate(self, graph, seed):
+        self.graphs.append(graph)
+        return Evaluation("quality", "low_accuracy", details={"quality": {}, "losses": {}})
+
+
+def run(engine, path, limit=None, seed=1):
+    return list(
+        false_rejects.record_candidates(
+            engine,
+            path,
+            dataset={"name": "digits"},
+            seed=seed,
+            num_each=2,
+            num_drawn=60,
+            max_candidates=limit,
+        )
+    )
+
+
+def test_goes_on_where_it_was_interrupted(tmp_path):
+    path = tmp_path / "records.jsonl"
+    whole, first, second = Recorder(), Recorder(), Recorder()
+
+    run(whole, tmp_path / "whole.jsonl")
+    run(first, path, 3)
+    with path.open("a") as file:
+        file.write('{"filter": "dea')  # killed while writing
+    run(second, path)
+    assert first.graphs + second.graphs == whole.graphs
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    graphs = [record["graph"] for record in false_rejects.read_records(path)]
+    assert graphs == [str(graph) for graph in whole.graphs]
+
+
+def test_killed_while_beginning(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"protocol": {"anch')
+    run(Recorder(), path, 1)
+    assert len(false_rejects.read_records(path)) == 1
+
+
+def test_records_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "records.jsonl"
+    run(Recorder(), path, 1)
+    before = path.read_bytes()
+    for engine, seed in ((Recorder(), 2), (Recorder(batch_size=64), 1)):
+        with pytest.raises(UserError, match="another protocol, data set or seed"):
+            run(engine, path, seed=seed)
+    assert path.read_bytes() == before
+
+
+def test_nothing_ends_a_run_that_is_to_be_judged():
+    protocol = false_rejects.without_filters(ProxyProtocol())
+    assert protocol.filters is None
+    assert protocol.abort_rules == ()
+    assert protocol.num_steps == protocol.quality_steps == 100
