@@ -136,7 +136,7 @@ def average_precision(
         UserError: the `detection` extra is not installed, or the truth has no objects.
     """
     library = import_faster_coco_eval()
-    _check_max_dets(max_dets)
+    check_max_dets(max_dets)
     # Copies, as the library writes into the records. It marks what is matched by the id of the
     # annotation and takes 0 for "not matched", so the ids are given anew from 1.
     annotations = [
@@ -189,6 +189,15 @@ def _check_rows(truth: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> Non
         )
 
 
-def _check_max_dets(max_dets: Sequence[int]) -> None:
+def check_max_dets(max_dets: Sequence[int], name: str = "max_dets") -> None:
+    """Refuses numbers of detections that mean nothing.
+
+    Args:
+        max_dets: see `evaluate_detections`.
+        name: what it is called in the message.
+
+    Raises:
+        UserError: there is none, or one is below 1.
+    """
     if not max_dets or min(max_dets) < 1:
-        raise UserError(f"max_dets={tuple(max_dets)}: expected numbers of at least 1.")
+        raise UserError(f"{name}={tuple(max_dets)}: expected numbers of at least 1.")

@@ -96,7 +96,7 @@ def inline_layer(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
 
 def _check_accumulation(config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
     """Refuses micro-batches that would split the batch whose statistics are taken together."""
-    accumulation, virtual = config.gradient_accumulation_steps, layout.virtual_batch_size
+    accumulation, virtual = config.get("gradient_accumulation_steps", 1), layout.virtual_batch_size
     micro_batch = layout.per_device // accumulation
     if accumulation > 1 and (virtual is None or micro_batch % virtual):
         raise UserError(

@@ -119,8 +119,9 @@ def test_a_step_is_finite_and_reaches_every_parameter():
         assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow  # the losses alone: tests/training/tasks/test_instance_segmentation.py
 def test_two_workers_on_one_device_are_two_devices():
-    """Batch statistics in the region heads, the sample and the means of the losses included."""
+    """Batch statistics in the region heads, the sample, the means of the losses, the gradient."""
     state = dict(variables("evonorm_b0"))
     step = training_step(tiny("evonorm_b0"), axis_name="d")
     spread = jax.pmap(step, axis_name="d", in_axes=(None, None, 0, 0, 0), out_axes=None)

@@ -153,8 +153,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
         there = sorted(path.name for path in file.parent.glob("*.json"))
         raise UserError(
             f"There is no file {file}; its folder has {', '.join(there) or 'no JSON file'}. A "
-            "split NAME is read from annotations/instances_NAME.json: set config.dataset.train_split and "
-            "eval_split."
+            "split NAME is read from annotations/instances_NAME.json: set "
+            "config.dataset.train_split and eval_split."
         )
     try:
         content = json.loads(file.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ Objects = Sequence[tuple[int, np.ndarray]]
 def instances_of(objects: Objects) -> list[Instance]:
     """Describes the objects of one image."""
     return [
-        Instance(bounding_box(mask), label, float(mask.sum()), lambda mask=mask: mask)
+        Instance(bounding_box(mask), label, float(mask.sum()), functools.partial(np.asarray, mask))
         for label, mask in objects
     ]
 
