@@ -51,7 +51,7 @@ $(VENV)/.has-train: pyproject.toml | venv
 
 $(VENV)/.has-data: pyproject.toml | venv
 	@echo "Installing the training and test packages with TensorFlow into $(VENV) (minutes) ..."
-	@$(PIP_INSTALL) ".[train,data,test]"
+	@$(PIP_INSTALL) ".[train,data,detection,test]"
 	@touch $@ $(VENV)/.has-train
 
 $(VENV)/.has-dev: pyproject.toml | venv

@@ -88,6 +88,17 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
         )
 
 
+def check_divisible(images: jax.Array, level: int) -> None:
+    """Raises `UserError` unless the map of that level has a whole number of pixels."""
+    _, height, width, _ = images.shape
+    stride = 2**level
+    if height % stride or width % stride:
+        raise UserError(
+            f"images are {height} x {width} pixels: the maps down to level {level} need sides that "
+            f"are multiples of {stride}; pad with zeros at the bottom and on the right."
+        )
+
+
 def check_stage_sizes(stage_sizes: Sequence[int]) -> None:
     """Raises `UserError` unless there is a stage and every stage has a block."""
     if not stage_sizes:

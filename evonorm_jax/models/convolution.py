@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax import lax
@@ -117,6 +118,31 @@ def _pointwise_conv(
     return lax.platform_dependent(x, kernel, cpu=matmul, default=convolve)
 
 
+class TransposedConv(nn.Module):
+    """Transposed convolution of kernel and stride 2: `[N, H, W, C]` to `[N, 2H, 2W, features]`.
+
+    No two windows overlap, so it is one matrix product whose rows become squares of four pixels.
+
+    Attributes:
+      features: output channels.
+      kernel_init: of the kernel `[2, 2, C, features]`.
+      dtype: dtype of the computation; the parameters stay float32.
+    """
+
+    features: int
+    kernel_init: Initializer = conv_kernel_init
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, height, width, channels = x.shape
+        kernel = self.param("kernel", self.kernel_init, (2, 2, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jnp.einsum("nhwc,ijcf->nhiwjf", x, kernel) + bias
+        return y.reshape(n, 2 * height, 2 * width, self.features)
+
+
 def max_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
     """Maximum over odd square windows of `[N, H, W, C]`, padded with -inf by the window size."""
     padding = (window - 1) // 2
@@ -149,3 +175,8 @@ def avg_pool(x: jax.Array, strides: int) -> jax.Array:
         padding=((0, -height % strides), (0, -width % strides)),
         count_include_pad=False,
     )
+
+
+def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
+    """Every pixel of `[N, H, W, C]` as a square of `factor` x `factor` pixels."""
+    return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)

@@ -70,7 +70,7 @@ def native_image_size(name: str) -> int:
 
 def create_model(
     name: str,
-    num_classes: int,
+    num_classes: int | None,
     norm_act: LayerLike = "evonorm_s0",
     dtype: Dtype = jnp.float32,
     norm_act_fields: Mapping[str, Any] | None = None,
@@ -84,7 +84,8 @@ def create_model(
 
     Args:
       name: one of `model_names()`.
-      num_classes: width of the logits.
+      num_classes: width of the logits. None makes a ResNet a backbone, which returns its feature
+          maps by level (`evonorm_jax.models.resnet.FeatureMaps`).
       norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
       dtype: floating-point dtype of convolutions and layers, as a type or by name.
       norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
@@ -102,7 +103,7 @@ def create_model(
     {'var': ShapeDtypeStruct(shape=(16,), dtype=float32)}
     """
     constructor = find(name, _CONSTRUCTORS, kind="model")
-    known_fields = _model_fields(constructor)
+    known_fields = settable_fields(constructor)
     for field in fields:
         find(field, known_fields, kind=f"field of {name}")
     return constructor(
@@ -122,8 +123,8 @@ def find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
     raise UserError(f"unknown {kind}: {key!r}.{hint} Known: {', '.join(table)}.")
 
 
-def _model_fields(constructor: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
-    """Fields that `create_model` takes as `**fields`, by name."""
+def settable_fields(constructor: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
+    """The fields of a network that a user sets by name, apart from those that all have."""
     module: Any = getattr(constructor, "func", constructor)
     own = {"num_classes", "norm_act", "dtype", "parent", "name"}
     return {field.name: field for field in dataclasses.fields(module) if field.name not in own}

@@ -1,8 +1,9 @@
 """What the loop can train: the table of tasks, each of them imported when it is asked for.
 
-base.py             the contract between the loop and a task
-classification.py   images into classes
-image_synthesis.py  noise and a class into images
+base.py                   the contract between the loop and a task
+classification.py         images into classes
+image_synthesis.py        noise and a class into images
+instance_segmentation.py  objects in images: boxes, classes and masks
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ __all__ = [
 TASKS = {
     "classification": "evonorm_jax.training.tasks.classification:Classification",
     "image_synthesis": "evonorm_jax.training.tasks.image_synthesis:ImageSynthesis",
+    "instance_segmentation": (
+        "evonorm_jax.training.tasks.instance_segmentation:InstanceSegmentation"
+    ),
 }
 
 
