@@ -54,7 +54,7 @@ def base_config(norm_act: str) -> ConfigDict:
     # many steps, then moving by the decay. PyTorch code.
     config.ema_decay = 0.9999
     config.ema_start_steps = 20_000
-    config.orthogonal_regularization = 0.0  # weight of the penalty; 1e-4 in BigGAN, not deep
+    config.orthogonal_regularization = 0.0  # weight of the penalty. PyTorch code.
     # Batch statistics for sampling: the mean over so many batches of noise, each as large as the
     # one whose statistics are taken together in training (0) or of so many images. 0 passes: the
     # running ones. Layers without batch statistics have neither. 100 passes: DeepMind.

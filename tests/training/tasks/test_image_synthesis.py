@@ -122,8 +122,9 @@ def test_it_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
 
 def test_eight_devices_equal_one():
     """By SGD: Adam makes steps of one size, also of gradients that are nothing but rounding."""
-    sgd = {f"{p}_optimizer.name": "sgd" for p in ("generator", "discriminator")}
-    config = tiny_config("bn_relu", sync_batch_stats=True, dtype="float32", **sgd)
+    overrides = {f"{p}_optimizer.name": "sgd" for p in ("generator", "discriminator")}
+    overrides |= {"sync_batch_stats": True, "orthogonal_regularization": 0.01, "dtype": "float32"}
+    config = tiny_config("bn_relu", **overrides)
     runs = [create_experiment(config, devices) for devices in (ONE_DEVICE, jax.devices())]
     (one, one_metrics), (eight, eight_metrics) = (run_steps(run, 2) for run in runs)
     assert replica_divergence(eight) == 0
