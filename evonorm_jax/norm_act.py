@@ -84,7 +84,7 @@ def norm_act(layer: LayerLike, **fields: Any) -> functools.partial:
       **fields: Fields of the layer, e.g. `epsilon`, `num_groups` or `virtual_batch_size`.
 
     Raises:
-      UserError: If the name or a field is unknown, or `layer` is none of the three.
+      UserError: The name or a field is unknown, or `layer` is none of the three.
     """
     layer = _read_searched(layer)
     cls = _layer_class(layer)
@@ -126,7 +126,7 @@ def activation_of(factory: LayerLike) -> Callable[[jax.Array], jax.Array]:
     [0.0, 2.0]
 
     Raises:
-      UserError: If the layer fuses its activation, or the activation has parameters of its own.
+      UserError: The layer fuses its activation, or the activation has parameters of its own.
     """
     cls = _layer_class(factory)
     activation = base.ACTIVATIONS.get(getattr(cls, "activation", ""))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,15 @@ def read_json_or_empty(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content as JSON gives it back.
+
+    >>> as_json({"stage_sizes": (3, 4)})
+    {'stage_sizes': [3, 4]}
+    """
+    return json.loads(json.dumps(content))
 
 
 class JsonLine(NamedTuple):

@@ -28,7 +28,7 @@ from pathlib import Path
 from evonorm_jax.analysis.curves import plot_runs
 from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, write_reproduction
 from evonorm_jax.analysis.sweep_figures import plot_accuracy
-from evonorm_jax.analysis.sweep_report import write_report
+from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results
 from evonorm_jax.analysis.sweeps import is_sweep
 from experiments.launch import ROOT, run_main
@@ -69,7 +69,7 @@ def main() -> None:
     elif len(paths) == 1 and paths[0].endswith(".csv"):
         print(plot_accuracy(read_results(paths[0]), output or "accuracy.png"))
     elif len(paths) == 1 and is_sweep(paths[0]):
-        for file in write_report(paths[0], Path(output or paths[0])):
+        for file in write_sweep_report(paths[0], Path(output or paths[0])):
             print(file)
     elif paths and all(map(_is_search, paths)):
         from evonorm_jax.search.report.search_report import write_search_report  # imports JAX

@@ -11,7 +11,6 @@ input, 128 + signal stopped.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from experiments.allocator import tune_allocator
@@ -22,8 +21,9 @@ if __name__ == "__main__":
 import ml_collections
 
 from evonorm_jax.graphs.formula import formula
+from evonorm_jax.run_files import as_json
 from evonorm_jax.search.run.ledger import Ledger
-from evonorm_jax.search.run.ledger_reader import read_config
+from evonorm_jax.search.run.ledger_reader import read_ledger_config
 from evonorm_jax.search.run.rerank import WINNERS, RerankConfig, Standing, rerank, standings
 from evonorm_jax.search.run.stop_request import StopRequest
 from experiments import launch
@@ -48,8 +48,8 @@ def main() -> None:
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     workdir = Path(arguments.workdir)
-    saved = ml_collections.ConfigDict(read_config(workdir))
-    plain = json.loads(json.dumps(launch.override(saved, overrides).to_dict()))
+    saved = ml_collections.ConfigDict(read_ledger_config(workdir))
+    plain = as_json(launch.override(saved, overrides).to_dict())
     config = RerankConfig.from_config(plain["rerank"])
     with (
         StopRequest() as stop,

@@ -17,7 +17,6 @@ Exit code: 0 the budget is used up, 2 wrong input, 128 + signal stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import signal
 import sys
@@ -37,6 +36,7 @@ from evonorm_jax.graphs.formula import formula
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.placement import places_for_workers
 from evonorm_jax.provenance import command, git_commit, machine
+from evonorm_jax.run_files import as_json
 from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.run.driver import Driver, SearchSettings
 from evonorm_jax.search.run.executor import Executor
@@ -74,7 +74,7 @@ def main() -> None:
     path, form = launch.split_config(arguments.config)
     name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
     workdir = Path(arguments.workdir or Path("runs") / name)
-    plain = json.loads(json.dumps(config.to_dict()))
+    plain = as_json(config.to_dict())
     settings = SearchSettings.from_config(plain)
 
     from evonorm_jax.search.run.search_display import SearchDisplay, summary_line
@@ -148,7 +148,7 @@ def save_graph(graph: Graph, path: Path, **metadata: Any) -> None:
     """Writes a graph file and says where.
 
     Raises:
-      UserError: If it cannot be written.
+      UserError: It cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

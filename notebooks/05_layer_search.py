@@ -153,11 +153,11 @@ def run_search(strategy, seed, num_scored):
         if rejection is not None:
             search.tell(candidate.id, rejected=rejection.reason)
             continue
-        evaluation = engine.evaluate(candidate.graph, candidate.id, function)
-        if evaluation.reason:
-            search.tell(candidate.id, rejected=evaluation.reason)
+        verdict = engine.evaluate(candidate.graph, candidate.id, function)
+        if verdict.reason:
+            search.tell(candidate.id, rejected=verdict.reason)
         else:
-            search.tell(candidate.id, scores=list(evaluation.scores.values()))
+            search.tell(candidate.id, scores=list(verdict.scores.values()))
     return search
 
 

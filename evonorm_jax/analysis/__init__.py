@@ -6,7 +6,7 @@ It computes without JAX and TensorFlow.
 from evonorm_jax.analysis.curves import draw_runs, plot_run, plot_runs
 from evonorm_jax.analysis.runs import Run, load_run, load_runs, run_labels
 from evonorm_jax.analysis.sweep_figures import draw_accuracy, plot_accuracy, plot_learning_curves
-from evonorm_jax.analysis.sweep_report import accuracy_table, write_report
+from evonorm_jax.analysis.sweep_report import accuracy_table, write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results
 from evonorm_jax.analysis.sweeps import Sweep, load_sweep
 
@@ -25,5 +25,5 @@ __all__ = [
     "plot_runs",
     "read_results",
     "run_labels",
-    "write_report",
+    "write_sweep_report",
 ]

@@ -28,7 +28,7 @@ CURVES_FILE = "learning_curves.png"
 _BATCH_INDEPENDENT = ("gn_relu", "gn_swish", "frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
 
 
-def write_report(path: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Path]:
+def write_sweep_report(path: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Path]:
     """Reads the runs below `path` and writes report, table and figures into the folder `output`.
 
     Raises:

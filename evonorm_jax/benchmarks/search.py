@@ -18,7 +18,7 @@ from evonorm_jax.search.engine.anchors import ANCHOR_SIZES, Anchor
 from evonorm_jax.search.engine.engine import Engine
 from evonorm_jax.search.engine.filters import Duplicates, reject, screen
 from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
-from evonorm_jax.search.engine.verdicts import DecidingStage, Evaluation
+from evonorm_jax.search.engine.verdicts import DecidingStage, Verdict
 from evonorm_jax.search.evolution.mutation import mutate_layer
 from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
 
@@ -151,18 +151,18 @@ def measure(options: Options) -> Report:
 def _measure_list(
     options: Options, workload: SearchWorkload, engine: Engine, name: str, graphs: Sequence[Graph]
 ) -> list[Result]:
-    evaluations, seconds = _decide(engine, graphs)
+    decided, seconds = _decide(engine, graphs)
     ours = float(np.mean(seconds))
-    trained = [i for i, e in enumerate(evaluations) if e.steps]
-    seeing = [i for i, e in enumerate(evaluations) if not e.steps and X in graphs[i].effective]
+    trained = [i for i, verdict in enumerate(decided) if verdict.steps]
+    seeing = [i for i in range(len(graphs)) if X in graphs[i].effective and i not in trained]
     blind = [i for i, graph in enumerate(graphs) if X not in graph.effective]
     strata = [trained, seeing, blind]
     options.log(f"{name}: {len(graphs)} decided in {sum(seconds):.0f} s, {len(trained)} trained")
     plain = _sample_plain(options, workload, engine, graphs, strata)
     both = [i for i in trained if i in plain]
-    equal = [(evaluations[i].reason is None) == plain[i].passed for i in both]
+    equal = [(decided[i].reason is None) == plain[i].passed for i in both]
     for i in np.flatnonzero(np.logical_not(equal)):
-        options.log(f"  verdicts differ: {graphs[both[i]]} {evaluations[both[i]]} {plain[both[i]]}")
+        options.log(f"  verdicts differ: {graphs[both[i]]} {decided[both[i]]} {plain[both[i]]}")
 
     def mean(field: str) -> float:
         """Over the list, each stratum by its size."""
@@ -175,7 +175,7 @@ def _measure_list(
     sampled: dict[str, float] = {"candidates timed": len(plain)}
     verdicts: dict[str, float] = {"both trained": len(both), "equal verdicts": sum(equal)}
     rows = {
-        OURS: (ours, _figures(evaluations, seconds) | verdicts),
+        OURS: (ours, _figures(decided, seconds) | verdicts),
         PLAIN: (mean("seconds"), sampled),
         WATCHED: (mean("seconds_watched"), sampled),
         THRIFTY: (mean("seconds_thrifty"), sampled),
@@ -192,27 +192,27 @@ def _measure_list(
     ]
 
 
-def _decide(engine: Engine, graphs: Sequence[Graph]) -> tuple[list[Evaluation], list[float]]:
+def _decide(engine: Engine, graphs: Sequence[Graph]) -> tuple[list[Verdict], list[float]]:
     """Decides each as a search does; returns also the seconds that it took."""
     now = clock()
     duplicates = Duplicates()
-    evaluations, times = [], [now()]
+    verdicts, times = [], [now()]
     for number, graph in enumerate(graphs):
         rejection, function = screen(graph, number, engine.protocol.filters, duplicates)
         if rejection is None:
-            evaluations.append(engine.evaluate(graph, 0, function))
+            verdicts.append(engine.evaluate(graph, 0, function))
         else:
-            evaluations.append(Evaluation(str(DecidingStage.FILTERS), str(rejection.reason)))
+            verdicts.append(Verdict(str(DecidingStage.FILTERS), str(rejection.reason)))
         times.append(now())
-    return evaluations, [float(seconds) for seconds in np.diff(times)]
+    return verdicts, [float(seconds) for seconds in np.diff(times)]
 
 
-def _figures(evaluations: Sequence[Evaluation], seconds: Sequence[float]) -> dict[str, float]:
+def _figures(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> dict[str, float]:
     """What the engine's time went into."""
-    passed = [e.stage == DecidingStage.SCORED for e in evaluations]
+    passed = [verdict.stage == DecidingStage.SCORED for verdict in verdicts]
     return {
-        "candidates timed": len(evaluations),
-        "trained": sum(e.steps > 0 for e in evaluations),
+        "candidates timed": len(verdicts),
+        "trained": sum(verdict.steps > 0 for verdict in verdicts),
         "passed": sum(passed),
         "share of time on those that pass, %": 100 * float(np.dot(passed, seconds) / sum(seconds)),
     }

@@ -74,7 +74,7 @@ def draw_graph(
       The path of the image.
 
     Raises:
-      UserError: If the ending of `output` names no image format.
+      UserError: The ending of `output` names no image format.
     """
     figure = graph_figure(graph, title=title, unused=unused)
     output = Path(output)

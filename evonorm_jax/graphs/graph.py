@@ -138,7 +138,7 @@ class Graph:
         """Reads a graph that `to_text` wrote, or somebody by hand.
 
         Raises:
-          UserError: If the text does not have that form or is not that of a graph.
+          UserError: The text does not have that form or is not that of a graph.
         """
         return cls._from_node_texts(text.strip().rstrip(";").split(";"))
 
@@ -154,7 +154,7 @@ class Graph:
         """Reads the content of a graph file.
 
         Raises:
-          UserError: If the text is no JSON, has another form, or is not that of a graph.
+          UserError: The text is no JSON, has another form, or is not that of a graph.
         """
         try:
             content = json.loads(text)
@@ -184,7 +184,7 @@ class Graph:
         """Reads a graph file.
 
         Raises:
-          UserError: If the file cannot be read or holds no graph; the message names the file.
+          UserError: The file cannot be read or holds no graph; the message names the file.
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))

@@ -149,7 +149,7 @@ def graph_layer(graph: Graph) -> functools.partial:
     """Returns the factory of a graph's layer, of the class that has just the fields it needs.
 
     Raises:
-      UserError: If no path leads from x to the output.
+      UserError: No path leads from x to the output.
     """
     check_depends_on_x(graph)
     used = graph.primitives()

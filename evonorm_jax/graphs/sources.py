@@ -26,7 +26,7 @@ def read_graph(source: str) -> Graph:
         without a label: `n4 = exp(x)`, `mine: n4 = exp(x)`.
 
     Raises:
-      UserError: If it is none of the three; the message lists the names.
+      UserError: It is none of the three; the message lists the names.
     """
     if source in LIBRARY:
         return LIBRARY[source]

@@ -8,7 +8,6 @@ of their own: `writers.py`, `checkpoint.py`.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,14 @@ import ml_collections
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import command, git_commit, now, versions
-from evonorm_jax.run_files import CONFIG_FILE, METADATA_FILE, SUMMARY_FILE, read_json, write_json
+from evonorm_jax.run_files import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    SUMMARY_FILE,
+    as_json,
+    read_json,
+    write_json,
+)
 from evonorm_jax.training.config import complete
 
 if TYPE_CHECKING:
@@ -49,7 +55,7 @@ def open_run_directory(workdir: Path, run: Experiment, *, first_process: bool) -
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / CONFIG_FILE, _plain(run.config))
+        write_json(workdir / CONFIG_FILE, as_json(run.config.to_dict()))
         _append_metadata(workdir, run)
     except OSError as error:
         raise UserError(
@@ -84,7 +90,7 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
             )
         return
     saved = ml_collections.ConfigDict(read_json(workdir / CONFIG_FILE))
-    saved, wanted = (flatten(_plain(complete(c))) for c in (saved, config))
+    saved, wanted = (flatten(as_json(complete(c).to_dict())) for c in (saved, config))
     absent = "(absent)"
     differing = [
         f"  {name}: {saved.get(name, absent)!r} there, {wanted.get(name, absent)!r} here"
@@ -133,11 +139,6 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns the config as JSON gives it back: tuples as lists."""
-    return json.loads(json.dumps(config.to_dict()))
 
 
 def write_summary(workdir: Path, summary: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
-from evonorm_jax.analysis.sweep_report import write_report
+from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import write_results
 from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.norm_act import norm_act
@@ -103,6 +103,6 @@ def test_other_data_sets_have_a_table_of_their_own(repository):
 def test_a_report_is_a_record(repository):
     runs = repository / "runs"
     write_run(runs, "bn_relu", 8, 0, 0.9)
-    write_report(runs, repository / "results" / "digits")
+    write_sweep_report(runs, repository / "results" / "digits")
     title = "Accuracy against images per worker: digits"
     assert lines(reproduction(repository), f"[{title}](../results/digits)", "90.0 % at 8")

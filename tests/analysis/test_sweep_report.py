@@ -13,7 +13,7 @@ from evonorm_jax.analysis.sweep_report import (
     difference_table,
     report,
     verdict_table,
-    write_report,
+    write_sweep_report,
 )
 from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun, load_sweep, read_history
@@ -240,12 +240,12 @@ def test_the_launcher_recognises_a_sweep_and_its_table(root, tmp_path):
 
 
 def test_the_report_lies_in_the_sweep_by_default_and_can_be_made_again(root):
-    assert [path.name for path in write_report(root, root)] == [
+    assert [path.name for path in write_sweep_report(root, root)] == [
         "accuracy.png",
         "learning_curves.png",
         "results.csv",
         "README.md",
     ]
     text = (root / "README.md").read_text()
-    write_report(root, root)
+    write_sweep_report(root, root)
     assert (root / "README.md").read_text() == text

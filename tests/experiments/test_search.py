@@ -43,7 +43,7 @@ def test_a_search_ends_with_its_best_layer(searched):
     best = contents.best(1)[0]
     assert Graph.load(workdir / "best.json") == best.candidate.graph
     metadata = json.loads((workdir / "best.json").read_text())["metadata"]
-    assert metadata == {"candidate": best.id, "scores": dict(best.evaluation.scores)}
+    assert metadata == {"candidate": best.id, "scores": dict(best.verdict.scores)}
     assert f"scored 4 of 4  best {best.mean:.2f} % (candidate {best.id})" in result.stdout
     assert result.stderr == ""
     assert contents.starts[0]["command"][1:3] == ["-m", "experiments.search"]
@@ -86,8 +86,8 @@ def verdicts(workdir):
     """What a search found, without when and how fast."""
     found = []
     for entry in read_ledger(workdir).entries:
-        evaluation = dataclasses.replace(entry.evaluation, seconds=0.0)
-        found.append((entry.candidate, entry.seed, entry.function, entry.place, evaluation))
+        verdict = dataclasses.replace(entry.verdict, seconds=0.0)
+        found.append((entry.candidate, entry.seed, entry.function, entry.place, verdict))
     return found
 
 

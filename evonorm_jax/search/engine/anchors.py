@@ -52,7 +52,7 @@ class Anchor:
         """Creates the network with these layers.
 
         Raises:
-          UserError: If there is no such network, or it has no such field.
+          UserError: There is no such network, or it has no such field.
         """
         return create_model(self.model, num_classes, norm_act, **dict(self.fields))
 

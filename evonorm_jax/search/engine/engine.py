@@ -34,7 +34,7 @@ from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.engine.proxy_data import ProxyData
 from evonorm_jax.search.engine.stability import worst_gradient_norm
 from evonorm_jax.search.engine.trainer import AnchorRun, AnchorTrainer, StopTraining
-from evonorm_jax.search.engine.verdicts import DecidingStage, Evaluation, TrainingReason
+from evonorm_jax.search.engine.verdicts import DecidingStage, TrainingReason, Verdict
 
 
 class Engine:
@@ -51,7 +51,7 @@ class Engine:
         means "never" on a CPU and "survivors" elsewhere.
 
     Raises:
-      UserError: If the data do not suit the protocol, or cannot be read.
+      UserError: The data do not suit the protocol, or cannot be read.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Engine:
         self.trainers = [AnchorTrainer(anchor, self.data, protocol) for anchor in protocol.anchors]
         self._whole_network = whole_network
 
-    def evaluate(self, graph: Graph, seed: int, function: str | None = None) -> Evaluation:
+    def evaluate(self, graph: Graph, seed: int, function: str | None = None) -> Verdict:
         """Decides a candidate.
 
         This is a pure function: the same graph, seed and protocol give the same verdict and scores
@@ -86,14 +86,14 @@ class Engine:
             engine then neither filters nor hashes it again.
 
         Raises:
-          UserError: If the protocol has no filters and no path leads from x to the output.
+          UserError: The protocol has no filters and no path leads from x to the output.
         """
         start = time.perf_counter()
         details: dict[str, Any] = {"canonical": canonical_hash(graph)}
 
-        def decided(stage: DecidingStage, reason: str | None, **fields: Any) -> Evaluation:
+        def decided(stage: DecidingStage, reason: str | None, **fields: Any) -> Verdict:
             seconds = time.perf_counter() - start
-            return Evaluation(str(stage), reason, seconds=seconds, details=details, **fields)
+            return Verdict(str(stage), reason, seconds=seconds, details=details, **fields)
 
         if function is None:
             if self.protocol.filters is None:

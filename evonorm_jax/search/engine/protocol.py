@@ -150,7 +150,7 @@ class ProxyProtocol:
         """Returns the protocol that `to_dict` was called on, from a config or a ledger.
 
         Raises:
-          UserError: If a field is unknown or out of range.
+          UserError: A field is unknown or out of range.
         """
         fields = dict(content)
         if unknown := fields.keys() - {field.name for field in dataclasses.fields(cls)}:

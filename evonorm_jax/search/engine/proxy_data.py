@@ -35,7 +35,7 @@ class ProxyData:
       image_shape: `(height, width, channels)` in training.
 
     Raises:
-      UserError: If the config is that of a streamed set, or does not suit the protocol.
+      UserError: The config is that of a streamed set, or does not suit the protocol.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, protocol: ProxyProtocol) -> None:

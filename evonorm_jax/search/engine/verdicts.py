@@ -47,7 +47,7 @@ EVALUATION_FAILED = "evaluation_failed"
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """The verdict of a filter against a layer.
+    """Why a filter rejects a layer.
 
     Attributes:
       reason: Which filter rejected it.
@@ -62,8 +62,8 @@ class Rejection:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What became of a candidate.
+class Verdict:
+    """What became of a candidate, the result of its evaluation.
 
     Attributes:
       stage: What decided, a value of `DecidingStage`; "evaluation" where workers failed.
@@ -90,11 +90,11 @@ class Evaluation:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Evaluation":
+    def from_dict(cls, content: Mapping[str, Any]) -> "Verdict":
         """Returns what `to_dict` was called on.
 
-        >>> evaluation = Evaluation("scored", scores={"resnet50_cifar": 51.5}, steps=2_000)
-        >>> Evaluation.from_dict(evaluation.to_dict()) == evaluation
+        >>> verdict = Verdict("scored", scores={"resnet50_cifar": 51.5}, steps=2_000)
+        >>> Verdict.from_dict(verdict.to_dict()) == verdict
         True
         """
         return cls(**content)

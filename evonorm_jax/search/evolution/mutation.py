@@ -27,7 +27,7 @@ def mutate(graph: Graph, rng: np.random.Generator, space: SearchSpace | None = N
     The child may be the same layer, where the node was unused, and even the same graph.
 
     Raises:
-      UserError: If the graph has another number of nodes than the graphs of the space.
+      UserError: The graph has another number of nodes than the graphs of the space.
     """
     space = space or SearchSpace(num_nodes=len(graph.nodes))
     if len(graph.nodes) != space.num_nodes:

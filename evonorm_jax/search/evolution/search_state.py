@@ -182,7 +182,7 @@ class Search:
         """The member with the best mean score, the first of equals.
 
         Raises:
-          UserError: If nothing has been scored.
+          UserError: Nothing has been scored.
         """
         if not self.scored:
             raise UserError("the search has scored no candidate yet, so there is no best one")
@@ -220,8 +220,8 @@ class Search:
         """Takes the result of a candidate: its scores or the reason of its rejection.
 
         Raises:
-          UserError: If the candidate does not wait for a result, if the result is not one of the
-            two, or if the scores are not `num_scores` finite numbers.
+          UserError: The candidate does not wait for a result, or the result is not one of the
+            two, or the scores are not `num_scores` finite numbers.
         """
         if id not in self._pending:
             raise UserError(f"candidate {id} waits for no result: it was told, or never asked for")
@@ -265,7 +265,7 @@ def replay(
       The search, ready to go on; candidates without a result are `pending`.
 
     Raises:
-      UserError: If the search would have proposed another candidate, so that the record belongs to
+      UserError: The search would have proposed another candidate, so that the record belongs to
         another config or is incomplete.
     """
     search = Search(config, space)

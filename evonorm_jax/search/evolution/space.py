@@ -57,7 +57,7 @@ class SearchSpace:
         """Refuses a graph that is no layer of this space, however many nodes it has.
 
         Raises:
-          UserError: If the output does not depend on x, or if it depends on a moment over the
+          UserError: The output does not depend on x, or it depends on a moment over the
             batch and this is an S space.
         """
         check_depends_on_x(graph)
@@ -99,7 +99,7 @@ def pad_graph(graph: Graph, rng: np.random.Generator, space: SearchSpace | None 
     """Adds random unused nodes before those of a layer: it then has as many as the space asks for.
 
     Raises:
-      UserError: If the graph has more nodes than that, or is no layer of the space.
+      UserError: The graph has more nodes than that, or is no layer of the space.
     """
     space = space or SearchSpace()
     space.check_layer(graph)

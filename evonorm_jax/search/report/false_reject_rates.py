@@ -86,7 +86,7 @@ def abort_rate(
       would end.
 
     Raises:
-      ValueError: If the rule averages over other steps than the records, which keep means of ten
+      ValueError: The rule averages over other steps than the records, which keep means of ten
         losses.
     """
     if rule.window % 10 or rule.step % 10:

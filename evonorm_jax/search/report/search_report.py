@@ -33,7 +33,7 @@ def write_search_report(
       The files.
 
     Raises:
-      UserError: If a path is no search, or the searches do not fit together.
+      UserError: A path is no search, or the searches do not fit together.
     """
     runs, folder = load_searches(paths), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -74,9 +74,9 @@ class SearchRun:
     def scores(self) -> np.ndarray:
         """Returns the accuracies of the scored candidates in percent, `[candidates, networks]`."""
         rows = [
-            [entry.evaluation.scores[name] for name in self.networks]
+            [entry.verdict.scores[name] for name in self.networks]
             for entry in self.scored
-            if entry.evaluation is not None
+            if entry.verdict is not None
         ]
         return np.array(rows, dtype=float).reshape(-1, len(self.networks))
 
@@ -86,7 +86,7 @@ class SearchRun:
         return [
             entry
             for entry in self.decided
-            if entry.evaluation is not None and entry.evaluation.stage != DecidingStage.FILTERS
+            if entry.verdict is not None and entry.verdict.stage != DecidingStage.FILTERS
         ]
 
     def best_so_far(self, measure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -100,9 +100,9 @@ class SearchRun:
         """
         trained = self.trained
         costs = [
-            {"scored": entry.is_scored, "trained": 1, "steps": entry.evaluation.steps}[measure]
+            {"scored": entry.is_scored, "trained": 1, "steps": entry.verdict.steps}[measure]
             for entry in trained
-            if entry.evaluation is not None
+            if entry.verdict is not None
         ]
         means = np.array([entry.mean if entry.is_scored else -np.inf for entry in trained])
         best = np.maximum.accumulate(means)
@@ -118,7 +118,7 @@ class SearchRun:
         counts: dict[str, Counter[str]] = {"random graphs": Counter(), "mutations": Counter()}
         for entry in self.decided:
             origin = "random graphs" if entry.candidate.parent is None else "mutations"
-            reason = entry.evaluation.reason if entry.evaluation else None
+            reason = entry.verdict.reason if entry.verdict else None
             counts[origin][reason or "scored"] += 1
         return counts
 
@@ -127,7 +127,7 @@ def load_searches(paths: Sequence[str | os.PathLike[str]]) -> list[SearchRun]:
     """Reads searches that may stand in one figure.
 
     Raises:
-      UserError: If one is no search, has no result yet, or was scored on other networks.
+      UserError: One is no search, has no result yet, or was scored on other networks.
     """
     runs = []
     for path in paths:

@@ -57,7 +57,7 @@ def _counts_table(runs: Sequence[SearchRun]) -> str:
     rows = []
     for run in runs:
         decided = run.decided
-        hours = sum(e.evaluation.seconds for e in decided if e.evaluation) / 3600
+        hours = sum(e.verdict.seconds for e in decided if e.verdict) / 3600
         best = max((entry.mean for entry in run.scored), default=None)
         rows.append(
             (
@@ -67,7 +67,7 @@ def _counts_table(runs: Sequence[SearchRun]) -> str:
                 f"{len(decided):,}",
                 f"{len(run.trained):,}",
                 f"{len(run.scored):,}",
-                f"{sum(e.evaluation.steps for e in decided if e.evaluation):,}",
+                f"{sum(e.verdict.steps for e in decided if e.verdict):,}",
                 f"{hours:.2f}",
                 "-" if best is None else f"{best:.2f}",
             )
@@ -134,10 +134,10 @@ def find_winners(runs: Sequence[SearchRun]) -> list[Winner]:
         ]
     else:
         found = [
-            Winner(run.name, entry, entry.evaluation.scores, reranked=False)
+            Winner(run.name, entry, entry.verdict.scores, reranked=False)
             for run in runs
             for entry in run.contents.best(NUM_WINNERS * len(runs))
-            if entry.evaluation is not None
+            if entry.verdict is not None
         ]
     found.sort(key=lambda winner: -statistics.fmean(winner.scores.values()))
     layers: dict[str, Winner] = {}  # several searches may find the same one

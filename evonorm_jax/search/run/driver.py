@@ -18,7 +18,7 @@ import numpy as np
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine.filters import Duplicates, screen
 from evonorm_jax.search.engine.protocol import ProxyProtocol
-from evonorm_jax.search.engine.verdicts import DecidingStage, Evaluation, Rejection
+from evonorm_jax.search.engine.verdicts import DecidingStage, Rejection, Verdict
 from evonorm_jax.search.evolution.search_state import Search, SearchConfig, replay
 from evonorm_jax.search.evolution.space import SearchSpace
 from evonorm_jax.search.run.executor import Executor
@@ -57,7 +57,7 @@ class SearchSettings:
         """Reads the settings of a config file, given as nested dictionaries.
 
         Raises:
-          UserError: If a value is out of range.
+          UserError: A value is out of range.
         """
         protocol = ProxyProtocol.from_dict(config["protocol"])
         fields = {"seed": config["seed"], "num_scores": len(protocol.anchors), **config["search"]}
@@ -74,7 +74,7 @@ class Driver:
       show: Is called often with the search and the number of workers that have died.
 
     Raises:
-      UserError: If the ledger is not that of these settings.
+      UserError: The ledger is not that of these settings.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Driver:
                 self._show(self.search, self.executor.deaths)
                 return True
             for outcome in self.executor.wait(_POLL_SECONDS):
-                self._record(outcome.trial.id, outcome.evaluation)
+                self._record(outcome.trial.id, outcome.verdict)
                 self.ledger.commit()
             self._show(self.search, self.executor.deaths)
         return False
@@ -128,7 +128,7 @@ class Driver:
         """Proposes the next candidate that no filter rejects; None at the end of the budget.
 
         Raises:
-          UserError: If there seems to be none.
+          UserError: There seems to be none.
         """
         last_commit = time.monotonic()
         trial, num_rejected = None, 0
@@ -160,10 +160,10 @@ class Driver:
         self.ledger.commit()
         return trial
 
-    def _record(self, candidate: int, evaluation: Evaluation) -> None:
-        result = to_result(candidate, evaluation, self.settings.protocol.anchor_names)
+    def _record(self, candidate: int, verdict: Verdict) -> None:
+        result = to_result(candidate, verdict, self.settings.protocol.anchor_names)
         self.search.tell(candidate, scores=result.scores, rejected=result.rejected)
-        self.ledger.add_result(candidate, evaluation, place=self._num_results)
+        self.ledger.add_result(candidate, verdict, place=self._num_results)
         self._num_results += 1
 
 
@@ -171,7 +171,7 @@ def resume_search(settings: SearchSettings, contents: LedgerContents) -> Search:
     """Rebuilds the search in the state that its ledger describes.
 
     Raises:
-      UserError: If the search would have proposed other candidates.
+      UserError: The search would have proposed other candidates.
     """
     events = search_events(contents.entries, settings.protocol.anchor_names)
     # The budget may have been made smaller since; what was proposed stays.
@@ -201,9 +201,9 @@ def _used_up(space: SearchSpace, last: Rejection) -> UserError:
     )
 
 
-def _rejected(rejection: Rejection, seconds: float) -> Evaluation:
+def _rejected(rejection: Rejection, seconds: float) -> Verdict:
     details = {"message": rejection.detail} if rejection.detail else {}
-    return Evaluation(
+    return Verdict(
         stage=str(DecidingStage.FILTERS),
         reason=str(rejection.reason),
         scores={},

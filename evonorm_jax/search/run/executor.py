@@ -14,7 +14,7 @@ from collections import Counter, deque
 from typing import Any
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.search.engine.verdicts import EVALUATION_FAILED, Evaluation
+from evonorm_jax.search.engine.verdicts import EVALUATION_FAILED, Verdict
 from evonorm_jax.search.run.worker import Message, Trial
 
 #: How many workers may fail on a trial, by dying or by an exception. Each time another, fresh
@@ -31,11 +31,11 @@ class Outcome:
 
     Attributes:
       trial: The trial.
-      evaluation: What came of it.
+      verdict: What came of it.
     """
 
     trial: Trial
-    evaluation: Evaluation
+    verdict: Verdict
 
 
 class WorkerHandle:
@@ -104,7 +104,7 @@ class Executor(abc.ABC):
           timeout: How many seconds to wait for one at most.
 
         Raises:
-          UserError: If the workers cannot do their work, whatever the trial.
+          UserError: The workers cannot do their work, whatever the trial.
         """
         if not self._num_active:  # no success can come any more
             self._end_given_up()
@@ -189,7 +189,7 @@ class Executor(abc.ABC):
         if self._attempts[trial.id] < MAX_ATTEMPTS:
             self._queue.appendleft(trial)
             return
-        failed = Evaluation("evaluation", EVALUATION_FAILED, details={"message": how})
+        failed = Verdict("evaluation", EVALUATION_FAILED, details={"message": how})
         self._given_up.append(Outcome(trial, failed))
         if len(self._given_up) >= MAX_FAILURES:
             raise UserError(
@@ -199,9 +199,9 @@ class Executor(abc.ABC):
 
     def _end_given_up(self) -> None:
         for outcome in self._given_up:
-            self._end(outcome.trial, outcome.evaluation)
+            self._end(outcome.trial, outcome.verdict)
         self._given_up = []
 
-    def _end(self, trial: Trial, evaluation: Evaluation) -> None:
+    def _end(self, trial: Trial, verdict: Verdict) -> None:
         del self._attempts[trial.id]
-        self._ended.append(Outcome(trial, evaluation))
+        self._ended.append(Outcome(trial, verdict))

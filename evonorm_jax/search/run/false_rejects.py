@@ -133,7 +133,7 @@ def record_candidates(
       Each new record.
 
     Raises:
-      UserError: If the records in the file depend on something else.
+      UserError: The records in the file depend on something else.
     """
     space = SearchSpace()
     basis = {"protocol": engine.protocol.to_dict(), "dataset": dict(dataset), "seed": seed}
@@ -153,9 +153,9 @@ def record_candidates(
         for reason, graph in turns[:max_candidates]:
             if graph.to_text() in known:
                 continue
-            evaluation = engine.evaluate(graph, seed)
+            verdict = engine.evaluate(graph, seed)
             record = {"filter": reason, "graph": graph.to_text(), "commit": git_commit()}
-            record |= evaluation.to_dict()
+            record |= verdict.to_dict()
             file.write(json.dumps(record) + "\n")
             file.flush()
             yield record

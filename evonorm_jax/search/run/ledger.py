@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.run_files import as_json
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE, LEDGER_FORMAT, SCHEMA, to_columns
 from evonorm_jax.search.run.ledger_reader import (
     LedgerContents,
     is_empty,
     read_about,
-    read_config,
     read_contents,
+    read_ledger_config,
     was_trained,
 )
 
@@ -60,7 +61,7 @@ class Ledger:
       description: What to note of this start.
 
     Raises:
-      UserError: If the folder holds something else, another driver has it, its config differs, or
+      UserError: The folder holds something else, another driver has it, its config differs, or
         it cannot be written. What is there stays as it is.
     """
 
@@ -72,14 +73,14 @@ class Ledger:
     ) -> None:
         self.workdir = Path(workdir)
         self.path = self.workdir / LEDGER_FILE
-        self.config = _plain(config)
+        self.config = as_json(config)
         self._lock = _lock(self.workdir)
         self._connection: sqlite3.Connection | None = None
         try:
             is_new = is_empty(self.path)
             if not is_new:
                 open_fields = OPEN_FIELDS if was_trained(self.path) else (*OPEN_FIELDS, "dataset")
-                _check_config(self.path, read_config(self.path), self.config, open_fields)
+                _check_config(self.path, read_ledger_config(self.path), self.config, open_fields)
             self._open(is_new, dict(description or {}))
         except BaseException:
             self.close()
@@ -133,23 +134,23 @@ class Ledger:
             time.time(),
         )
 
-    def add_result(self, candidate: int, evaluation: Evaluation, *, place: int) -> None:
+    def add_result(self, candidate: int, verdict: Verdict, *, place: int) -> None:
         """Records what became of a candidate, the search's result number `place`."""
         self._add(
             "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             place,
             candidate,
-            *to_columns(evaluation),
+            *to_columns(verdict),
             time.time(),
         )
 
-    def add_reranked(self, candidate: int, seed: int, evaluation: Evaluation) -> None:
-        """Records an evaluation at the larger budget."""
+    def add_reranked(self, candidate: int, seed: int, verdict: Verdict) -> None:
+        """Records a verdict at the larger budget."""
         self._add(
             "INSERT INTO reranked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             candidate,
             seed,
-            *to_columns(evaluation),
+            *to_columns(verdict),
             time.time(),
         )
 
@@ -157,10 +158,10 @@ class Ledger:
         """Notes how candidates are evaluated again.
 
         Raises:
-          UserError: If some were evaluated in another way already.
+          UserError: Some were evaluated in another way already.
         """
         assert self._connection is not None
-        config = _plain(config)
+        config = as_json(config)
         query = "SELECT value FROM about WHERE key = 'rerank' AND EXISTS (SELECT * FROM reranked)"
         if (row := self._connection.execute(query).fetchone()) is not None:
             _check_config(self.path, {"rerank": json.loads(row[0])}, {"rerank": config})
@@ -172,7 +173,7 @@ class Ledger:
         """Makes what was added durable.
 
         Raises:
-          UserError: If it cannot be written, because the disk is full for example. What was
+          UserError: It cannot be written, because the disk is full for example. What was
             committed before is intact.
         """
         assert self._connection is not None
@@ -230,11 +231,6 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config as JSON gives it back, with lists for tuples."""
-    return json.loads(json.dumps(config))
 
 
 def _check_config(

@@ -1,4 +1,4 @@
-"""The file of a ledger: its tables, and how an evaluation is written into their columns.
+"""The file of a ledger: its tables, and how a verdict is written into their columns.
 
 The file is for people, too:
 
@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 
 #: The name of a ledger in the folder of its search.
 LEDGER_FILE = "ledger.sqlite"
@@ -60,19 +60,19 @@ SCHEMA = (
     )""",
 )
 
-#: The columns of an evaluation, in `results` and in `reranked`.
-EVALUATION_COLUMNS = "stage, reason, scores, steps, seconds, details"
+#: The columns of a verdict, in `results` and in `reranked`.
+VERDICT_COLUMNS = "stage, reason, scores, steps, seconds, details"
 
 
-def to_columns(evaluation: Evaluation) -> tuple[Any, ...]:
-    """Returns the values of `EVALUATION_COLUMNS`."""
+def to_columns(verdict: Verdict) -> tuple[Any, ...]:
+    """Returns the values of `VERDICT_COLUMNS`."""
     return (
-        evaluation.stage,
-        evaluation.reason,
-        _to_json(evaluation.scores),
-        evaluation.steps,
-        evaluation.seconds,
-        _to_json(evaluation.details),
+        verdict.stage,
+        verdict.reason,
+        _to_json(verdict.scores),
+        verdict.steps,
+        verdict.seconds,
+        _to_json(verdict.details),
     )
 
 
@@ -94,9 +94,9 @@ def _finite(value: Any) -> Any:
 
 def from_columns(
     stage: str, reason: str | None, scores: str, steps: int, seconds: float, details: str
-) -> Evaluation:
-    """Returns the evaluation with these values of `EVALUATION_COLUMNS`."""
-    return Evaluation(
+) -> Verdict:
+    """Returns the verdict with these values of `VERDICT_COLUMNS`."""
+    return Verdict(
         stage=stage,
         reason=reason,
         scores=json.loads(scores),

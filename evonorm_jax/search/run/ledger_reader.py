@@ -13,12 +13,12 @@ from typing import Any
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate, CandidateResult
 from evonorm_jax.search.run.ledger_format import (
-    EVALUATION_COLUMNS,
     LEDGER_FILE,
     LEDGER_FORMAT,
+    VERDICT_COLUMNS,
     from_columns,
 )
 
@@ -34,7 +34,7 @@ class LedgerEntry:
       results_before: How many results the search knew when it proposed the candidate.
       time: When it was proposed, in seconds since 1970.
       place: The place of its result among the results; None while it has none.
-      evaluation: What became of it; None while it has no result.
+      verdict: What became of it; None while it has no result.
       result_time: When its result came, in seconds since 1970; None while it has none.
     """
 
@@ -44,7 +44,7 @@ class LedgerEntry:
     results_before: int
     time: float
     place: int | None = None
-    evaluation: Evaluation | None = None
+    verdict: Verdict | None = None
     result_time: float | None = None
 
     @property
@@ -55,13 +55,13 @@ class LedgerEntry:
     @property
     def is_scored(self) -> bool:
         """Whether it has scores on all networks."""
-        return self.evaluation is not None and self.evaluation.reason is None
+        return self.verdict is not None and self.verdict.reason is None
 
     @property
     def mean(self) -> float:
         """The mean accuracy over the networks, in percent, of a scored candidate."""
-        assert self.evaluation is not None
-        scores = self.evaluation.scores.values()
+        assert self.verdict is not None
+        scores = self.verdict.scores.values()
         return sum(scores) / len(scores)
 
 
@@ -74,7 +74,7 @@ class LedgerContents:
       config: The config of the search, as nested dictionaries.
       rerank_config: The config of the larger budget; None before `experiments.rerank`.
       entries: The candidates, by number.
-      reranked: The evaluations at the larger budget, by candidate and seed.
+      reranked: The verdicts at the larger budget, by candidate and seed.
       starts: What was noted at each start, with its `time`.
     """
 
@@ -82,7 +82,7 @@ class LedgerContents:
     config: Mapping[str, Any]
     rerank_config: Mapping[str, Any] | None
     entries: Sequence[LedgerEntry]
-    reranked: Mapping[tuple[int, int], Evaluation]
+    reranked: Mapping[tuple[int, int], Verdict]
     starts: Sequence[Mapping[str, Any]]
 
     def best(self, count: int) -> list[LedgerEntry]:
@@ -104,21 +104,19 @@ def search_events(
     results = sorted((e for e in entries if e.place is not None), key=lambda e: e.place or 0)
     for entry in entries:
         while told < entry.results_before:
-            yield to_result(results[told].id, results[told].evaluation, anchors)
+            yield to_result(results[told].id, results[told].verdict, anchors)
             told += 1
         yield entry.candidate
     for entry in results[told:]:
-        yield to_result(entry.id, entry.evaluation, anchors)
+        yield to_result(entry.id, entry.verdict, anchors)
 
 
-def to_result(
-    candidate: int, evaluation: Evaluation | None, anchors: Iterable[str]
-) -> CandidateResult:
-    """Returns what the search is told of an evaluation."""
-    assert evaluation is not None
-    if evaluation.reason is not None:
-        return CandidateResult(candidate, rejected=evaluation.reason)
-    return CandidateResult(candidate, scores=tuple(evaluation.scores[name] for name in anchors))
+def to_result(candidate: int, verdict: Verdict | None, anchors: Iterable[str]) -> CandidateResult:
+    """Returns what the search is told of a verdict."""
+    assert verdict is not None
+    if verdict.reason is not None:
+        return CandidateResult(candidate, rejected=verdict.reason)
+    return CandidateResult(candidate, scores=tuple(verdict.scores[name] for name in anchors))
 
 
 def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
@@ -128,17 +126,17 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
       path: The file, or the folder of the search.
 
     Raises:
-      UserError: If there is no ledger, or the file is something else.
+      UserError: There is no ledger, or the file is something else.
     """
     with open_to_read(path) as connection:
         return read_contents(connection, ledger_path(path))
 
 
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_ledger_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the config of a ledger's search, as nested dictionaries.
 
     Raises:
-      UserError: If there is no ledger, or the file is something else.
+      UserError: There is no ledger, or the file is something else.
     """
     with open_to_read(path) as connection:
         return read_about(connection, ledger_path(path))["config"]
@@ -148,7 +146,7 @@ def is_empty(path: str | os.PathLike[str]) -> bool:
     """Tells whether a ledger was never begun, or its first start was cut short.
 
     Raises:
-      UserError: If the file is no database.
+      UserError: The file is no database.
     """
     path = ledger_path(path)
     if not path.exists() or path.stat().st_size == 0:
@@ -174,7 +172,7 @@ def open_to_read(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     """Opens a connection that cannot write, for a `with` block.
 
     Raises:
-      UserError: If there is no ledger, or the file is something else.
+      UserError: There is no ledger, or the file is something else.
     """
     path = ledger_path(path)
     if not path.is_file():
@@ -197,7 +195,7 @@ def read_about(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
     """Reads the config of the search and, if it was reranked, that of the reranking.
 
     Raises:
-      UserError: If another version wrote the ledger.
+      UserError: Another version wrote the ledger.
     """
     about = dict(connection.execute("SELECT key, value FROM about"))
     if (found := about.pop("format", None)) != LEDGER_FORMAT:
@@ -210,17 +208,17 @@ def read_contents(connection: sqlite3.Connection, path: Path) -> LedgerContents:
     about = read_about(connection, path)
     query = (
         "SELECT id, graph, parent, seed, function, results_before, candidates.time, place, "
-        f"results.time, {EVALUATION_COLUMNS} "
+        f"results.time, {VERDICT_COLUMNS} "
         "FROM candidates LEFT JOIN results ON candidate = id ORDER BY id"
     )
     entries = []
     for row in connection.execute(query):
         number, graph, parent, seed, function, before, proposed, place, told, *columns = row
         candidate = Candidate(number, Graph.from_text(graph), parent)
-        evaluation = None if place is None else from_columns(*columns)
-        entry = LedgerEntry(candidate, seed, function, before, proposed, place, evaluation, told)
+        verdict = None if place is None else from_columns(*columns)
+        entry = LedgerEntry(candidate, seed, function, before, proposed, place, verdict, told)
         entries.append(entry)
-    query = f"SELECT candidate, seed, {EVALUATION_COLUMNS} FROM reranked ORDER BY candidate, seed"
+    query = f"SELECT candidate, seed, {VERDICT_COLUMNS} FROM reranked ORDER BY candidate, seed"
     reranked = {
         (number, seed): from_columns(*columns)
         for number, seed, *columns in connection.execute(query)

@@ -36,7 +36,7 @@ class RayExecutor(Executor):
       num_workers: The number of actors; None for as many as the cluster has GPUs, or cores.
 
     Raises:
-      UserError: If Ray is not installed, no cluster is at the address, or it has too little room.
+      UserError: Ray is not installed, no cluster is at the address, or it has too little room.
     """
 
     def __init__(

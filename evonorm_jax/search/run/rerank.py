@@ -14,7 +14,7 @@ from typing import Any
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine.protocol import ProxyProtocol
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.run.executor import Executor
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.ledger_reader import LedgerContents, LedgerEntry
@@ -58,7 +58,7 @@ class RerankConfig:
         """Reads the field `rerank` of a search's config, given as nested dictionaries.
 
         Raises:
-          UserError: If a value is out of range.
+          UserError: A value is out of range.
         """
         return cls(**{**config, "protocol": ProxyProtocol.from_dict(config["protocol"])})
 
@@ -69,28 +69,28 @@ class RerankConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """A candidate and its evaluations at the larger budget.
+    """A candidate and the verdicts on it at the larger budget.
 
     Attributes:
       entry: The candidate in the ledger.
-      evaluations: One for each seed so far.
+      verdicts: One for each seed so far.
     """
 
     entry: LedgerEntry
-    evaluations: tuple[Evaluation, ...]
+    verdicts: tuple[Verdict, ...]
 
     @property
     def reason(self) -> str | None:
         """Why it failed, if it did."""
-        return next((e.reason for e in self.evaluations if e.reason is not None), None)
+        return next((v.reason for v in self.verdicts if v.reason is not None), None)
 
     @property
     def scores(self) -> dict[str, float]:
         """The mean accuracy over the seeds by network, in percent; empty if it failed or waits."""
-        if not self.evaluations or self.reason is not None:
+        if not self.verdicts or self.reason is not None:
             return {}
-        names = self.evaluations[0].scores
-        return {n: statistics.fmean(e.scores[n] for e in self.evaluations) for n in names}
+        names = self.verdicts[0].scores
+        return {n: statistics.fmean(v.scores[n] for v in self.verdicts) for n in names}
 
     @property
     def mean(self) -> float:
@@ -102,8 +102,8 @@ def standings(contents: LedgerContents, num_candidates: int) -> list[Standing]:
     """Returns the best candidates of the search, the best at the larger budget first."""
     found = []
     for entry in contents.best(num_candidates):
-        evaluations = tuple(e for (id, _), e in contents.reranked.items() if id == entry.id)
-        found.append(Standing(entry, evaluations))
+        verdicts = tuple(v for (id, _), v in contents.reranked.items() if id == entry.id)
+        found.append(Standing(entry, verdicts))
     return sorted(found, key=lambda standing: -standing.mean)
 
 
@@ -127,7 +127,7 @@ def rerank(
       True if all evaluations are there, False if it was asked to stop.
 
     Raises:
-      UserError: If the search has scored no candidate, or an earlier reranking in this ledger had
+      UserError: The search has scored no candidate, or an earlier reranking in this ledger had
         another protocol.
     """
     contents = ledger.contents()
@@ -150,7 +150,7 @@ def rerank(
             executor.submit(waiting.pop(0))
         for outcome in executor.wait(_POLL_SECONDS):
             candidate, seed = outcome.trial.id
-            ledger.add_reranked(candidate, seed, outcome.evaluation)
+            ledger.add_reranked(candidate, seed, outcome.verdict)
             ledger.commit()
             left -= 1
             show(len(wanted) - left, len(wanted))

@@ -14,14 +14,14 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.engine.engine import Engine
 from evonorm_jax.search.engine.protocol import ProxyProtocol
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 
 #: A pure function with the arguments of `Engine.evaluate`: graph, seed and functional hash.
-Evaluate = Callable[[Graph, int, str | None], Evaluation]
+Evaluate = Callable[[Graph, int, str | None], Verdict]
 
 #: What a worker says: "ready" when it is built, or "unusable" (the user's mistake) or "broken" (any
 #: other exception) if it cannot be; then of each trial "done" or "failed". The second item is the
-#: process id, the message, the evaluation or the traceback.
+#: process id, the message, the verdict or the traceback.
 Message = tuple[str, Any]
 
 

@@ -14,7 +14,7 @@ from evonorm_jax.search.engine.anchors import Anchor
 from evonorm_jax.search.engine.engine import Engine
 from evonorm_jax.search.engine.protocol import AbortRule, ProxyProtocol, Stability
 from evonorm_jax.search.engine.trainer import count_hits
-from evonorm_jax.search.engine.verdicts import DecidingStage, Evaluation, Reason, TrainingReason
+from evonorm_jax.search.engine.verdicts import DecidingStage, Reason, TrainingReason, Verdict
 
 ANCHORS = (
     Anchor(
@@ -67,7 +67,7 @@ def test_a_layer_that_learns_is_scored(good):
 
 
 def test_evaluations_survive_json(good):
-    assert Evaluation.from_dict(json.loads(json.dumps(good.to_dict()))) == good
+    assert Verdict.from_dict(json.loads(json.dumps(good.to_dict()))) == good
 
 
 def test_the_same_again(engine, good):
@@ -92,63 +92,63 @@ def test_another_seed_is_another_run(engine, good):
     ],
 )
 def test_filters_come_first(engine, text, reason):
-    evaluation = engine.evaluate(Graph.from_text(text), seed=0)
-    assert (evaluation.reason, evaluation.stage) == (reason, DecidingStage.FILTERS)
-    assert (evaluation.steps, evaluation.scores) == (0, {})
+    verdict = engine.evaluate(Graph.from_text(text), seed=0)
+    assert (verdict.reason, verdict.stage) == (reason, DecidingStage.FILTERS)
+    assert (verdict.steps, verdict.scores) == (0, {})
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(engine):
     explosive = Graph.from_text("n4 = square(x); n5 = exp(n4)")
-    evaluation = make_engine(filters=None).evaluate(explosive, seed=0)
-    assert (evaluation.reason, evaluation.stage) == (
+    verdict = make_engine(filters=None).evaluate(explosive, seed=0)
+    assert (verdict.reason, verdict.stage) == (
         TrainingReason.NONFINITE_LOSS,
         DecidingStage.QUALITY,
     )
-    assert evaluation.steps < 24
-    assert evaluation.details["anchor"] == "mobilenet_v2_cifar"
-    assert f"in step {evaluation.steps}" in evaluation.details["message"]
+    assert verdict.steps < 24
+    assert verdict.details["anchor"] == "mobilenet_v2_cifar"
+    assert f"in step {verdict.steps}" in verdict.details["message"]
 
 
 def test_where_nothing_rejects_a_run_that_diverges_counts_as_guessing(engine):
     """And the other anchor is trained all the same."""
     explosive = Graph.from_text("n4 = square(x); n5 = exp(n4)")
     nothing = {"quality_accuracy": 0.0, "nonfinite_rejects": False, "stability": Stability(0)}
-    evaluation = make_engine(filters=None, **nothing).evaluate(explosive, seed=0)
-    assert (evaluation.reason, evaluation.stage) == (None, DecidingStage.SCORED)
-    assert evaluation.scores == {anchor.model: 10.0 for anchor in ANCHORS}
-    assert 0 < evaluation.steps < 2 * 24
-    assert list(evaluation.details["losses"]) == list(evaluation.scores)
+    verdict = make_engine(filters=None, **nothing).evaluate(explosive, seed=0)
+    assert (verdict.reason, verdict.stage) == (None, DecidingStage.SCORED)
+    assert verdict.scores == {anchor.model: 10.0 for anchor in ANCHORS}
+    assert 0 < verdict.steps < 2 * 24
+    assert list(verdict.details["losses"]) == list(verdict.scores)
 
 
 def test_a_loss_above_the_rule_ends_the_run(engine):
     rule = AbortRule(step=6, window=4, max_loss=0.5)
-    evaluation = make_engine(abort_rules=(rule,)).evaluate(GOOD, seed=0)
-    assert (evaluation.reason, evaluation.stage) == (TrainingReason.HOPELESS, DecidingStage.QUALITY)
-    assert evaluation.steps == 6
+    verdict = make_engine(abort_rules=(rule,)).evaluate(GOOD, seed=0)
+    assert (verdict.reason, verdict.stage) == (TrainingReason.HOPELESS, DecidingStage.QUALITY)
+    assert verdict.steps == 6
 
 
 def test_low_accuracy_on_any_anchor_rejects(engine, good):
     first, second = good.details["quality"].values()
     assert first != second
     limit = (first + second) / 2
-    evaluation = make_engine(quality_accuracy=limit).evaluate(GOOD, seed=0)
-    assert (evaluation.reason, evaluation.stage) == (
+    verdict = make_engine(quality_accuracy=limit).evaluate(GOOD, seed=0)
+    assert (verdict.reason, verdict.stage) == (
         TrainingReason.LOW_ACCURACY,
         DecidingStage.QUALITY,
     )
     failed = 0 if first < second else 1
-    assert evaluation.details["anchor"] == ANCHORS[failed].model
-    assert evaluation.steps == 24 * (failed + 1)
+    assert verdict.details["anchor"] == ANCHORS[failed].model
+    assert verdict.steps == 24 * (failed + 1)
 
 
 def test_a_large_gradient_rejects(engine):
     stability = Stability(num_steps=2, max_gradient_norm=1e-6)
-    evaluation = make_engine(stability=stability).evaluate(GOOD, seed=0)
-    assert (evaluation.reason, evaluation.stage) == (
+    verdict = make_engine(stability=stability).evaluate(GOOD, seed=0)
+    assert (verdict.reason, verdict.stage) == (
         TrainingReason.UNSTABLE,
         DecidingStage.STABILITY,
     )
-    assert evaluation.details["gradient_norm"] > 1e-6
+    assert verdict.details["gradient_norm"] > 1e-6
 
 
 def test_first_steps_alone_are_scores(engine, good):
@@ -160,7 +160,7 @@ def test_first_steps_alone_are_scores(engine, good):
 
 
 def test_what_was_filtered_and_hashed_is_not_again(engine, good, monkeypatch):
-    """The hash of the caller stands in the evaluation, and all else is the same."""
+    """The hash of the caller stands in the verdict, and all else is the same."""
     function = good.details["function"]
     for name in ("reject", "functional_hash"):
         monkeypatch.delattr(f"evonorm_jax.search.engine.engine.{name}")
@@ -173,11 +173,11 @@ def test_what_was_filtered_and_hashed_is_not_again(engine, good, monkeypatch):
 def test_whole_networks_decide_the_same(engine, good):
     """`survivors` changes to the whole network in the middle of a run."""
     for choice in ("survivors", "always"):
-        evaluation = make_engine(whole_network=choice).evaluate(GOOD, seed=0)
-        assert evaluation.reason is None
+        verdict = make_engine(whole_network=choice).evaluate(GOOD, seed=0)
+        assert verdict.reason is None
         for name, losses in good.details["losses"].items():
-            np.testing.assert_allclose(evaluation.details["losses"][name], losses, rtol=1e-3)
-            assert evaluation.scores[name] == pytest.approx(good.scores[name], abs=3)
+            np.testing.assert_allclose(verdict.details["losses"][name], losses, rtol=1e-3)
+            assert verdict.scores[name] == pytest.approx(good.scores[name], abs=3)
 
 
 def test_unusable_arguments():

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.formula import formula
 from evonorm_jax.graphs.library import LIBRARY
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.pareto import pareto_front
 from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.report.search_figures import draw_progress
@@ -44,7 +44,7 @@ def make_search(folder, candidates=CANDIDATES, **fields):
             ledger.add_candidate(candidate, seed=0, function=None, results_before=number)
             scores = dict(zip(("wide", "deep"), scores, strict=True)) if scores else {}
             steps = 0 if stage == "filters" else 100
-            result = Evaluation(stage, reason, scores=scores, seconds=36.0, steps=steps)
+            result = Verdict(stage, reason, scores=scores, seconds=36.0, steps=steps)
             ledger.add_result(number, result, place=number)
         ledger.commit()
     return folder
@@ -120,7 +120,7 @@ def test_winners_come_from_the_larger_budget_where_there_is_one(tmp_path):
         for number, score in ((5, 71.0), (2, 72.0), (3, None)):
             reason = None if score else "unstable"
             scores = {"wide": score, "deep": score} if score else {}
-            ledger.add_reranked(number, 0, Evaluation("scored", reason, scores=scores))
+            ledger.add_reranked(number, 0, Verdict("scored", reason, scores=scores))
         ledger.commit()
     text = summarize(load_searches([folder]))
     assert "The best layers at the larger budget:" in text

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from evonorm_jax.placement import Place
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.run.driver import Driver, SearchSettings
 from evonorm_jax.search.run.executor import Executor
 from evonorm_jax.search.run.ledger import Ledger
@@ -41,7 +41,7 @@ def evaluate(graph, seed, function=None):
     """Scores that look like accuracies, and a rejection every so often; nothing is trained."""
     digest = hashlib.blake2b(f"{graph} {seed}".encode()).digest()
     if digest[0] < 60:
-        return Evaluation(
+        return Verdict(
             stage="wide",
             reason="accuracy",
             scores={"wide": 11.5},
@@ -50,9 +50,7 @@ def evaluate(graph, seed, function=None):
             details={"step": 100},
         )
     scores = {"wide": 20 + digest[1] / 4, "deep": 20 + digest[2] / 4}
-    return Evaluation(
-        stage="scored", reason=None, scores=scores, seconds=1.5, steps=4000, details={}
-    )
+    return Verdict(stage="scored", reason=None, scores=scores, seconds=1.5, steps=4000, details={})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +58,8 @@ class Factory:
     """Builds an evaluator that logs, and takes its time.
 
     Attributes:
-      log: file that every evaluation appends to.
-      seconds: of an evaluation.
+      log: File that every evaluation appends to.
+      seconds: How long an evaluation takes.
       deadly: graph texts at which the process kills itself.
       broken: graph texts at which it raises.
     """
@@ -99,7 +97,7 @@ class InlineExecutor(Executor):
     """Evaluates in this process, when it is given a trial.
 
     Attributes:
-      evaluate: gives the evaluation of a trial.
+      evaluate: gives the verdict on a trial.
     """
 
     def __init__(self, evaluate):

@@ -37,7 +37,7 @@ def history(workdir):
             entry,
             time=0.0,
             result_time=None,
-            evaluation=entry.evaluation and dataclasses.replace(entry.evaluation, seconds=0.0),
+            verdict=entry.verdict and dataclasses.replace(entry.verdict, seconds=0.0),
         )
         for entry in entries
     ]
@@ -85,17 +85,17 @@ def test_every_candidate_is_judged_as_the_filters_and_the_evaluator_say(tmp_path
     first: dict[str, int] = {}
     seen = Counter()
     for entry in read_ledger(tmp_path / "a").entries:
-        rejection, evaluation = reject(entry.candidate.graph), entry.evaluation
-        seen[evaluation.stage] += 1
+        rejection, verdict = reject(entry.candidate.graph), entry.verdict
+        seen[verdict.stage] += 1
         if rejection is not None:
-            assert (evaluation.stage, evaluation.reason) == ("filters", rejection.reason)
+            assert (verdict.stage, verdict.reason) == ("filters", rejection.reason)
             assert entry.function is None
         elif (earlier := first.setdefault(entry.function, entry.id)) != entry.id:
-            assert evaluation.reason == Reason.DUPLICATE
-            assert evaluation.details["message"].endswith(f"candidate {earlier}")
+            assert verdict.reason == Reason.DUPLICATE
+            assert verdict.details["message"].endswith(f"candidate {earlier}")
         else:
             assert entry.seed == evaluation_seed(0, entry.id)
-            assert evaluation == evaluate(entry.candidate.graph, entry.seed)
+            assert verdict == evaluate(entry.candidate.graph, entry.seed)
     assert min(seen[stage] for stage in ("filters", "wide", "scored")) > 5
 
 
@@ -104,8 +104,8 @@ def test_without_filters_all_that_sees_x_is_evaluated(tmp_path):
     entries = read_ledger(tmp_path / "a").entries
     for entry in entries:
         sees_x = 0 in entry.candidate.graph.effective
-        assert (entry.evaluation.stage == "filters") == (not sees_x)
-    assert {e.evaluation.reason for e in entries} == {None, "accuracy", Reason.NO_PATH_FROM_X}
+        assert (entry.verdict.stage == "filters") == (not sees_x)
+    assert {e.verdict.reason for e in entries} == {None, "accuracy", Reason.NO_PATH_FROM_X}
 
 
 @pytest.mark.parametrize("has_filters", [True, False])
@@ -168,8 +168,8 @@ def test_a_space_that_is_used_up_is_one_message(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"300 candidates in succession .* num_nodes=1 "):
             search.run(lambda: False)
     entries = read_ledger(tmp_path).entries
-    assert all(entry.evaluation.stage == "filters" for entry in entries[-300:])
-    assert entries[-301].evaluation.stage != "filters"
+    assert all(entry.verdict.stage == "filters" for entry in entries[-300:])
+    assert entries[-301].verdict.stage != "filters"
 
 
 def test_a_ledger_of_another_version_of_the_search_is_refused(tmp_path):
@@ -285,12 +285,12 @@ class Harassed:
             later = {line.split()[1] for line in lines[length:] if line.startswith("start")}
             assert not finished & later
         starts = Counter(line.split()[1] for line in lines if line.startswith("start"))
-        evaluated = {str(e.seed) for e in entries if e.evaluation.stage != "filters"}
+        evaluated = {str(e.seed) for e in entries if e.verdict.stage != "filters"}
         assert set(starts) == evaluated
         assert starts.total() - len(starts) <= most_repeated
         for entry in entries:
-            if entry.evaluation.stage != "filters":
-                assert entry.evaluation == evaluate(entry.candidate.graph, entry.seed)
+            if entry.verdict.stage != "filters":
+                assert entry.verdict == evaluate(entry.candidate.graph, entry.seed)
 
 
 def test_kills_change_nothing_with_one_worker(tmp_path):

@@ -6,7 +6,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.canonical import canonical_hash
 from evonorm_jax.search.engine.filters import functional_hash, reject
 from evonorm_jax.search.engine.protocol import ProxyProtocol
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.space import SearchSpace
 from evonorm_jax.search.run import false_rejects
 from evonorm_jax.search.run.false_rejects import SURVIVES
@@ -39,7 +39,7 @@ class Recorder:
 
     def evaluate(self, graph, seed):
         self.graphs.append(graph)
-        return Evaluation("quality", "low_accuracy", details={"quality": {}, "losses": {}})
+        return Verdict("quality", "low_accuracy", details={"quality": {}, "losses": {}})
 
 
 def run(engine, path, limit=None, seed=1):

@@ -15,7 +15,7 @@ import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import (
     Candidate,
     CandidateResult,
@@ -30,11 +30,11 @@ from tests.search.run.fast_search import ANCHORS, evaluate
 
 CONFIG = {"search": {"seed": 0, "population_size": 6}, "protocol": {"anchors": list(ANCHORS)}}
 GRAPH = Graph.from_text("n4 = sigmoid(x); n5 = mul(x, n4)")
-SCORED = Evaluation(
+SCORED = Verdict(
     stage="scored", reason=None, scores={"wide": 71.25, "deep": 1 / 3}, seconds=2.5, steps=4000,
     details={"loss": [2.3, 1.1], "note": "fine; all of it"},
 )  # fmt: skip
-REJECTED = Evaluation(
+REJECTED = Verdict(
     stage="wide", reason="accuracy", scores={"wide": 12.5}, seconds=0.5, steps=100, details={}
 )
 
@@ -77,9 +77,9 @@ def test_what_is_added_is_read_again(tmp_path):
     assert contents.rerank_config == {"num_winners": 3}
     first, second, third = contents.entries
     assert first.candidate == Candidate(0, GRAPH)
-    assert first.evaluation == SCORED
-    assert (second.candidate.parent, second.evaluation, second.seed) == (0, REJECTED, 7)
-    assert (third.place, third.evaluation, third.result_time) == (None, None, None)
+    assert first.verdict == SCORED
+    assert (second.candidate.parent, second.verdict, second.seed) == (0, REJECTED, 7)
+    assert (third.place, third.verdict, third.result_time) == (None, None, None)
     assert contents.reranked == {(0, 5): SCORED}
     assert [start["command"] for start in contents.starts] == [["me"]]
     assert contents.best(5) == [first]
@@ -93,8 +93,8 @@ def test_what_is_not_finite_is_null(tmp_path):
         fill(ledger)
         ledger.add_result(2, dataclasses.replace(REJECTED, details=details), place=2)
         ledger.commit()
-    evaluation = read_ledger(tmp_path).entries[2].evaluation
-    assert evaluation.details == {"losses": {"wide": [2.5, None, None]}, "gradient_norm": None}
+    verdict = read_ledger(tmp_path).entries[2].verdict
+    assert verdict.details == {"losses": {"wide": [2.5, None, None]}, "gradient_norm": None}
     with contextlib.closing(sqlite3.connect(tmp_path / LEDGER_FILE)) as connection:
         query = "SELECT json_extract(details, '$.losses.wide[0]') FROM results WHERE place = 2"
         assert connection.execute(query).fetchone() == (2.5,)
@@ -111,7 +111,7 @@ def test_what_was_not_committed_is_not_there(tmp_path):
     with Ledger(tmp_path, CONFIG) as ledger:
         fill(ledger)
         ledger.add_result(2, SCORED, place=2)
-    assert read_ledger(tmp_path).entries[2].evaluation is None
+    assert read_ledger(tmp_path).entries[2].verdict is None
 
 
 @pytest.mark.parametrize(("candidate", "place"), [(1, 2), (2, 1)])
@@ -174,7 +174,7 @@ def test_before_anything_is_trained_another_data_set_may_be_named(tmp_path):
     config = {"search": {"seed": 0}, "dataset": {"source": "tfds"}}
     with Ledger(tmp_path, config) as ledger:
         ledger.add_candidate(Candidate(0, GRAPH), seed=1, function=None, results_before=0)
-        ledger.add_result(0, Evaluation("filters", "constant"), place=0)
+        ledger.add_result(0, Verdict("filters", "constant"), place=0)
         ledger.commit()
     config["dataset"] = {"source": "npz"}
     with Ledger(tmp_path, config) as ledger:
@@ -218,7 +218,7 @@ def test_a_killed_driver_leaves_no_lock_and_all_that_was_committed(tmp_path):
         assert ledger.contents().entries == entries
         ledger.add_result(2, SCORED, place=2)
         ledger.commit()
-    assert read_ledger(tmp_path).entries[2].evaluation == SCORED
+    assert read_ledger(tmp_path).entries[2].verdict == SCORED
 
 
 def test_a_full_disk_is_one_message_and_no_harm(tmp_path):
@@ -227,7 +227,7 @@ def test_a_full_disk_is_one_message_and_no_harm(tmp_path):
         fill(ledger)
         pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
         ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
-        large = Evaluation(
+        large = Verdict(
             stage="wide", reason="accuracy", scores={}, seconds=0.0, steps=0,
             details={"message": 100_000 * "long "},
         )  # fmt: skip
@@ -239,7 +239,7 @@ def test_a_full_disk_is_one_message_and_no_harm(tmp_path):
         assert check == ("ok",)
         ledger.add_result(2, large, place=2)
         ledger.commit()
-    assert read_ledger(tmp_path).entries[2].evaluation == large
+    assert read_ledger(tmp_path).entries[2].verdict == large
 
 
 def test_a_file_that_may_not_grow_is_one_message_and_no_harm(tmp_path):
@@ -250,7 +250,7 @@ def test_a_file_that_may_not_grow_is_one_message_and_no_harm(tmp_path):
             file_size_limit(150_000),
             pytest.raises(UserError, match=r"cannot be written: .* is intact"),
         ):
-            ledger.add_result(2, Evaluation("a", None, {}, 0.0, 0, details), place=2)
+            ledger.add_result(2, Verdict("a", None, {}, 0.0, 0, details), place=2)
             ledger.commit()
     assert [entry.place for entry in read_ledger(tmp_path).entries] == [0, 1, None]
 
@@ -314,10 +314,10 @@ def test_a_search_can_be_replayed_from_its_ledger(tmp_path):
         while (candidate := search.ask()) is not None:
             place = search.num_asked - 1
             ledger.add_candidate(candidate, seed=place, function=None, results_before=place)
-            evaluation = evaluate(candidate.graph, place)
-            ledger.add_result(candidate.id, evaluation, place=place)
-            rejected = evaluation.reason
-            scores = None if rejected else [evaluation.scores[name] for name in ANCHORS]
+            verdict = evaluate(candidate.graph, place)
+            ledger.add_result(candidate.id, verdict, place=place)
+            rejected = verdict.reason
+            scores = None if rejected else [verdict.scores[name] for name in ANCHORS]
             search.tell(candidate.id, scores=scores, rejected=rejected)
         ledger.commit()
     events = list(search_events(read_ledger(tmp_path).entries, ANCHORS))

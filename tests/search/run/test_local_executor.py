@@ -32,7 +32,7 @@ def run_to_end(executor, trials, deadline=120.0):
             executor.submit(waiting.pop(0))
         for outcome in executor.wait(0.2):
             assert outcome.trial.id not in outcomes
-            outcomes[outcome.trial.id] = outcome.evaluation
+            outcomes[outcome.trial.id] = outcome.verdict
     return outcomes
 
 
@@ -112,7 +112,7 @@ def test_what_was_given_up_is_an_outcome_once_another_trial_succeeds():
         assert executor.num_unfinished == number + 1
     outcomes = executor.wait(0.0)
     assert [outcome.trial.id for outcome in outcomes] == [0, 1, 2, 3]  # 3: nothing else is left
-    reasons = [outcome.evaluation.reason for outcome in outcomes]
+    reasons = [outcome.verdict.reason for outcome in outcomes]
     assert reasons == [EVALUATION_FAILED, EVALUATION_FAILED, SCORED.reason, EVALUATION_FAILED]
     assert executor.num_unfinished == 0
 

@@ -90,10 +90,10 @@ def test_a_search_on_actors_is_kept_and_resumed(tmp_path):
             assert Driver(settings, ledger, executor, show_nothing).run(lambda: False)
     entries = read_ledger(tmp_path / "search").entries
     assert [entry.id for entry in entries] == list(range(120))
-    evaluated = [entry for entry in entries if entry.evaluation.stage != "filters"]
+    evaluated = [entry for entry in entries if entry.verdict.stage != "filters"]
     assert len(evaluated) > 3
     for entry in evaluated:
-        assert entry.evaluation == evaluate(entry.candidate.graph, entry.seed)
+        assert entry.verdict == evaluate(entry.candidate.graph, entry.seed)
     starts = [line for line in (tmp_path / "log").read_text().splitlines() if "start" in line]
     assert len(starts) == len(evaluated)
 

@@ -5,7 +5,7 @@ import pytest
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.engine.protocol import ProxyProtocol
-from evonorm_jax.search.engine.verdicts import Evaluation
+from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.rerank import RerankConfig, rerank, standings
@@ -18,10 +18,10 @@ SEARCH = [50.0, 80.0, None, 70.0, 60.0]
 LARGER = {(1, 0): 81.0, (1, 1): 85.0, (3, 0): 90.0, (3, 1): 88.0, (4, 0): 95.0, (4, 1): None}
 
 
-def evaluation(score):
+def verdict(score):
     if score is None:
-        return Evaluation(stage="training", reason="nonfinite_loss")
-    return Evaluation(stage="scored", scores={"wide": score - 1, "deep": score + 1})
+        return Verdict(stage="training", reason="nonfinite_loss")
+    return Verdict(stage="scored", scores={"wide": score - 1, "deep": score + 1})
 
 
 class Table(InlineExecutor):
@@ -33,7 +33,7 @@ class Table(InlineExecutor):
 
     def look_up(self, trial):
         self.asked.append(trial.id)
-        return evaluation(LARGER[trial.id])
+        return verdict(LARGER[trial.id])
 
 
 class Counts:
@@ -51,7 +51,7 @@ def ledger(tmp_path):
             graph = Graph.from_text("; ".join(f"n{4 + i} = tanh(x)" for i in range(number + 1)))
             candidate = Candidate(number, graph)
             ledger.add_candidate(candidate, seed=0, function=None, results_before=number)
-            ledger.add_result(number, evaluation(score), place=number)
+            ledger.add_result(number, verdict(score), place=number)
         ledger.commit()
         yield ledger
 
