@@ -6,7 +6,11 @@ import pytest
 
 from evonorm_jax.data import Hosts
 from evonorm_jax.data.instances import create_instance_pipeline, instance_dataset_config
+from evonorm_jax.data.instances.coco_json import list_coco_folder, read_pixels
+from evonorm_jax.data.instances.examples import make_example
 from evonorm_jax.data.instances.nuclei import read_nuclei
+from evonorm_jax.data.instances.pipeline import stack
+from evonorm_jax.detection.coco_evaluation import evaluate_detections
 from evonorm_jax.detection.paste import paste_mask
 from evonorm_jax.errors import UserError
 from tests.data.instances.coco_folders import SIZES, write_folder
@@ -147,3 +151,31 @@ def test_unknown_names_are_refused():
         instance_dataset_config("coco2017", "tfds")
     with pytest.raises(UserError, match=r"Unknown field size of config\.dataset: it has path"):
         instance_dataset_config("coco2017", "coco_json", size=3)
+
+
+def test_perfect_detections_have_the_average_precision_1(tmp_path):
+    """From the files to the measure: canvas, scale, boxes, masks, crowds, category ids."""
+    pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
+    only_good = write_folder(
+        tmp_path, lambda content: content["annotations"].__delitem__(slice(3, 5))
+    )
+    config = instance_dataset_config(
+        "own", "coco_json", path=str(only_good), image_size=64, mask_size=56, max_instances=4
+    )
+    folder = list_coco_folder(config)
+    examples = stack(
+        [make_example(read_pixels(image), image.instances, config) for image in folder.eval.images]
+    )
+    rows = {
+        "index": np.arange(3),
+        "scale": examples["scale"],
+        "boxes": examples["boxes"],
+        "classes": examples["classes"],
+        "scores": np.where(examples["classes"] > 0, 0.9, -1.0),
+        "masks": np.unpackbits(examples["masks"], axis=-1) * np.uint8(255),
+    }
+    found = evaluate_detections(folder.eval.truth, rows, category_ids=folder.category_ids)
+    assert found["box_ap"] == found["mask_ap"] == found["box_ar1"] == 1.0
+    swapped = {**rows, "classes": np.where(rows["classes"] > 0, 3 - rows["classes"], 0)}
+    found = evaluate_detections(folder.eval.truth, swapped, category_ids=folder.category_ids)
+    assert found["box_ap"] == found["mask_ap"] == 0.0
