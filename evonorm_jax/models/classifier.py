@@ -67,7 +67,7 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
             "add a batch axis with images[None] or a channel axis with images[..., None]."
         )
     _, height, width, channels = images.shape
-    if min(height, width, channels) < 1:
+    if any(size < 1 for size in (height, width, channels)):
         raise UserError(f"images have shape {images.shape}: H, W and C must be at least 1.")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(

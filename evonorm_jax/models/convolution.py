@@ -115,6 +115,8 @@ def _pointwise_conv(
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
+    if not all(isinstance(size, int) for size in x.shape[1:3]):
+        return convolve(x, kernel)  # exported for every size: the two would write it differently
     return lax.platform_dependent(x, kernel, cpu=matmul, default=convolve)
 
 

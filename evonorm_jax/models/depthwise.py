@@ -100,6 +100,9 @@ def depthwise_conv(
             f"not {kernel.shape}."
         )
     top, left = (pad_widths(padding, size, strides, length) for length in x.shape[1:3])
+    if not all(isinstance(width, int) for width in (*top, *left)):
+        # Exported for every size, on which the widths depend: JAX alone can take them.
+        return grouped(Window(strides, "SAME"), x, kernel)
     return _conv(Window(strides, (top, left)), x, kernel)
 
 
@@ -107,7 +110,7 @@ class Window(NamedTuple):
     """How the filter moves: static, as `lax.conv_general_dilated` takes it."""
 
     strides: int
-    pads: tuple[tuple[int, int], tuple[int, int]]  # before and after H, before and after W
+    pads: Any  # ((before, after), (before, after)) of H and of W; for `grouped` also "SAME"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
