@@ -151,8 +151,8 @@ def evonorm_b0(
       bias: `[C]` or `[N, C]`.
       epsilon: added to both variances.
       virtual_batch_size: neighbouring samples that share batch statistics; None means all N.
-      axis_name: mapped axis (pmap, shard_map) over whose devices the corresponding virtual batches
-        are joined; gradients flow through the collectives.
+      axis_name: mapped axis (pmap, shard_map) whose devices join their batches; gradients flow
+        through the collectives. Excludes `virtual_batch_size`.
       axis_index_groups: devices of that axis that belong together; None means all.
       implementation: None, "xla" or "reference", see the module docstring.
 

@@ -1,8 +1,9 @@
 """What all norm-activation layers share: the fields, the affine map, the running statistics.
 
-A layer is computed in one of two ways. Most go through `evonorm_jax.kernels` (`FusedLayer`), which
-keep x alone for the backward pass. The others supply their formula as `normalize`, between the
-checks and the affine map, and leave the rest to JAX:
+A layer is computed in one of two ways. Most override `transform` with a function of
+`evonorm_jax.kernels` (`FusedLayer`), which keeps x and two numbers per sample and channel for the
+backward pass. The others supply their formula as `normalize`, between the checks and the affine
+map, and leave the rest to JAX:
 
     y = activation(normalize(x) * scale + bias)
 
@@ -21,7 +22,10 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import moments
+from evonorm_jax.kernels import moments
+from evonorm_jax.kernels.pooling import over_examples
+from evonorm_jax.kernels.validation import check_statistics_batch
+from evonorm_jax.layers.groups import resolve_num_groups
 
 #: The activations that have no parameters, by the names that the layers and kernels give them.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
@@ -180,10 +184,6 @@ class FusedLayer(NormActLayer):
 
     implementation: str | None = None
 
-    def run_kernel(self, kernel: Callable[..., Any], x: jax.Array, **operands: Any) -> Any:
-        """`kernel` with the fields that every kernel has."""
-        return kernel(x, epsilon=self.epsilon, implementation=self.implementation, **operands)
-
 
 class GroupLayer(NormActLayer):
     """A layer with statistics of groups of channels.
@@ -199,7 +199,7 @@ class GroupLayer(NormActLayer):
 
     def resolve_num_groups(self, x: jax.Array) -> int:
         """The number of groups that the channels of `x` fall into."""
-        return moments.resolve_num_groups(x.shape[-1], self.num_groups, self.group_size)
+        return resolve_num_groups(x.shape[-1], self.num_groups, self.group_size)
 
 
 class BatchDependentLayer(NormActLayer):
@@ -239,12 +239,41 @@ class BatchDependentLayer(NormActLayer):
         else:
             batch = moments.batch_moments(x, **self._pooling())._asdict()
         self._track(running, {name: jnp.mean(batch[name], axis=(0, 1, 2)) for name in running})
-        return {name: moments.over_examples(batch[name], x.shape[0]) for name in self.tracked}
+        return {name: over_examples(batch[name], x.shape[0]) for name in self.tracked}
+
+    def run_batch_kernels(
+        self,
+        training_kernel: Callable[..., Any],
+        inference_kernel: Callable[..., jax.Array],
+        x: jax.Array,
+        use_running_average: bool | None,
+        **operands: Any,
+    ) -> jax.Array:
+        """Computes a layer that has kernels; in training the running statistics are updated.
+
+        Args:
+          training_kernel: Takes `operands` and the fields that choose the statistics batch, as
+            `kernels.evonorm_b0` does; returns the output and the tracked statistics of the batch,
+            `(C,)` each.
+          inference_kernel: Takes `operands` and each tracked statistic as `running_<name>`.
+          x: `[N, H, W, C]`.
+          use_running_average: As in `__call__`.
+          **operands: Parameters and static arguments by name.
+
+        Returns:
+          The layer's output, `[N, H, W, C]`.
+        """
+        running = self._running_statistics(x)
+        if self._merge(use_running_average):
+            operands |= {f"running_{name}": variable.value for name, variable in running.items()}
+            return inference_kernel(x, **operands)
+        self._check_mutable()
+        y, *batch = training_kernel(x, **operands, **self._pooling())
+        self._track(running, dict(zip(self.tracked, batch, strict=True)))
+        return y
 
     def _running_statistics(self, x: jax.Array) -> dict[str, nn.Variable]:
-        moments.check_statistics_batch(
-            self.virtual_batch_size, self.axis_name, self.axis_index_groups
-        )
+        check_statistics_batch(self.virtual_batch_size, self.axis_name, self.axis_index_groups)
         if not 0 <= self.momentum <= 1:
             raise UserError(
                 f"{type(self).__name__}: momentum={self.momentum} must lie between 0 and 1: it is "
@@ -294,34 +323,3 @@ class BatchDependentLayer(NormActLayer):
                 'mutable=["batch_stats"]) and keep the state that it returns, or evaluate with '
                 "use_running_average=True"
             )
-
-
-class FusedBatchDependentLayer(FusedLayer, BatchDependentLayer):
-    """A layer with statistics over the batch that computes through `evonorm_jax.kernels`."""
-
-    def run_batch_kernels(
-        self,
-        training_kernel: Callable[..., Any],
-        inference_kernel: Callable[..., Any],
-        x: jax.Array,
-        use_running_average: bool | None,
-        **operands: Any,
-    ) -> jax.Array:
-        """The layer's output; in training the running statistics are updated.
-
-        Args:
-          training_kernel: takes `operands` and the fields of `evonorm_b0`; returns the output and
-            the tracked statistics of the batch, `(C,)` each.
-          inference_kernel: takes `operands` and each tracked statistic as `running_<name>`.
-          x: `[N, H, W, C]`.
-          use_running_average: as in `__call__`.
-          **operands: parameters and static arguments by name.
-        """
-        running = self._running_statistics(x)
-        if self._merge(use_running_average):
-            operands |= {f"running_{name}": variable.value for name, variable in running.items()}
-            return self.run_kernel(inference_kernel, x, **operands)
-        self._check_mutable()
-        y, *batch = self.run_kernel(training_kernel, x, **operands, **self._pooling())
-        self._track(running, dict(zip(self.tracked, batch, strict=True)))
-        return y
