@@ -36,8 +36,9 @@ docs: $(VENV)/.has-docs
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+# Two processes take the files of tests in turn.
 test: $(VENV)/.has-data
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.has-data
 	$(BIN)/python -m pytest -m slow
@@ -55,7 +56,7 @@ $(VENV)/.has-train: pyproject.toml | venv
 
 $(VENV)/.has-data: pyproject.toml | venv
 	@echo "Installing the training and test packages with TensorFlow into $(VENV) (minutes) ..."
-	@$(PIP_INSTALL) ".[train,data,test]"
+	@$(PIP_INSTALL) ".[train,data,detection,test]"
 	@touch $@ $(VENV)/.has-train
 
 $(VENV)/.has-dev: pyproject.toml | venv

@@ -156,6 +156,18 @@ def test_the_docstrings_of_configs_have_the_papers_numbers(name):
     assert {numbers[int(table)] for table in re.findall(r"\d", tables)} == {float(stated)}
 
 
+@pytest.mark.parametrize("name", [n for n in test_configs.NAMES if n.startswith("coco_")])
+def test_the_docstrings_of_detectors_have_the_papers_numbers(name):
+    module = importlib.import_module(f"configs.{name}")
+    model, sentence = module.get_config().model, module.__doc__.partition("\nPaper: ")[2]
+    row = paper.COCO.get(model.name, {}).get(model.norm_act)
+    if "no number" in sentence:
+        assert row is None
+        return
+    expected = f"box AP {row.box_ap} %, mask AP {row.mask_ap} % (arXiv v1, Table 4)."
+    assert sentence.startswith(expected)
+
+
 def test_the_readme_has_the_papers_numbers():
     text = re.sub(r"\s+", " ", read("README.md"))
     rows = re.findall(r"\| `configs/(imagenet_\w+)\.py` \| ([\d.]+) \|", text)

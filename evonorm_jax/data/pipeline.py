@@ -225,6 +225,23 @@ def train_positions(
         epoch, step = epoch + 1, 0
 
 
+def eval_indices(
+    num_examples: int, batch_size: int, hosts: Hosts
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields this process's share of the batches of one pass over a split.
+
+    Yields:
+      Indices, int32 `[host_batch]`, and float32 `[host_batch]`, 1.0 for an example and 0.0 for
+      padding, whose index is 0.
+    """
+    batch_size = hosts.round_up(batch_size)
+    share = hosts.positions(batch_size)
+    for first in range(0, num_examples, batch_size):
+        mask = eval_mask(num_examples - first, batch_size)
+        indices = np.where(mask > 0, np.arange(first, first + batch_size), 0)
+        yield indices.astype(np.int32)[share], mask[share]
+
+
 def pad_to(leaf: np.ndarray, size: int) -> np.ndarray:
     """Appends zeros until the leading axis has `size` entries."""
     return np.concatenate([leaf, np.zeros((size - len(leaf), *leaf.shape[1:]), leaf.dtype)])

@@ -31,7 +31,7 @@ from evonorm_jax.graphs.graph import V0, V1, Graph, check_depends_on_x
 from evonorm_jax.graphs.primitives import DIVISION_EPSILON
 from evonorm_jax.graphs.reductions import reduce_batch
 from evonorm_jax.graphs.values import evaluate
-from evonorm_jax.layers import moments
+from evonorm_jax.kernels.pooling import over_examples
 from evonorm_jax.layers.base import (
     INITIAL_STATISTIC,
     BatchDependentLayer,
@@ -130,7 +130,7 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer, kw_only=True):
             return running.value.astype(value.dtype).reshape(1, 1, 1, -1)
         batch = reduce_batch(statistic, value, **self._pooling())
         self._track({name: running}, {name: jnp.mean(batch, axis=(0, 1, 2))})
-        return moments.over_examples(batch, value.shape[0])
+        return over_examples(batch, value.shape[0])
 
 
 class BatchGroupGraphLayer(GroupLayer, BatchGraphLayer, kw_only=True):

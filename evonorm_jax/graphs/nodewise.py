@@ -20,7 +20,7 @@ from evonorm_jax.graphs.primitives import PRIMITIVES, Primitive
 from evonorm_jax.graphs.reductions import reduce_batch
 from evonorm_jax.graphs.values import apply_primitive
 from evonorm_jax.layers.base import INITIAL_STATISTIC
-from evonorm_jax.layers.moments import resolve_num_groups
+from evonorm_jax.layers.groups import resolve_num_groups
 
 Arrays = Mapping[str, jax.Array]
 

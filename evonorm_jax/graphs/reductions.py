@@ -1,7 +1,7 @@
 """The moments of a tensor over each index set of the search space (paper, Table 1).
 
 A statistic is what is averaged over batches, before any root: "mean", "var" (centred, biased) or
-"mean_square". Reductions in JAX come from `evonorm_jax.layers.moments`; those in NumPy are written
+"mean_square". Reductions in JAX come from `evonorm_jax.kernels.moments`; those in NumPy are written
 out, for the values in float64. The tests compare both with each other.
 """
 
@@ -11,7 +11,7 @@ from types import MappingProxyType
 import jax
 import numpy as np
 
-from evonorm_jax.layers import moments
+from evonorm_jax.kernels import moments
 
 #: Index sets by the suffix in the names of the aggregations, and as the paper writes them: b is the
 #: batch, w and h are the map, c the channels and c/g the channels of one group.

@@ -48,7 +48,9 @@ def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[s
 def save_timm_weights(
     variables: Mapping[str, Any], path: str | Path, timm_name: str, **fields: Any
 ) -> None:
-    """Writes Flax variables as timm's and PyTorch's weights, readable by `timm.create_model`:
+    """Writes Flax variables as timm's and PyTorch's weights, readable by `timm.create_model`.
+
+    In Python with timm:
 
         timm.create_model("resnet50", checkpoint_path="resnet50.safetensors")
 

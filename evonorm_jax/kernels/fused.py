@@ -1,10 +1,13 @@
 """One differentiable operation for every layer: statistics, coefficients, elementwise form.
 
 Forward: per-sample, per-channel moments -> coefficients (pooled over groups or the batch, tiny) ->
-elementwise form. Backward keeps x and those moments alone, 1.0 to 1.1 times the bytes of x where
-plain differentiation keeps 8 to 10 times; it recomputes the rest, sums what the gradients of the
-coefficients need in one pass, lets JAX differentiate the tiny part (collectives included) and
-writes dx in a second pass.
+elementwise form. Backward keeps x and those moments alone, 1.0 to 1.1 times the bytes of x. It
+computes the rest again: it sums over the maps what the gradients of the coefficients need, lets JAX
+differentiate the tiny part (collectives included) and writes dx. On a CPU that reads x and dy
+twice; how often a GPU reads them stands at `platforms.Gpu`.
+
+Differentiated by itself, the plain formula keeps 6 (S0) or 8 (B0) float32 tensors of x's shape.
+Inside a compiled network on a GPU that saves no memory, see `evonorm_jax.kernels`.
 """
 
 import functools
@@ -121,7 +124,11 @@ def _backward(
 
 
 def _as_coefficients(params: Params, dtype: jnp.dtype) -> Params:
-    return {name: value.astype(dtype)[None] for name, value in params.items()}
+    """`[C]` as `[1, C]`; a scale or bias of its own for each sample, `[N, C]`, stays."""
+    return {
+        name: (value if value.ndim == 2 else value[None]).astype(dtype)
+        for name, value in params.items()
+    }
 
 
 def _expand_all(statistics: Any) -> Any:

@@ -1,6 +1,7 @@
 """Each layer as coefficients of an elementwise form (paper, tables 2 and 3).
 
-Statistics are `[N, C]`; parameters arrive as `[1, C]` in the accumulation dtype.
+Statistics are `[N, C]`; parameters arrive as `[1, C]` in the accumulation dtype, `scale` and `bias`
+also as `[N, C]`.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from evonorm_jax.kernels.elementwise import (
 )
 from evonorm_jax.kernels.fused import Params, Statistics
 from evonorm_jax.kernels.platforms import Platform
-from evonorm_jax.kernels.pooling import BatchPool, finite, group_moments, unbatch
+from evonorm_jax.kernels.pooling import BatchPool, finite, group_moments, over_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class EvoNormB:
             batch_variance = params["running_var"]
         else:
             _, batch_variance = self.pool.moments(mean, variance)
-        floor = unbatch(jnp.sqrt(batch_variance + self.epsilon), mean.shape[0])
+        floor = over_examples(jnp.sqrt(batch_variance + self.epsilon), mean.shape[0])
         return (
             RatioCoefficients(slope, offset, floor, params["scale"], params["bias"]),
             (_per_channel(batch_variance),),
@@ -106,9 +107,9 @@ class BatchNorm:
         n = mean.shape[0]
         mean, variance = self.pool.moments(mean, variance)
         statistics = _per_channel(mean), _per_channel(variance)
-        scale = unbatch(lax.rsqrt(variance + self.epsilon), n) * params["scale"]
+        scale = over_examples(lax.rsqrt(variance + self.epsilon), n) * params["scale"]
         return (
-            AffineCoefficients(unbatch(mean, n), scale, params["bias"], params.get("v")),
+            AffineCoefficients(over_examples(mean, n), scale, params["bias"], params.get("v")),
             statistics,
         )
 

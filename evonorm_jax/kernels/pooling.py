@@ -1,11 +1,14 @@
 """Moments of larger sets from the moments of each sample and channel.
 
 The inputs are means and variances `[N, C]` over H and W; variances of the larger sets are the mean
-variance plus the variance of the means, so no digits are lost whatever the mean.
+variance plus the variance of the means, so no digits are lost whatever the mean:
+
+    mean = E[mean_i]        var = E[var_i + (mean_i - mean)^2]
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +19,12 @@ from evonorm_jax.kernels.platforms import Platform
 
 @dataclasses.dataclass(frozen=True)
 class BatchPool:
-    """Which samples share batch statistics.
+    """Which samples share batch statistics; `validation.batch_pool` makes one from checked fields.
 
     Attributes:
-      virtual_batch_size: neighbouring samples that share theirs; None means all of them.
-      axis_name: mapped axis over whose devices the corresponding virtual batches are joined.
-      axis_index_groups: devices of that axis that belong together; None means all.
+      virtual_batch_size: How many neighbouring samples share theirs; None means all of them.
+      axis_name: Mapped axis whose devices join their batches; None means that they do not.
+      axis_index_groups: Which devices of that axis belong together; None means all.
     """
 
     virtual_batch_size: int | None = None
@@ -30,11 +33,11 @@ class BatchPool:
 
     def moments(self, mean: jax.Array, variance: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance over each virtual batch and H, W, `[V, C]`."""
-        pooled = self._average(mean)
-        centre = unbatch(pooled, mean.shape[0])
-        return pooled, self._average(variance + jnp.square(mean - centre))
+        spread = functools.partial(over_examples, num_examples=mean.shape[0])
+        return pool_moments(mean, variance, self.average, spread)
 
-    def _average(self, x: jax.Array) -> jax.Array:
+    def average(self, x: jax.Array) -> jax.Array:
+        """Mean of `[N, C]` over each virtual batch, `[V, C]`."""
         size = self.virtual_batch_size or x.shape[0]
         x = jnp.mean(x.reshape(-1, size, x.shape[-1]), axis=1)
         if self.axis_name is None:
@@ -42,9 +45,29 @@ class BatchPool:
         return lax.pmean(x, self.axis_name, axis_index_groups=self.axis_index_groups)
 
 
-def unbatch(x: jax.Array, num_samples: int) -> jax.Array:
-    """`[V, C]` laid out so that it broadcasts over the samples, each with its own batch's value."""
-    return x if x.shape[0] == 1 else jnp.repeat(x, num_samples // x.shape[0], axis=0)
+def over_examples(statistic: jax.Array, num_examples: int) -> jax.Array:
+    """`[V, ..., C]` so that it broadcasts over the examples, each with its own batch's value."""
+    if statistic.shape[0] == 1:
+        return statistic
+    return jnp.repeat(statistic, num_examples // statistic.shape[0], axis=0)
+
+
+def pool_moments(
+    mean: jax.Array,
+    variance: jax.Array,
+    average: Callable[[jax.Array], jax.Array],
+    spread: Callable[[jax.Array], jax.Array] = lambda pooled: pooled,
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of the union of equally large parts: the law of total variance.
+
+    Args:
+      mean: Means of the parts.
+      variance: Their variances about their own means.
+      average: Averages the parts that are joined.
+      spread: Lays the result of `average` out over the parts, where it does not broadcast itself.
+    """
+    pooled = average(mean)
+    return pooled, average(variance + jnp.square(mean - spread(pooled)))
 
 
 def group_moments(

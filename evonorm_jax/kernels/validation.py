@@ -10,18 +10,24 @@ from evonorm_jax.kernels.pooling import BatchPool
 
 
 def check_operands(x: jax.Array, epsilon: float, **parameters: jax.Array | None) -> None:
-    """Raises `UserError` unless x is a floating `[N, ..., C]` and the parameters are `[C]`."""
+    """Raises `UserError` unless x is a floating `[N, ..., C]` and the parameters are `[C]`.
+
+    `scale` and `bias` may be `[N, C]` as well.
+    """
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating) or x.size == 0:
         raise UserError(
             f"x is {x.dtype}{list(x.shape)}: it must be a non-empty array of floating point "
             "numbers [N, ..., C], samples first and channels last"
         )
+    n, c = x.shape[0], x.shape[-1]
     for name, value in parameters.items():
-        if value is not None and value.shape != x.shape[-1:]:
-            raise UserError(
-                f"{name} has shape {value.shape}: x of shape {x.shape} has {x.shape[-1]} "
-                f"channels, so give shape ({x.shape[-1]},)"
-            )
+        per_sample = name in ("scale", "bias")
+        if value is None or value.shape == (c,) or (per_sample and value.shape == (n, c)):
+            continue
+        raise UserError(
+            f"{name} has shape {value.shape}: x of shape {x.shape} has {c} channels, so give "
+            f"shape ({c},)" + (f", or ({n}, {c}) for a {name} of each sample" if per_sample else "")
+        )
     if epsilon < 0:
         raise UserError(f"epsilon={epsilon} must not be negative, e.g. 1e-5")
 
@@ -44,21 +50,35 @@ def batch_pool(
     """The checked arguments as one static object.
 
     Raises:
-      UserError: `virtual_batch_size` does not divide N, or groups are given without an axis.
+      UserError: `virtual_batch_size` does not divide N, or the arguments contradict one another.
     """
-    if virtual_batch_size is not None and (
-        virtual_batch_size < 1 or x.shape[0] % virtual_batch_size
-    ):
+    check_statistics_batch(virtual_batch_size, axis_name, axis_index_groups)
+    if virtual_batch_size is not None and x.shape[0] % virtual_batch_size:
         raise UserError(
             f"virtual_batch_size={virtual_batch_size} must divide the {x.shape[0]} examples of the "
             "batch (under pmap: the examples of one device): choose a divisor, or None"
         )
     if axis_index_groups is None:
         return BatchPool(virtual_batch_size, axis_name)
-    if axis_name is None:
-        raise UserError(
-            f"axis_index_groups={axis_index_groups} divides the devices of a mapped axis: "
-            "give its axis_name too"
-        )
     groups = tuple(tuple(group) for group in axis_index_groups)
     return BatchPool(virtual_batch_size, axis_name, groups)
+
+
+def check_statistics_batch(
+    virtual_batch_size: int | None,
+    axis_name: str | tuple[str, ...] | None,
+    axis_index_groups: Sequence[Sequence[int]] | None,
+) -> None:
+    """Raises `UserError` if the three ways to choose the statistics batch contradict."""
+    if virtual_batch_size is not None and axis_name is not None:
+        raise UserError(
+            f"virtual_batch_size={virtual_batch_size} splits the batch of a device and "
+            f"axis_name={axis_name!r} joins the batches of several devices: give one of the two"
+        )
+    if axis_index_groups is not None and axis_name is None:
+        raise UserError(
+            f"axis_index_groups={axis_index_groups} says which devices of an axis pool their "
+            "statistics, so it needs axis_name as well"
+        )
+    if virtual_batch_size is not None and virtual_batch_size < 1:
+        raise UserError(f"virtual_batch_size={virtual_batch_size} must be at least 1, or None")

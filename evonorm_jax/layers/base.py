@@ -1,8 +1,9 @@
 """What all norm-activation layers share: the fields, the affine map, the running statistics.
 
-A layer is computed in one of two ways. Most go through `evonorm_jax.kernels` (`FusedLayer`), which
-keep x alone for the backward pass. The others supply their formula as `normalize`, between the
-checks and the affine map, and leave the rest to JAX:
+A layer is computed in one of two ways. Most override `transform` with a function of
+`evonorm_jax.kernels` (`FusedLayer`), which keeps x and two numbers per sample and channel for the
+backward pass. The others supply their formula as `normalize`, between the checks and the affine
+map, and leave the rest to JAX:
 
     y = activation(normalize(x) * scale + bias)
 
@@ -21,7 +22,10 @@ from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import moments
+from evonorm_jax.kernels import moments
+from evonorm_jax.kernels.pooling import over_examples
+from evonorm_jax.kernels.validation import check_statistics_batch
+from evonorm_jax.layers.groups import resolve_num_groups
 
 #: The activations that have no parameters, by the names that the layers and kernels give them.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
@@ -64,12 +68,21 @@ class NormActLayer(nn.Module):
     activation: ClassVar[str] = ""
 
     @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        scale: jax.Array | None = None,
+        bias: jax.Array | None = None,
+    ) -> jax.Array:
         """Applies the layer.
 
         Args:
           x: `[N, H, W, C]`, any floating dtype.
           use_running_average: see the field of the same name; give one of the two.
+          scale: takes the place of the parameter, which then does not exist: `(C,)`, or `[N, C]`
+            for one of each example, as in class-conditional synthesis (`ConditionalNormAct`).
+          bias: likewise.
 
         Returns:
           `[N, H, W, C]` in `dtype`, or in the dtype of `x`.
@@ -81,8 +94,8 @@ class NormActLayer(nn.Module):
         self._check(x)
         output_dtype = x.dtype if self.dtype is None else self.dtype
         x = x.astype(jnp.promote_types(x.dtype, output_dtype))
-        scale = self.channel_param("scale", self.scale_init, x)
-        bias = self.channel_param("bias", self.bias_init, x)
+        scale = self._affine_operand("scale", scale, self.scale_init, x)
+        bias = self._affine_operand("bias", bias, self.bias_init, x)
         if self.nonlinearity or not self.fuses_activation:
             y = self.transform(x, scale, bias, use_running_average)
         else:
@@ -111,6 +124,22 @@ class NormActLayer(nn.Module):
         """The parameter `name` of shape `(C,)` in `param_dtype`."""
         return self.param(name, init, (x.shape[-1],), self.param_dtype)
 
+    def _affine_operand(
+        self, name: str, given: jax.Array | None, init: Initializer, x: jax.Array
+    ) -> jax.Array:
+        """What the caller gives for `scale` or `bias`, or else the parameter."""
+        if given is None:
+            return self.channel_param(name, init, x)
+        given = jnp.asarray(given)
+        n, c = x.shape[0], x.shape[-1]
+        if given.shape not in ((c,), (n, c)) or not jnp.issubdtype(given.dtype, jnp.floating):
+            raise UserError(
+                f"{type(self).__name__}: {name} is {given.dtype}{list(given.shape)}: for x of "
+                f"shape {x.shape} give floating-point numbers of shape ({c},), or ({n}, {c}) for "
+                f"a {name} of each example"
+            )
+        return given
+
     def std(self, variance: jax.Array) -> jax.Array:
         """Root of a variance or second moment, epsilon inside: never 0, finite gradient."""
         return jnp.sqrt(variance + self.epsilon)
@@ -136,8 +165,12 @@ class NormActLayer(nn.Module):
 
 
 def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """`x * scale + bias` in the dtype of `x`."""
-    return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+    """`x * scale + bias` in the dtype of `x`; scale and bias `(C,)`, or `[N, C]` by example."""
+
+    def expand(param: jax.Array) -> jax.Array:
+        return (param[:, None, None] if param.ndim == 2 else param).astype(x.dtype)
+
+    return x * expand(scale) + expand(bias)
 
 
 class FusedLayer(NormActLayer):
@@ -150,10 +183,6 @@ class FusedLayer(NormActLayer):
     """
 
     implementation: str | None = None
-
-    def run_kernel(self, kernel: Callable[..., Any], x: jax.Array, **operands: Any) -> Any:
-        """`kernel` with the fields that every kernel has."""
-        return kernel(x, epsilon=self.epsilon, implementation=self.implementation, **operands)
 
 
 class GroupLayer(NormActLayer):
@@ -170,7 +199,7 @@ class GroupLayer(NormActLayer):
 
     def resolve_num_groups(self, x: jax.Array) -> int:
         """The number of groups that the channels of `x` fall into."""
-        return moments.resolve_num_groups(x.shape[-1], self.num_groups, self.group_size)
+        return resolve_num_groups(x.shape[-1], self.num_groups, self.group_size)
 
 
 class BatchDependentLayer(NormActLayer):
@@ -210,12 +239,41 @@ class BatchDependentLayer(NormActLayer):
         else:
             batch = moments.batch_moments(x, **self._pooling())._asdict()
         self._track(running, {name: jnp.mean(batch[name], axis=(0, 1, 2)) for name in running})
-        return {name: moments.over_examples(batch[name], x.shape[0]) for name in self.tracked}
+        return {name: over_examples(batch[name], x.shape[0]) for name in self.tracked}
+
+    def run_batch_kernels(
+        self,
+        training_kernel: Callable[..., Any],
+        inference_kernel: Callable[..., jax.Array],
+        x: jax.Array,
+        use_running_average: bool | None,
+        **operands: Any,
+    ) -> jax.Array:
+        """Computes a layer that has kernels; in training the running statistics are updated.
+
+        Args:
+          training_kernel: Takes `operands` and the fields that choose the statistics batch, as
+            `kernels.evonorm_b0` does; returns the output and the tracked statistics of the batch,
+            `(C,)` each.
+          inference_kernel: Takes `operands` and each tracked statistic as `running_<name>`.
+          x: `[N, H, W, C]`.
+          use_running_average: As in `__call__`.
+          **operands: Parameters and static arguments by name.
+
+        Returns:
+          The layer's output, `[N, H, W, C]`.
+        """
+        running = self._running_statistics(x)
+        if self._merge(use_running_average):
+            operands |= {f"running_{name}": variable.value for name, variable in running.items()}
+            return inference_kernel(x, **operands)
+        self._check_mutable()
+        y, *batch = training_kernel(x, **operands, **self._pooling())
+        self._track(running, dict(zip(self.tracked, batch, strict=True)))
+        return y
 
     def _running_statistics(self, x: jax.Array) -> dict[str, nn.Variable]:
-        moments.check_statistics_batch(
-            self.virtual_batch_size, self.axis_name, self.axis_index_groups
-        )
+        check_statistics_batch(self.virtual_batch_size, self.axis_name, self.axis_index_groups)
         if not 0 <= self.momentum <= 1:
             raise UserError(
                 f"{type(self).__name__}: momentum={self.momentum} must lie between 0 and 1: it is "
@@ -265,34 +323,3 @@ class BatchDependentLayer(NormActLayer):
                 'mutable=["batch_stats"]) and keep the state that it returns, or evaluate with '
                 "use_running_average=True"
             )
-
-
-class FusedBatchDependentLayer(FusedLayer, BatchDependentLayer):
-    """A layer with statistics over the batch that computes through `evonorm_jax.kernels`."""
-
-    def run_batch_kernels(
-        self,
-        training_kernel: Callable[..., Any],
-        inference_kernel: Callable[..., Any],
-        x: jax.Array,
-        use_running_average: bool | None,
-        **operands: Any,
-    ) -> jax.Array:
-        """The layer's output; in training the running statistics are updated.
-
-        Args:
-          training_kernel: takes `operands` and the fields of `evonorm_b0`; returns the output and
-            the tracked statistics of the batch, `(C,)` each.
-          inference_kernel: takes `operands` and each tracked statistic as `running_<name>`.
-          x: `[N, H, W, C]`.
-          use_running_average: as in `__call__`.
-          **operands: parameters and static arguments by name.
-        """
-        running = self._running_statistics(x)
-        if self._merge(use_running_average):
-            operands |= {f"running_{name}": variable.value for name, variable in running.items()}
-            return self.run_kernel(inference_kernel, x, **operands)
-        self._check_mutable()
-        y, *batch = self.run_kernel(training_kernel, x, **operands, **self._pooling())
-        self._track(running, dict(zip(self.tracked, batch, strict=True)))
-        return y

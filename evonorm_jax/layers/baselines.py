@@ -38,134 +38,146 @@ from flax.typing import Initializer
 from jax import lax
 
 from evonorm_jax import kernels
-from evonorm_jax.layers import moments
-from evonorm_jax.layers.base import (
-    BatchDependentLayer,
-    FusedBatchDependentLayer,
-    FusedLayer,
-    GroupLayer,
-    NormActLayer,
-)
+from evonorm_jax.kernels import moments
+from evonorm_jax.layers.base import BatchDependentLayer, FusedLayer, GroupLayer, NormActLayer
 
-# Activations and normalisations, to be crossed below.
+#: The running statistics of the layers that centre by the batch.
+MEAN_AND_VAR = ("mean", "var")
 
 
-class _ReLU(NormActLayer):
+def _activation(layer: FusedLayer, x: jax.Array) -> dict[str, Any]:
+    """The activation as arguments of a kernel: its name, and the parameter `v` of Swish."""
+    if not layer.nonlinearity:
+        return {"activation": "identity"}
+    if isinstance(layer, BatchNormSwish | GroupNormSwish):
+        return {"activation": "swish", "v": layer.channel_param("v", layer.v_init, x)}
+    return {"activation": layer.activation}
+
+
+# The `transform` of all layers with one normalisation, which differ in the activation alone.
+
+
+def _batch_norm(
+    self: Any, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+) -> jax.Array:
+    return self.run_batch_kernels(
+        kernels.batch_norm,
+        kernels.batch_norm_inference,
+        x,
+        use_running_average,
+        scale=scale,
+        bias=bias,
+        epsilon=self.epsilon,
+        implementation=self.implementation,
+        **_activation(self, x),
+    )
+
+
+def _group_norm(
+    self: Any, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
+) -> jax.Array:
+    return kernels.group_norm(
+        x,
+        scale,
+        bias,
+        num_groups=self.resolve_num_groups(x),
+        epsilon=self.epsilon,
+        implementation=self.implementation,
+        **_activation(self, x),
+    )
+
+
+class BatchNormReLU(FusedLayer, BatchDependentLayer):
+    """Batch normalisation, then `max(z, 0)`."""
+
     activation: ClassVar[str] = "relu"
+    tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
+    transform = _batch_norm
 
 
-class _ReLU6(NormActLayer):
+class BatchNormReLU6(FusedLayer, BatchDependentLayer):
+    """Batch normalisation, then `min(max(z, 0), 6)`: what MobileNetV2 was published with."""
+
     activation: ClassVar[str] = "relu6"
+    tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
+    transform = _batch_norm
 
 
-class _SiLU(NormActLayer):
+class BatchNormSiLU(FusedLayer, BatchDependentLayer):
+    """Batch normalisation, then `z sigma(z)`."""
+
     activation: ClassVar[str] = "silu"
+    tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
+    transform = _batch_norm
 
 
-class _Swish(NormActLayer):
+class BatchNormSwish(FusedLayer, BatchDependentLayer):
+    """Batch normalisation, then `z sigma(v z)`.
+
+    Attributes:
+      v_init: Initializer of the parameter `v`, `(C,)`.
+    """
+
     v_init: Initializer = nn.initializers.ones
 
     activation: ClassVar[str] = "swish"
+    tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
+    transform = _batch_norm
 
 
-class _FusedActivation(FusedLayer):
-    """The activation as an argument of the kernel."""
-
-    def activation_operands(self, x: jax.Array) -> dict[str, Any]:
-        """`activation`, and the parameter `v` of Swish."""
-        if not self.nonlinearity:
-            return {"activation": "identity"}
-        operands: dict[str, Any] = {"activation": self.activation}
-        if isinstance(self, _Swish):
-            operands["v"] = self.channel_param("v", self.v_init, x)
-        return operands
-
-
-class _BatchNorm(_FusedActivation, FusedBatchDependentLayer):
-    tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
-
-    def transform(
-        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
-    ) -> jax.Array:
-        return self.run_batch_kernels(
-            kernels.batch_norm,
-            kernels.batch_norm_inference,
-            x,
-            use_running_average,
-            scale=scale,
-            bias=bias,
-            **self.activation_operands(x),
-        )
-
-
-class _GroupedNorm(_FusedActivation):
-    """Moments over (w, h) and a group of channels."""
-
-    def resolve_num_groups(self, x: jax.Array) -> int:
-        """The number of groups that the channels of `x` fall into."""
-        raise NotImplementedError
-
-    def transform(
-        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
-    ) -> jax.Array:
-        return self.run_kernel(
-            kernels.group_norm,
-            x,
-            scale=scale,
-            bias=bias,
-            num_groups=self.resolve_num_groups(x),
-            **self.activation_operands(x),
-        )
-
-
-class _GroupNorm(GroupLayer, _GroupedNorm):
-    pass
-
-
-class BatchNormReLU(_ReLU, _BatchNorm):
-    """Batch normalisation, then `max(z, 0)`."""
-
-
-class BatchNormReLU6(_ReLU6, _BatchNorm):
-    """Batch normalisation, then `min(max(z, 0), 6)`: what MobileNetV2 was published with."""
-
-
-class BatchNormSiLU(_SiLU, _BatchNorm):
-    """Batch normalisation, then `z sigma(z)`."""
-
-
-class BatchNormSwish(_Swish, _BatchNorm):
-    """Batch normalisation, then `z sigma(v z)`; the parameter `v` is `(C,)`, from `v_init`."""
-
-
-class GroupNormReLU(_ReLU, _GroupNorm):
+class GroupNormReLU(GroupLayer, FusedLayer):
     """Group normalisation, then `max(z, 0)`."""
 
+    activation: ClassVar[str] = "relu"
+    transform = _group_norm
 
-class GroupNormSiLU(_SiLU, _GroupNorm):
+
+class GroupNormSiLU(GroupLayer, FusedLayer):
     """Group normalisation, then `z sigma(z)`."""
 
+    activation: ClassVar[str] = "silu"
+    transform = _group_norm
 
-class GroupNormSwish(_Swish, _GroupNorm):
-    """Group normalisation, then `z sigma(v z)`; the parameter `v` is `(C,)`, from `v_init`."""
+
+class GroupNormSwish(GroupLayer, FusedLayer):
+    """Group normalisation, then `z sigma(v z)`.
+
+    Attributes:
+      v_init: Initializer of the parameter `v`, `(C,)`.
+    """
+
+    v_init: Initializer = nn.initializers.ones
+
+    activation: ClassVar[str] = "swish"
+    transform = _group_norm
 
 
-class LayerNormReLU(_ReLU, _GroupedNorm):
+class LayerNormReLU(FusedLayer):
     """Normalisation of each image over (w, h, c), then `max(z, 0)`; affine per channel."""
 
+    activation: ClassVar[str] = "relu"
+    transform = _group_norm
+
     def resolve_num_groups(self, x: jax.Array) -> int:
+        """One group."""
         return 1
 
 
-class InstanceNormReLU(_ReLU, _GroupedNorm):
+class InstanceNormReLU(FusedLayer):
     """Normalisation of each map over (w, h), then `max(z, 0)`."""
 
+    activation: ClassVar[str] = "relu"
+    transform = _group_norm
+
     def resolve_num_groups(self, x: jax.Array) -> int:
+        """As many groups as channels."""
         return x.shape[-1]
 
 
-class PixelNormReLU(_ReLU):
+class PixelNormReLU(NormActLayer):
     """Every pixel over the root mean square of its channels, then `max(z, 0)`."""
+
+    activation: ClassVar[str] = "relu"
 
     def normalize(self, x: jax.Array) -> jax.Array:
         return x / self.std(moments.pixel_mean_square(x))
@@ -186,12 +198,17 @@ class FilterResponseNorm(FusedLayer):
         threshold = None
         if self.nonlinearity:
             threshold = self.channel_param("threshold", self.threshold_init, x)
-        return self.run_kernel(
-            kernels.filter_response_norm, x, scale=scale, bias=bias, threshold=threshold
+        return kernels.filter_response_norm(
+            x,
+            scale,
+            bias,
+            threshold,
+            epsilon=self.epsilon,
+            implementation=self.implementation,
         )
 
 
-class BatchInstanceNormReLU(_ReLU, BatchDependentLayer):
+class BatchInstanceNormReLU(BatchDependentLayer):
     """A learned mixture of batch and instance normalisation, then `max(z, 0)`.
 
     Attributes:
@@ -200,7 +217,8 @@ class BatchInstanceNormReLU(_ReLU, BatchDependentLayer):
 
     gate_init: Initializer = nn.initializers.ones
 
-    tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
+    activation: ClassVar[str] = "relu"
+    tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
 
     def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         raw_gate = self.channel_param("gate", self.gate_init, x).astype(x.dtype)
@@ -212,7 +230,7 @@ class BatchInstanceNormReLU(_ReLU, BatchDependentLayer):
         return gate * self.standardize(x, mean, var) + (1 - gate) * instance
 
 
-class SwitchableNormReLU(_ReLU, BatchDependentLayer):
+class SwitchableNormReLU(BatchDependentLayer):
     """Normalisation by a learned mixture of three moments, then `max(z, 0)`.
 
     Attributes:
@@ -222,7 +240,8 @@ class SwitchableNormReLU(_ReLU, BatchDependentLayer):
 
     mixture_init: Initializer = nn.initializers.ones
 
-    tracked: ClassVar[tuple[str, ...]] = ("mean", "var")
+    activation: ClassVar[str] = "relu"
+    tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
 
     def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         instance, layer = moments.instance_moments(x), moments.layer_moments(x)

@@ -49,10 +49,10 @@ from flax import linen as nn
 from flax.typing import Initializer
 
 from evonorm_jax import kernels
-from evonorm_jax.layers.base import FusedBatchDependentLayer, FusedLayer, GroupLayer
+from evonorm_jax.layers.base import BatchDependentLayer, FusedLayer, GroupLayer
 
 
-class EvoNormB0(FusedBatchDependentLayer):
+class EvoNormB0(FusedLayer, BatchDependentLayer):
     """`x / max(sqrt(s2_bwh(x)), v x + sqrt(s2_wh(x)))`, the batch-dependent layer to use.
 
     With epsilon negligible, training is invariant to a positive rescaling of `x`.
@@ -77,10 +77,12 @@ class EvoNormB0(FusedBatchDependentLayer):
             v=self.channel_param("v", self.v_init, x),
             scale=scale,
             bias=bias,
+            epsilon=self.epsilon,
+            implementation=self.implementation,
         )
 
 
-class EvoNormB1(FusedBatchDependentLayer):
+class EvoNormB1(FusedLayer, BatchDependentLayer):
     """`x / max(sqrt(s2_bwh(x)), (x + 1) sqrt(mu_wh(x^2)))`."""
 
     fuses_activation: ClassVar[bool] = True
@@ -96,10 +98,12 @@ class EvoNormB1(FusedBatchDependentLayer):
             use_running_average,
             scale=scale,
             bias=bias,
+            epsilon=self.epsilon,
+            implementation=self.implementation,
         )
 
 
-class EvoNormB2(FusedBatchDependentLayer):
+class EvoNormB2(FusedLayer, BatchDependentLayer):
     """`x / max(sqrt(s2_bwh(x)), sqrt(mu_wh(x^2)) - x)`."""
 
     fuses_activation: ClassVar[bool] = True
@@ -115,6 +119,8 @@ class EvoNormB2(FusedBatchDependentLayer):
             use_running_average,
             scale=scale,
             bias=bias,
+            epsilon=self.epsilon,
+            implementation=self.implementation,
         )
 
 
@@ -138,10 +144,14 @@ class EvoNormS0(FusedLayer, GroupLayer):
     def transform(
         self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
     ) -> jax.Array:
-        v = self.channel_param("v", self.v_init, x)
-        num_groups = self.resolve_num_groups(x)
-        return self.run_kernel(
-            kernels.evonorm_s0, x, v=v, scale=scale, bias=bias, num_groups=num_groups
+        return kernels.evonorm_s0(
+            x,
+            self.channel_param("v", self.v_init, x),
+            scale,
+            bias,
+            num_groups=self.resolve_num_groups(x),
+            epsilon=self.epsilon,
+            implementation=self.implementation,
         )
 
 
@@ -153,8 +163,14 @@ class EvoNormS1(FusedLayer, GroupLayer):
     def transform(
         self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
     ) -> jax.Array:
-        num_groups = self.resolve_num_groups(x)
-        return self.run_kernel(kernels.evonorm_s1, x, scale=scale, bias=bias, num_groups=num_groups)
+        return kernels.evonorm_s1(
+            x,
+            scale,
+            bias,
+            num_groups=self.resolve_num_groups(x),
+            epsilon=self.epsilon,
+            implementation=self.implementation,
+        )
 
 
 class EvoNormS2(FusedLayer, GroupLayer):
@@ -165,5 +181,11 @@ class EvoNormS2(FusedLayer, GroupLayer):
     def transform(
         self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
     ) -> jax.Array:
-        num_groups = self.resolve_num_groups(x)
-        return self.run_kernel(kernels.evonorm_s2, x, scale=scale, bias=bias, num_groups=num_groups)
+        return kernels.evonorm_s2(
+            x,
+            scale,
+            bias,
+            num_groups=self.resolve_num_groups(x),
+            epsilon=self.epsilon,
+            implementation=self.implementation,
+        )

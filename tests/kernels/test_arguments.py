@@ -44,8 +44,9 @@ def test_hand_written_kernels_of_other_layers(implementation: str) -> None:
     ("arguments", "message"),
     [
         ({"virtual_batch_size": 3}, "virtual_batch_size=3 must divide the 4 examples"),
-        ({"virtual_batch_size": 0}, "virtual_batch_size=0"),
-        ({"axis_index_groups": [[0, 1]]}, "give its axis_name"),
+        ({"virtual_batch_size": -1}, "virtual_batch_size=-1 must be at least 1, or None"),
+        ({"virtual_batch_size": 2, "axis_name": "devices"}, "give one of the two"),
+        ({"axis_index_groups": [[0, 1]]}, "needs axis_name"),
     ],
 )
 def test_b0(arguments: dict, message: str) -> None:

@@ -81,18 +81,6 @@ def test_groups_of_devices_are_separate_batches() -> None:
     np.testing.assert_allclose(actual[0], jnp.concatenate(halves), rtol=1e-5, atol=1e-6)
 
 
-def test_virtual_batches_across_devices() -> None:
-    # Two devices of two virtual batches: the first of each belong together, and the second.
-    case = by_name["b0"]
-    x, *params = case.operands((8, 3, 3, 4))
-    actual = on_devices(case, "xla", 2, (x, *params), virtual_batch_size=2)
-    expected = on_devices(case, "reference", 2, (x, *params), virtual_batch_size=2)
-    for a, b in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    joined = case.call()(x[jnp.array([0, 1, 4, 5])], *params)
-    np.testing.assert_allclose(actual[0][:2], joined[:2], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["s0", "b0"])
 def test_sharded_jit_is_one_device(name: str) -> None:
     case = by_name[name]

@@ -1,14 +1,13 @@
 """The reductions: by hand, against NumPy in float64, over virtual batches and devices."""
 
-import logging
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import moments
+from evonorm_jax.kernels import moments
+from evonorm_jax.kernels.pooling import over_examples
 
 # Two images of 1 x 2 pixels and four channels.
 TINY = jnp.array(
@@ -105,7 +104,7 @@ def test_virtual_batches_equal_separate_batches():
         np.testing.assert_array_equal(mean[i], moments.batch_moments(part).mean[0])
         np.testing.assert_array_equal(var[i], moments.batch_moments(part).var[0])
         np.testing.assert_array_equal(mean_square[i], moments.batch_mean_square(part)[0])
-    laid_out = moments.over_examples(mean, 6)
+    laid_out = over_examples(mean, 6)
     np.testing.assert_array_equal(laid_out, np.repeat(mean, 2, axis=0))
 
 
@@ -114,7 +113,7 @@ def test_one_virtual_batch_is_the_batch():
         moments.batch_moments(TINY), moments.batch_moments(TINY, virtual_batch_size=2), strict=True
     ):
         np.testing.assert_array_equal(whole, virtual)
-    assert moments.over_examples(TINY[:1, :, :1], 2).shape == (1, 1, 1, 4)
+    assert over_examples(TINY[:1, :, :1], 2).shape == (1, 1, 1, 4)
 
 
 def test_virtual_batches_need_no_gather():
@@ -122,7 +121,7 @@ def test_virtual_batches_need_no_gather():
 
     def standardize(x):
         mean, var = moments.batch_moments(x, virtual_batch_size=2)
-        return x - moments.over_examples(mean, 6) / moments.over_examples(var, 6)
+        return x - over_examples(mean, 6) / over_examples(var, 6)
 
     assert "gather" not in str(jax.make_jaxpr(standardize)(jnp.ones((6, 2, 2, 4))))
 
@@ -168,50 +167,3 @@ def test_contradictions(options, message):
     for reduction in (moments.batch_moments, moments.batch_mean_square):
         with pytest.raises(UserError, match=message):
             reduction(TINY, **options)
-
-
-@pytest.mark.parametrize(
-    ("channels", "wanted", "groups"),
-    [
-        (64, None, 32),
-        (48, None, 24),
-        (24, None, 24),
-        (31, None, 31),
-        (37, None, 1),
-        (1, None, 1),
-        (64, 16, 16),
-        (20, 8, 5),
-        (8, 64, 8),
-    ],
-)
-def test_group_count_is_lowered_until_it_divides(channels, wanted, groups):
-    assert moments.resolve_num_groups(channels, wanted) == groups
-
-
-def test_group_size_is_exact():
-    assert moments.resolve_num_groups(48, group_size=16) == 3
-    with pytest.raises(UserError, match="group_size=32 must divide the 48 channels"):
-        moments.resolve_num_groups(48, group_size=32)
-
-
-@pytest.mark.parametrize("value", [0, -1])
-@pytest.mark.parametrize("field", ["num_groups", "group_size"])
-def test_groups_are_positive(field, value):
-    with pytest.raises(UserError, match=f"{field}={value}"):
-        moments.resolve_num_groups(48, **{field: value})
-
-
-def test_count_and_size_exclude_each_other():
-    with pytest.raises(UserError, match="num_groups=32 and group_size=16"):
-        moments.resolve_num_groups(64, num_groups=32, group_size=16)
-
-
-def test_a_lowered_count_is_logged_once_for_each_pair(caplog):
-    moments._log_lowered.cache_clear()
-    with caplog.at_level(logging.INFO, logger="evonorm_jax"):
-        for channels in (40, 40, 56, 40, 64):
-            moments.resolve_num_groups(channels)
-    assert [record.getMessage() for record in caplog.records] == [
-        "32 groups do not divide 40 channels: 20 groups of 2 channels are used",
-        "32 groups do not divide 56 channels: 28 groups of 2 channels are used",
-    ]
