@@ -75,7 +75,7 @@ class RunMetrics:
 
     @property
     def main_part(self) -> str:
-        """The part of the main metric: "eval", or "eval_ema" for averaged weights."""
+        """The part of the main metric, "eval", or "eval_ema" for averaged weights."""
         return self.main_metric.rpartition("/")[0]
 
     @property

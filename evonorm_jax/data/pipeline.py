@@ -156,7 +156,7 @@ class Pipeline(abc.ABC):
           keys: Typed PRNG keys `[b]`, one per example.
 
         Returns:
-          Named arrays `[b, ...]`. Of images with a class: `image` `[b, H, W, C]`, float32,
+          Named arrays `[b, ...]`. Images with a class have `image` `[b, H, W, C]`, float32,
           normalised, and `label` `[b]`, int32.
         """
 
@@ -167,7 +167,7 @@ class Pipeline(abc.ABC):
         """Makes the examples of one device's evaluation batch; traced inside the compiled step.
 
         Returns:
-          Named arrays `[b, ...]` as in training, and `mask` `[b]`: 1.0 for an example, 0.0 for
+          Named arrays `[b, ...]` as in training, and `mask` `[b]`, 1.0 for an example and 0.0 for
           padding.
         """
 

@@ -48,11 +48,11 @@ def from_timm_state_dict(
     Args:
       state_dict: timm's tensor names -> arrays of any floating dtype.
       timm_name: one of `timm_model_names()`, with or without a tag.
-      **fields: of the network, where they differ from those of that name.
+      **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}` in float32, for `create_timm_model(timm_name,
-      num_classes, **fields)`; without the latter for layers that keep no statistics.
+      The variables in float32, for the network that `create_timm_model` builds with the same name
+      and fields. They are `params` and, where a layer keeps statistics, `batch_stats`.
 
     Raises:
       UserError: for an unknown network, or naming the tensors that are missing, too many, of the
@@ -81,7 +81,7 @@ def to_timm_state_dict(
     Args:
       variables: `params` and, where the layer has it, `batch_stats`.
       timm_name: the network of timm that they are for.
-      **fields: of the network, where they differ from those of that name.
+      **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
       timm's tensor names -> contiguous arrays, float32; int64 zeros for `num_batches_tracked`.

@@ -157,8 +157,8 @@ def evonorm_b0(
       implementation: None, "xla" or "reference", see the module docstring.
 
     Returns:
-      y of x's shape and dtype, and the batch variance for the running average: `[C]` in float32,
-      the mean over the virtual batches, without a gradient.
+      y of x's shape and dtype, and the batch variance for the running average. That is `[C]` in
+      float32, the mean over the virtual batches, without a gradient.
 
     Raises:
       UserError: a shape, a dtype, a batch size or an implementation that does not fit.

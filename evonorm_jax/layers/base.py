@@ -223,7 +223,7 @@ class BatchDependentLayer(NormActLayer):
     axis_name: str | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
 
-    #: Names of the statistics that `normalize` takes: "mean" and "var", or "mean_square".
+    #: Names of the statistics that `normalize` takes, "mean" and "var", or "mean_square".
     tracked: ClassVar[tuple[str, ...]] = ()
 
     def batch_statistics(
