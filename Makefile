@@ -1,4 +1,4 @@
-# make quickstart | figure | notebooks | test | test-slow | lint | clean        (PYTHON=python3.12 picks the interpreter)
+# make quickstart | figure | notebooks | docs | test | test-slow | lint | clean        (PYTHON=python3.12 picks the interpreter)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart figure notebooks test test-slow lint clean venv
+.PHONY: help quickstart figure notebooks docs test test-slow lint clean venv
 
 help:
 	@echo "make quickstart   train EvoNorm-S0 on the built-in digits, no download, no TensorFlow"
 	@echo "make figure       accuracy against images per worker: 90 runs on the digits, and the figure"
 	@echo "make notebooks    the .ipynb files and figures of the notebooks, from their .py files"
+	@echo "make docs         the pages of docs/ and the API reference as a site, in docs/_build"
 	@echo "make test         the test suite (installs TensorFlow for the input pipelines)"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make lint         ruff check, ruff format --check, mypy"
@@ -31,8 +32,13 @@ notebooks: $(VENV)/.has-notebooks
 	for notebook in notebooks/[0-9]*.py; do \
 	  JAX_PLATFORMS=cpu $(BIN)/python notebooks/render.py $$(basename $$notebook .py) || exit 1; done
 
+docs: $(VENV)/.has-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# Two processes take the files of tests in turn.
 test: $(VENV)/.has-data
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.has-data
 	$(BIN)/python -m pytest -m slow
@@ -50,7 +56,7 @@ $(VENV)/.has-train: pyproject.toml | venv
 
 $(VENV)/.has-data: pyproject.toml | venv
 	@echo "Installing the training and test packages with TensorFlow into $(VENV) (minutes) ..."
-	@$(PIP_INSTALL) ".[train,data,test]"
+	@$(PIP_INSTALL) ".[train,data,detection,test]"
 	@touch $@ $(VENV)/.has-train
 
 $(VENV)/.has-dev: pyproject.toml | venv
@@ -61,6 +67,11 @@ $(VENV)/.has-dev: pyproject.toml | venv
 $(VENV)/.has-notebooks: pyproject.toml | venv
 	@echo "Installing the training packages and Jupytext into $(VENV) ..."
 	@$(PIP_INSTALL) ".[train,notebooks]"
+	@touch $@ $(VENV)/.has-train
+
+$(VENV)/.has-docs: pyproject.toml | venv
+	@echo "Installing the training packages and Sphinx into $(VENV) ..."
+	@$(PIP_INSTALL) ".[train,docs]"
 	@touch $@ $(VENV)/.has-train
 
 # An environment that exists is used as it is, unless PYTHON was given and asks for another version.
@@ -81,5 +92,5 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build dist docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ it was measured on.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -21,12 +21,14 @@ class Metric:
       unit: Unit in which it is shown; "%" for a fraction, which is shown in percent.
       higher_is_better: Whether the larger of two values is the better one.
       short: Name in single lines and headings, such as "accuracy"; the label by default.
+      detail: Whether single lines leave it out.
     """
 
     label: str
     unit: str = ""
     higher_is_better: bool = False
     short: str = ""
+    detail: bool = False
 
     @property
     def factor(self) -> float:
@@ -73,7 +75,7 @@ class RunMetrics:
 
     @property
     def main_part(self) -> str:
-        """The part of the main metric: "eval", or "eval_ema" for averaged weights."""
+        """The part of the main metric, "eval", or "eval_ema" for averaged weights."""
         return self.main_metric.rpartition("/")[0]
 
     @property
@@ -92,7 +94,7 @@ class RunMetrics:
         return self.known.get(name, Metric(name.replace("_", " ")))
 
     def format_line(self, values: Mapping[str, float]) -> str:
-        """Formats metrics as one line; the number of examples is left out.
+        """Formats metrics as one line, those alone that are shown or known, without details.
 
         >>> CLASSIFICATION.format_line({"eval/loss": 0.25, "eval/top1": 0.9861, "eval/examples": 9})
         'eval/loss 0.2500  eval/top1 98.61 %'
@@ -100,7 +102,7 @@ class RunMetrics:
         return "  ".join(
             f"{name} {self.find(name).format(value)}"
             for name, value in values.items()
-            if name.rpartition("/")[2] != "examples"
+            if name.rpartition("/")[2] in (*self.shown, *self.known) and not self.find(name).detail
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -134,6 +136,28 @@ CLASSIFICATION = RunMetrics(
 )
 #: The same for runs that keep averaged weights, which are what they are judged by.
 CLASSIFICATION_EMA = dataclasses.replace(CLASSIFICATION, main_metric="eval_ema/top1")
+
+
+def instance_segmentation_metrics(max_dets: Sequence[int], *, ema: bool = False) -> RunMetrics:
+    """Those of instance segmentation: COCO's average precision (AP) and average recall (AR).
+
+    Args:
+      max_dets: Detections of an image and a category that count; there is an AR for each.
+      ema: Whether the run keeps averaged weights, which are then what it is judged by.
+    """
+    known = {"loss": Metric("sum of the losses")}
+    for kind in ("box", "mask"):
+        known[f"{kind}_ap"] = Metric(f"{kind} AP", "%", higher_is_better=True)
+        known[f"{kind}_ap50"] = Metric(f"{kind} AP at IoU 0.5", "%", higher_is_better=True)
+        details = {"ap75": "AP at IoU 0.75"}
+        details |= {f"ap_{size}": f"AP of {size} objects" for size in ("small", "medium", "large")}
+        details |= {f"ar{count}": f"AR of {count} detections" for count in max_dets}
+        for name, label in details.items():
+            known[f"{kind}_{name}"] = Metric(
+                f"{kind} {label}", "%", higher_is_better=True, detail=True
+            )
+    part = "eval_ema" if ema else "eval"
+    return RunMetrics(f"{part}/mask_ap", ("loss", "box_ap", "mask_ap"), known)
 
 
 def metrics_of_run(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> RunMetrics:

@@ -37,10 +37,10 @@ from evonorm_jax.graphs.layer import graph_layer
 from evonorm_jax.graphs.sources import PREFIX, inline_graph, read_graph
 from evonorm_jax.layers import base, baselines, evonorm
 
-#: What names a layer: one of `norm_act_names()`, a class, or a partial of a class.
+#: What names a layer, that is one of `norm_act_names()`, a class, or a partial of a class.
 LayerLike = str | type[nn.Module] | functools.partial
 
-#: The closed list.
+#: The closed list of names, with the class of each.
 NORM_ACTS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
         "evonorm_b0": evonorm.EvoNormB0,

@@ -1,9 +1,9 @@
-"""Evaluates a checkpoint of a run, or timm's weights: every example of the evaluation set once.
+r"""Evaluates a checkpoint of a run, or timm's weights: every example of the evaluation set once.
 
-examples:
+Examples:
   python -m experiments.evaluate --workdir runs/digits_resnet_evonorm_s0
   python -m experiments.evaluate --workdir runs/r50 --step 112590 --config.eval_batch_size=256
-  python -m experiments.evaluate --weights resnet50.safetensors --model resnet50 \\
+  python -m experiments.evaluate --weights resnet50.safetensors --model resnet50 \
       --config configs/imagenet_r50_bn_relu.py --config.dtype=float32
 
 The configuration of a checkpoint is the run's own (its config.json); weights in a safetensors file

@@ -36,7 +36,11 @@ _UNWRITABLE = (
 )
 
 # What layers and networks take differs between them; they check the names themselves.
-OPEN_FIELDS = ("config.model.norm_act_fields", "config.model.fields")
+OPEN_FIELDS = (
+    "config.model.norm_act_fields",
+    "config.model.fields",
+    "config.model.fields.backbone_fields",
+)
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """Downloads and prepares a data set by TensorFlow Datasets, or packs a class folder into one file.
 
-examples:
+Examples:
   python -m experiments.prepare_data --dataset=cifar10
   python -m experiments.prepare_data --dataset=imagenet2012 --data_dir=/data/tfds --manual_dir=/data
   python -m experiments.prepare_data --from_folder=photos --image_size=64 --npz=photos64.npz

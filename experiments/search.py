@@ -1,11 +1,11 @@
-"""Searches for norm-activation layers by evolution, or at random.
+r"""Searches for norm-activation layers by evolution, or at random.
 
-examples:
-  python -m experiments.search --config configs/search/cifar10_evonorm_b.py:tiny \\
+Examples:
+  python -m experiments.search --config configs/search/cifar10_evonorm_b.py:tiny \
       --config.dataset.source=npz --config.dataset.path=data/cifar10.npz --workdir runs/b
   python -m experiments.search --config configs/search/cifar10_evonorm_s.py:small --workers 4
   python -m experiments.search --config configs/search/cifar10_evonorm_b.py --ray auto
-  python -m experiments.search --config configs/search/cifar10_evonorm_b.py:tiny \\
+  python -m experiments.search --config configs/search/cifar10_evonorm_b.py:tiny \
       --config.search.strategy=random --config.seed=1 --workdir runs/random
 
 Every candidate goes into <workdir>/ledger.sqlite. The same command resumes a search that was

@@ -1,10 +1,10 @@
-"""Runs a sweep: what is missing of it, several runs at a time, each in a directory of its own.
+r"""Runs a sweep: what is missing of it, several runs at a time, each in a directory of its own.
 
-examples:
+Examples:
   python -m experiments.sweep --config configs/sweeps/digits_batch_size.py --workdir runs/digits
-  python -m experiments.sweep --config configs/sweeps/cifar10_batch_size.py:npz --jobs 4 \\
+  python -m experiments.sweep --config configs/sweeps/cifar10_batch_size.py:npz --jobs 4 \
       --workdir runs/cifar10 --config.dataset.path=data/cifar10.npz --only '*/seed=0'
-  python -m experiments.sweep --config configs/sweeps/imagenet_r50_batch_size.py \\
+  python -m experiments.sweep --config configs/sweeps/imagenet_r50_batch_size.py \
       --workdir /mnt/shared/r50 --print > commands.txt
 
 The same command again skips what is finished, resumes what was cut short and retries what failed;

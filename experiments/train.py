@@ -1,11 +1,11 @@
-"""Trains a network and evaluates it.
+r"""Trains a network and evaluates it.
 
-examples:
+Examples:
   python -m experiments.train
-  python -m experiments.train --config configs/cifar10_resnet20_evonorm_s0.py:folder \\
+  python -m experiments.train --config configs/cifar10_resnet20_evonorm_s0.py:folder \
       --config.dataset.path=data/cifar10
   python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py:smoke
-  python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py \\
+  python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py \
       --workdir /mnt/shared/r50_s0 --config.seed=1
 
 Any field of the configuration is overridden by --config.FIELD=VALUE, such as

@@ -113,7 +113,7 @@ assert outcomes["random graphs"]["-"] < outcomes["children of EvoNorm-S0"]["-"]
 # ## A search
 #
 # The real thing trains every candidate in three networks and runs for days (`python -m
-# experiments.search`; [docs/search.md](../docs/search.md)). This one takes the built-in digits,
+# experiments.search`; [layer search](../docs/layer_search.md)). This one takes the built-in digits,
 # one small network, and accuracy after 60 steps of training. `Search` proposes (`ask`) and is
 # told what became of it (`tell`); nothing is compiled for a candidate: it runs primitive by
 # primitive between the parts of the network that all candidates share.

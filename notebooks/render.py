@@ -38,6 +38,7 @@ def render(name: str, folder: Path) -> Path:
 
 
 def main() -> None:
+    """Draws the figure of a notebook."""
     parser = argparse.ArgumentParser(
         prog="python notebooks/render.py",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""Every file in configs/ is complete, consistent, and says the truth about itself."""
+"""Every file in configs/ that trains a classifier is complete, consistent, and says the truth."""
 
 import importlib
 import subprocess
@@ -20,7 +20,10 @@ CONFIG_DIR = Path(recipes.__file__).parent
 NAMES = sorted(
     path.stem
     for path in CONFIG_DIR.glob("*.py")
-    if path.stem not in ("__init__", "arguments", "recipes")
+    if path.stem not in ("__init__", "arguments")
+    and not path.stem.endswith("recipes")
+    and "maskrcnn" not in path.stem
+    and not path.stem.startswith("biggan_deep_")  # test_synthesis_configs.py
 )
 TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}
 

@@ -41,6 +41,7 @@ def test_constraints_pin_everything_that_ci_installs(python):
     pins = constraints(python)
     assert all(re.fullmatch(r"==[\w.]+", str(specifier)) for specifier in pins.values())
     declared = PROJECT["dependencies"] + EXTRAS["train"] + EXTRAS["data"] + EXTRAS["dev"]
+    declared += EXTRAS["detection"] + EXTRAS["docs"]
     environment = {"python_version": python, "sys_platform": "linux", "platform_machine": "x86_64"}
     for requirement in map(Requirement, declared + EXTRAS["test"]):
         if requirement.marker and not requirement.marker.evaluate(environment):

@@ -20,6 +20,7 @@ NAMES = sorted(
     path.stem
     for path in SWEEP_DIR.glob("*.py")
     if path.stem not in ("__init__", "batch_size_sweep")
+    and not path.stem.startswith("biggan_deep_")  # test_synthesis_configs.py
 )
 BATCH_SIZE_NAMES = [name for name in NAMES if name.endswith("_batch_size")]
 TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}

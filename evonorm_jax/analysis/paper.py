@@ -1,10 +1,12 @@
-"""The accuracies that the paper prints, in percent, by model and layer.
+"""What the paper prints, by model and layer: percent but for Table 5.
 
 Source: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv:2004.02967v1
-(April 2020), Tables 2 and 3: ImageNet top-1. The later versions of the paper print other numbers.
+(April 2020), Tables 2 and 3: ImageNet top-1, Table 4: average precision on COCO val2017, and
+Table 5: image synthesis. The later versions of the paper print other numbers.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 # Table 2, by the registered names of models and layers. 0.1 is chance, which it prints as 1e-3.
 IMAGENET: Mapping[str, Mapping[str, float]] = {
@@ -98,4 +100,43 @@ BATCH_SIZE: Mapping[str, Mapping[str, tuple[float, ...]]] = {
         "evonorm_s1": (73.7, 74.0, 73.6, 73.7, 73.7, 73.8),
         "evonorm_s2": (73.8, 73.4, 73.7, 73.9, 73.9, 73.8),
     },
+}
+
+
+class AveragePrecision(NamedTuple):
+    """A row of Table 4: of boxes and of masks, over all overlaps and at 0.5 and 0.75."""
+
+    box_ap: float
+    box_ap50: float
+    box_ap75: float
+    mask_ap: float
+    mask_ap50: float
+    mask_ap75: float
+
+
+# Table 4, by the registered names of detectors and layers.
+COCO: Mapping[str, Mapping[str, AveragePrecision]] = {
+    "maskrcnn_r50_fpn": {
+        "bn_relu": AveragePrecision(42.1, 62.9, 46.2, 37.8, 60.0, 40.6),
+        "evonorm_b0": AveragePrecision(44.0, 65.2, 48.1, 39.5, 62.7, 42.4),
+        "gn_relu": AveragePrecision(42.7, 63.8, 46.6, 38.4, 61.2, 41.2),
+        "evonorm_s0": AveragePrecision(43.6, 64.9, 47.9, 39.4, 62.3, 42.7),
+    },
+    "maskrcnn_r101_fpn": {
+        "bn_relu": AveragePrecision(43.8, 64.2, 48.2, 39.2, 61.3, 42.5),
+        "evonorm_b0": AveragePrecision(45.1, 66.2, 49.0, 40.1, 63.3, 43.1),
+        "gn_relu": AveragePrecision(44.0, 64.7, 48.3, 39.4, 62.1, 42.7),
+        "evonorm_s0": AveragePrecision(44.5, 65.3, 48.7, 39.6, 62.3, 42.6),
+    },
+}
+
+# Table 5: BigGAN-deep on ImageNet at 128 pixels, the layer in the generator. Inception Score and
+# FID; where two numbers stand, median and best of three seeds.
+IMAGE_SYNTHESIS: Mapping[str, tuple[str, str]] = {
+    "bn_relu": ("118.77 / 124.01", "7.85 / 7.29"),
+    "evonorm_b0": ("101.13 / 113.63", "6.91 / 5.87"),
+    "gn_relu": ("99.09", "8.14"),
+    "ln_relu": ("91.56", "8.35"),
+    "pixel_norm_relu": ("88.58", "10.41"),
+    "evonorm_s0": ("104.64 / 113.96", "6.86 / 6.26"),
 }

@@ -7,7 +7,7 @@ they do; a test compares the two.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from evonorm_jax.analysis import paper
@@ -28,6 +28,8 @@ _MODELS = {
     "efficientnet_b0": ("efficientnet_b0", "EfficientNet-B0"),
     "efficientnet_b5": ("efficientnet_b5", "EfficientNet-B5"),
 }
+_SYNTHESIS_CONFIGS = "biggan_deep_imagenet128"
+_DETECTORS = {"maskrcnn_r50_fpn": "ResNet-50-FPN", "maskrcnn_r101_fpn": "ResNet-101-FPN"}
 _NOT_RUN = "not run"
 _OURS = ["here", "hardware", "date", "commit"]
 
@@ -63,8 +65,8 @@ def reproduction(root: Path) -> str:
         "The paper's tables line by line: its number, the command that runs ours, and what it "
         'gave. "Not run" is just that: nothing here is estimated. Made by '
         "`python -m experiments.plot --ledger` from `configs/` and `results/`.",
-        "The paper's numbers are those of arXiv:2004.02967v1, ImageNet top-1 in percent, one run "
-        "each as far as it says.",
+        "The paper's numbers are those of arXiv:2004.02967v1: ImageNet top-1 and COCO's average "
+        "precision in percent, one run each as far as it says, and Table 5's own measures.",
         "## Table 2: layers with batch statistics",
         _table_2(root / "configs", recorded),
         "## Table 3: accuracy against images per worker",
@@ -72,6 +74,16 @@ def reproduction(root: Path) -> str:
     for model in paper.BATCH_SIZE:
         parts += _table_3(root / "configs", model, recorded)
     parts += [
+        "## Table 4: Mask R-CNN on COCO",
+        "Average precision of boxes and masks on val2017. The paper's schedule is in no public "
+        "text; [detection.md](detection.md) says what is known and what is our choice.",
+        _table_4(root / "configs", recorded),
+        "## Table 5: image synthesis",
+        "BigGAN-deep on ImageNet at 128 pixels, the layer in the generator; Inception Score "
+        "(higher is better) and FID (lower is better), median / best of three seeds where two "
+        "numbers stand. One run is 150,000 steps of 2,048 images, 1.1e20 operations: see "
+        "[synthesis.md](synthesis.md).",
+        _table_5(root / "configs", recorded),
         "## Data sets without numbers in the paper",
         "On CIFAR-10 the paper searches for layers and reports no accuracy of trained networks; "
         "the digits are ours. These records show whether its claims hold there.",
@@ -118,6 +130,21 @@ def _train_command(configs: Path, model: str, norm_act: str) -> str:
     return "no config of this network"
 
 
+def _table_4(configs: Path, recorded: Iterable[Recorded]) -> str:
+    rows = []
+    for model, lines in paper.COCO.items():
+        for norm_act, number in lines.items():
+            config = f"coco_{model}_{norm_act}.py"
+            command = "no config of this network"
+            if (configs / config).exists():
+                command = f"`python -m experiments.train --config configs/{config}`"
+            values = [f"{number.box_ap:.1f}", f"{number.mask_ap:.1f}"]
+            ours = _our_cells(recorded, model, None, norm_act, 8, belongs=_is_coco)
+            rows.append([_DETECTORS[model], layer_label(norm_act), *values, command, *ours])
+    header = ["network", "layer", "paper: box AP", "paper: mask AP", "command", "here: mask AP"]
+    return markdown_table([*header, *_OURS[1:]], rows)
+
+
 def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[str]:
     name, title = _MODELS[model]
     workers = paper.BATCH_SIZE_WORKERS[model]
@@ -137,13 +164,55 @@ def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[st
     return [f"### {title}, {workers} workers", command, table]
 
 
-def _our_cells(
-    recorded: Iterable[Recorded], model: str, workers: int | None, norm_act: str, size: int
-) -> list[str]:
-    """Returns our number, hardware and commit; "not run" without a finished run."""
+def _table_5(configs: Path, recorded: Iterable[Recorded]) -> str:
+    rows = []
+    for norm_act, numbers in paper.IMAGE_SYNTHESIS.items():
+        config = configs / f"{_SYNTHESIS_CONFIGS}_{norm_act}.py"
+        command = f"`python -m experiments.train --config configs/{config.name}`"
+        ours = _our_fid(recorded, norm_act)
+        cells = [command if config.exists() else "no config of this layer", *ours]
+        rows.append([layer_label(norm_act), *numbers, *cells])
+    return markdown_table(["layer", "Inception Score", "FID", "command", *_OURS], rows)
+
+
+def _our_fid(recorded: Iterable[Recorded], norm_act: str) -> list[str]:
+    """Returns our FID on ImageNet, hardware and commit; "not run" without a finished run."""
     for record in recorded:
         sweep = record.sweep
-        if sweep is None or sweep.setting.model != model or not _is_imagenet(sweep):
+        if sweep is None or sweep.metrics.main_name != "fid" or not _reads_imagenet(sweep):
+            continue
+        layer = sweep.find(norm_act)
+        runs = [run for run in sweep.runs if run.layer == layer and run.score is not None]
+        if runs:
+            mean = sum(run.score for run in runs if run.score is not None) / len(runs)
+            number = f"[FID {mean:.2f}](../results/{record.folder}) ({len(runs)} seeds)"
+            return [number, *_circumstances(runs)]
+    return [_NOT_RUN, "", "", ""]
+
+
+def _our_cells(
+    recorded: Iterable[Recorded],
+    model: str,
+    workers: int | None,
+    norm_act: str,
+    size: int,
+    *,
+    belongs: Callable[[Sweep], bool] | None = None,
+) -> list[str]:
+    """Returns our number, hardware and commit; "not run" without a finished run.
+
+    Args:
+      recorded: What there is.
+      model: Registered name of the network.
+      workers: Their number; None for any.
+      norm_act: Registered name of the layer.
+      size: Images per worker.
+      belongs: Whether a sweep measures what the table does; by default ImageNet's top-1.
+    """
+    belongs = belongs or _is_imagenet
+    for record in recorded:
+        sweep = record.sweep
+        if sweep is None or sweep.setting.model != model or not belongs(sweep):
             continue
         if workers not in (None, sweep.setting.num_workers):
             continue
@@ -163,9 +232,17 @@ def _our_cells(
 
 
 def _is_imagenet(sweep: Sweep) -> bool:
+    return _reads_imagenet(sweep) and sweep.has_papers_metric
+
+
+def _reads_imagenet(sweep: Sweep) -> bool:
+    return sweep.setting.dataset == "imagenet2012" and sweep.setting.source != "fake"
+
+
+def _is_coco(sweep: Sweep) -> bool:
     setting = sweep.setting
-    real = setting.dataset == "imagenet2012" and setting.source != "fake"
-    return real and sweep.has_papers_metric
+    real = setting.dataset == "coco2017" and setting.source == "coco_json"
+    return real and sweep.metrics.main_name == "mask_ap"
 
 
 def _circumstances(runs: Sequence[SweepRun]) -> list[str]:
@@ -180,7 +257,7 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
         link = f"[{record.title}](../results/{record.folder})"
         if (sweep := record.sweep) is None:
             rows.append([link, "", "", "", "", ""])
-        elif not _is_imagenet(sweep):
+        elif not (_is_imagenet(sweep) or _is_coco(sweep)):
             unit = f" {sweep.metrics.main.unit}".rstrip()
             for layer in sweep.layers:
                 ends = [

@@ -69,7 +69,7 @@ class Run:
 
     @property
     def norm_act(self) -> str:
-        """The layer in prose: `evonorm_s0` -> `EvoNorm-S0`."""
+        """The layer in prose, such as `EvoNorm-S0` for `evonorm_s0`."""
         return layer_label(str(self.config["model"]["norm_act"]))
 
 

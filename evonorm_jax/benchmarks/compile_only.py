@@ -84,7 +84,7 @@ class Target:
 
     @property
     def platform(self) -> str:
-        """ "gpu" or "tpu"."""
+        """Either "gpu" or "tpu"."""
         return "tpu" if self.chip.startswith("tpu") else "gpu"
 
     @property

@@ -23,7 +23,9 @@ _FIELDS: dict[str, Any] = {
     "resize_size": 0,  # pixels of the shorter side before the centre crop; 0 = image_size
     "mean": (127.5, 127.5, 127.5),  # per channel, units 0 ... 255; its length is the channels
     "std": (127.5, 127.5, 127.5),
+    "resize_method": "bicubic",  # "bicubic" without antialiasing, or "area": the mean of the pixels
     # Augmentation.
+    "train_crop": "random",  # streaming: "random" (resized), or "center" as in evaluation
     "flip": False,  # mirror left to right with probability 1/2
     "pad": 0,  # in memory: zeros added on each side before the random crop, pixels
     "min_crop_area": 0.08,  # streaming: smallest share of the image in a random resized crop
@@ -119,6 +121,8 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
             config.resize_size == 0 or config.resize_size >= config.image_size,
             "0 (= image_size) or at least image_size",
         ),
+        "train_crop": (config.train_crop in ("random", "center"), "'random' or 'center'"),
+        "resize_method": (config.resize_method in ("bicubic", "area"), "'bicubic' or 'area'"),
         "min_crop_area": (0 < config.min_crop_area <= 1, "a share of the image in (0, 1]"),
         "randaugment_layers": (config.randaugment_layers >= 0, "0 (off) or more"),
         "randaugment_magnitude": (0 <= config.randaugment_magnitude <= 30, "0 to 30"),

@@ -41,7 +41,7 @@ def create_pipeline(
         raise UserError(f"The seed must lie in 0 ... 2**63 - 1, not {seed}.")
     create = _in_memory if config.in_memory else _streaming
     pipeline = create(config, seed, evaluation_only)
-    _check_sizes(config, pipeline, evaluation_only)
+    check_sizes(config, pipeline, evaluation_only)
     return pipeline
 
 
@@ -91,9 +91,10 @@ def _streaming(config: ml_collections.ConfigDict, seed: int, evaluation_only: bo
     )
 
 
-def _check_sizes(
+def check_sizes(
     config: ml_collections.ConfigDict, pipeline: Pipeline, evaluation_only: bool
 ) -> None:
+    """Raises `UserError` unless the sizes that the config states are those of the data."""
     fields = ["num_classes", "num_eval_examples"]
     for field in fields if evaluation_only else [*fields, "num_train_examples"]:
         expected, found = config[field], getattr(pipeline, field)

@@ -92,6 +92,7 @@ def load_class_folder(
         size=config.image_size,
         resize=config.resize_size or config.image_size,
         channels=len(config.mean),
+        resize_method=config.resize_method,
     )
     # The decoders release the lock, so threads suffice; chunks keep the queue of futures short.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from evonorm_jax.data import augment
 from evonorm_jax.data.arrays import Arrays
-from evonorm_jax.data.pipeline import Batch, Hosts, Pipeline, eval_mask, train_positions
+from evonorm_jax.data.pipeline import Batch, Hosts, Pipeline, eval_indices, train_positions
 from evonorm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,12 +81,8 @@ class InMemoryPipeline(Pipeline):
 
     def eval_batches(self, *, batch_size: int, hosts: Hosts) -> Iterator[Batch]:
         """Yields `{"index": int32, "mask": float32}`; padding has index 0."""
-        batch_size = hosts.round_up(batch_size)
-        share = hosts.positions(batch_size)
-        for first in range(0, self.num_eval_examples, batch_size):
-            mask = eval_mask(self.num_eval_examples - first, batch_size)
-            indices = np.where(mask > 0, np.arange(first, first + batch_size), 0)
-            yield hosts.shard({"index": indices.astype(np.int32)[share], "mask": mask[share]})
+        for indices, mask in eval_indices(self.num_eval_examples, batch_size, hosts):
+            yield hosts.shard({"index": indices, "mask": mask})
 
     def train_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array

@@ -12,6 +12,8 @@ from evonorm_jax.errors import UserError
 # What Pillow raises for a file that is damaged or no image.
 DECODING_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
 
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "area": Image.Resampling.BOX}
+
 
 def decode_image(file: str | BinaryIO, channels: int) -> Image.Image:
     """Decodes the first frame of an image file in any colours, as RGB (3 channels) or grey (1).
@@ -30,7 +32,9 @@ def decode_image(file: str | BinaryIO, channels: int) -> Image.Image:
         return image.convert("RGB" if channels == 3 else "L")
 
 
-def read_image(path: str, *, size: int, resize: int, channels: int) -> np.ndarray:
+def read_image(
+    path: str, *, size: int, resize: int, channels: int, resize_method: str = "bicubic"
+) -> np.ndarray:
     """Decodes an image file to uint8 `[size, size, channels]`.
 
     Unless it has `size` pixels already, its centre is cut out and resized to that, such that the
@@ -49,5 +53,5 @@ def read_image(path: str, *, size: int, resize: int, channels: int) -> np.ndarra
         side = min(image.size) * size / resize
         left, top = ((length - side) / 2 for length in image.size)
         box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box)
+        image = image.resize((size, size), _FILTERS[resize_method], box)
     return np.asarray(image).reshape(size, size, channels)

@@ -156,7 +156,7 @@ class Pipeline(abc.ABC):
           keys: Typed PRNG keys `[b]`, one per example.
 
         Returns:
-          Named arrays `[b, ...]`. Of images with a class: `image` `[b, H, W, C]`, float32,
+          Named arrays `[b, ...]`. Images with a class have `image` `[b, H, W, C]`, float32,
           normalised, and `label` `[b]`, int32.
         """
 
@@ -167,7 +167,7 @@ class Pipeline(abc.ABC):
         """Makes the examples of one device's evaluation batch; traced inside the compiled step.
 
         Returns:
-          Named arrays `[b, ...]` as in training, and `mask` `[b]`: 1.0 for an example, 0.0 for
+          Named arrays `[b, ...]` as in training, and `mask` `[b]`, 1.0 for an example and 0.0 for
           padding.
         """
 
@@ -223,6 +223,23 @@ def train_positions(
             positions = np.arange(first, first + batch_size)[share]
             yield order[positions], epoch * num_examples + positions
         epoch, step = epoch + 1, 0
+
+
+def eval_indices(
+    num_examples: int, batch_size: int, hosts: Hosts
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields this process's share of the batches of one pass over a split.
+
+    Yields:
+      Indices, int32 `[host_batch]`, and float32 `[host_batch]`, 1.0 for an example and 0.0 for
+      padding, whose index is 0.
+    """
+    batch_size = hosts.round_up(batch_size)
+    share = hosts.positions(batch_size)
+    for first in range(0, num_examples, batch_size):
+        mask = eval_mask(num_examples - first, batch_size)
+        indices = np.where(mask > 0, np.arange(first, first + batch_size), 0)
+        yield indices.astype(np.int32)[share], mask[share]
 
 
 def pad_to(leaf: np.ndarray, size: int) -> np.ndarray:

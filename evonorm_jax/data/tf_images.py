@@ -30,8 +30,10 @@ def decode_train(
     randaugment_layers: int,
     randaugment_magnitude: float,
     autoaugment: bool,
+    crop: str = "random",
+    resize_method: str = "bicubic",
 ) -> tf.Tensor:
-    """Decodes a random resized crop; flips it and applies RandAugment or AutoAugment.
+    """Decodes a random resized crop or the centre; flips it, applies RandAugment or AutoAugment.
 
     Args:
       contents: The encoded image, a scalar string: JPEG, PNG, GIF, BMP or WebP, any colours.
@@ -43,6 +45,8 @@ def decode_train(
       randaugment_layers: Operations per image; 0 turns RandAugment off.
       randaugment_magnitude: Strength of the operations, see `randaugment.py`.
       autoaugment: Whether to apply the policy of `autoaugment.py`.
+      crop: "random", or "center" for the whole shorter side about the centre.
+      resize_method: "bicubic" or "area".
 
     Returns:
       uint8 `[size, size, channels]`.
@@ -50,12 +54,14 @@ def decode_train(
     crop_seed, flip_seed, augment_seed = tf.unstack(tf.random.split(seed, num=3))
 
     def window(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if crop == "center":
+            return _central_window(shape, 1.0)
         return random_window(shape, crop_seed, min_crop_area)
 
     image = _decode_window(contents, window, channels)
     if flip:
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
-    image = _resize(image, size)
+    image = _resize(image, size, resize_method)
     if autoaugment:
         return auto_augment(image, augment_seed)
     return randaugment.rand_augment(
@@ -63,7 +69,9 @@ def decode_train(
     )
 
 
-def decode_eval(contents: tf.Tensor, *, size: int, resize: int, channels: int) -> tf.Tensor:
+def decode_eval(
+    contents: tf.Tensor, *, size: int, resize: int, channels: int, resize_method: str = "bicubic"
+) -> tf.Tensor:
     """Decodes the centre, such that the whole shorter side would become `resize` pixels.
 
     Returns:
@@ -72,12 +80,17 @@ def decode_eval(contents: tf.Tensor, *, size: int, resize: int, channels: int) -
 
     def window(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Cutting the window first decodes and resizes less than resizing first.
-        shorter = tf.cast(tf.reduce_min(shape), tf.float32)
-        side = tf.cast(tf.round(shorter * (size / resize)), tf.int32)
-        extent = tf.fill([2], tf.maximum(side, 1))
-        return (shape - extent) // 2, extent
+        return _central_window(shape, size / resize)
 
-    return _resize(_decode_window(contents, window, channels), size)
+    return _resize(_decode_window(contents, window, channels), size, resize_method)
+
+
+def _central_window(shape: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns offset and extent of the square with this share of the shorter side."""
+    shorter = tf.cast(tf.reduce_min(shape), tf.float32)
+    side = tf.cast(tf.round(shorter * share), tf.int32)
+    extent = tf.fill([2], tf.maximum(side, 1))
+    return (shape - extent) // 2, extent
 
 
 def random_window(
@@ -143,7 +156,7 @@ def _decode_by_pillow(contents: bytes) -> np.ndarray:
         raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
 
 
-def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    # Without antialiasing, as the authors' code and Flax's ImageNet example do.
-    image = tf.image.resize(image, [size, size], method=tf.image.ResizeMethod.BICUBIC)
+def _resize(image: tf.Tensor, size: int, method: str) -> tf.Tensor:
+    # Bicubic without antialiasing, as the authors' code and Flax's ImageNet example do.
+    image = tf.image.resize(image, [size, size], method=method)
     return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)

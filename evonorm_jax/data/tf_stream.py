@@ -40,12 +40,15 @@ class Decoder:
             randaugment_layers=config.randaugment_layers,
             randaugment_magnitude=config.randaugment_magnitude,
             autoaugment=config.autoaugment,
+            crop=config.train_crop,
+            resize_method=config.resize_method,
         )
         self.decode_eval = functools.partial(
             tf_images.decode_eval,
             size=config.image_size,
             resize=config.resize_size or config.image_size,
             channels=channels,
+            resize_method=config.resize_method,
         )
 
     def decode_train(self, contents: tf.Tensor, place: tf.Tensor) -> tf.Tensor:

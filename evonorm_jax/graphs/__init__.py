@@ -1,18 +1,16 @@
 """A norm-activation layer as a graph of primitives: what it computes, how it is written and drawn.
 
-| file | holds |
-|---|---|
-| `primitives.py` | the table of primitives; a new one is one row there |
-| `notation.py` | how a formula writes a primitive |
-| `reductions.py` | the moments over each index set, in JAX and in NumPy |
-| `graph.py` | `Graph`, its text and its file |
-| `canonical.py` | one form and one hash for all graphs that are the same program |
-| `values.py` | what a graph computes, in JAX and in NumPy |
-| `nodewise.py` | the same node by node, forward and backward, without compiling the graph |
-| `library.py` | known layers as graphs |
-| `sources.py` | what may follow `graph:` in the name of a layer |
-| `formula.py`, `drawing.py` | a graph for people |
-| `layer.py` | a graph as a Flax layer |
+* `primitives.py`: the table of primitives; a new one is one row there.
+* `notation.py`: how a formula writes a primitive.
+* `reductions.py`: the moments over each index set, in JAX and in NumPy.
+* `graph.py`: `Graph`, its text and its file.
+* `canonical.py`: one form and one hash for all graphs that are the same program.
+* `values.py`: what a graph computes, in JAX and in NumPy.
+* `nodewise.py`: the same node by node, forward and backward, without compiling the graph.
+* `library.py`: known layers as graphs.
+* `sources.py`: what may follow `graph:` in the name of a layer.
+* `formula.py`, `drawing.py`: a graph for people.
+* `layer.py`: a graph as a Flax layer.
 """
 
 from evonorm_jax.graphs.canonical import canonical, canonical_hash

@@ -2,7 +2,7 @@
 
 A layer of the space ends in the affine map `scale`, `bias`. What a layer has before its activation
 must come from the two vectors inside, `v1` (initialised to 1) as a scale and `v0` (to 0) as an
-offset; with n the normalised x, the layers that need more than those two use what follows:
+offset; with n the normalised x, the layers that need more than those two use what follows::
 
     BN-ReLU, GN-ReLU   max(v1 n + v0, 0), followed by the affine map as it is initialised
     GN-Swish           z sigma(v z) with z = g n + b is u sigma(u) / v with u = v g n + v b:

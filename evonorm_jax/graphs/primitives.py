@@ -106,7 +106,7 @@ class Primitive:
 
     @property
     def batch_dependent(self) -> bool:
-        """Whether it mixes examples: a moving average takes its place in evaluation."""
+        """Whether it mixes examples, so that a moving average takes its place in evaluation."""
         return self.index_set is not None and self.index_set.startswith("b")
 
     def notation(self, style: Style) -> Notation:

@@ -1,5 +1,7 @@
 """Weights from and to timm and PyTorch, in safetensors files; the twins of timm's networks."""
 
+from evonorm_jax.interop.biggan import load_biggan_weights
+from evonorm_jax.interop.inception import load_inception_weights
 from evonorm_jax.interop.safetensors_file import load_timm_weights, save_timm_weights
 from evonorm_jax.interop.state_dict import from_timm_state_dict, timm_tensors, to_timm_state_dict
 from evonorm_jax.interop.timm_models import (
@@ -16,6 +18,8 @@ __all__ = [
     "check_twin",
     "create_timm_model",
     "from_timm_state_dict",
+    "load_biggan_weights",
+    "load_inception_weights",
     "load_timm_weights",
     "save_timm_weights",
     "timm_model_names",

@@ -20,17 +20,19 @@ _PICKLES = (".bin", ".pt", ".pth", ".pyth", ".tar")
 def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[str, Any]:
     """Reads timm's or PyTorch's weights as Flax variables.
 
+    For example::
+
         variables = load_timm_weights("resnet50.safetensors", "resnet50")
         logits = create_timm_model("resnet50").apply(variables, images, train=False)
 
     Args:
       path: a safetensors file with the state dict of the network.
       timm_name: one of `timm_model_names()`, with or without a tag (`resnet50.a1_in1k`).
-      **fields: of the network, where they differ from those of that name.
+      **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}` as float32 NumPy arrays; the number of classes is that
-      of the file.
+      The variables `params` and, where a layer keeps statistics, `batch_stats`, as float32 NumPy
+      arrays. The number of classes is that of the file.
 
     Raises:
       UserError: for a file that is not there, is no safetensors file or holds another network's
@@ -46,7 +48,9 @@ def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[s
 def save_timm_weights(
     variables: Mapping[str, Any], path: str | Path, timm_name: str, **fields: Any
 ) -> None:
-    """Writes Flax variables as timm's and PyTorch's weights, readable by `timm.create_model`:
+    """Writes Flax variables as timm's and PyTorch's weights, readable by `timm.create_model`.
+
+    In Python with timm:
 
         timm.create_model("resnet50", checkpoint_path="resnet50.safetensors")
 
@@ -54,7 +58,7 @@ def save_timm_weights(
       variables: `params` and, where the layer has it, `batch_stats`.
       path: the file to write.
       timm_name: the network of timm that they are for.
-      **fields: of the network, where they differ from those of that name.
+      **fields: Fields of the network, where they differ from those of that name.
 
     Raises:
       UserError: for variables of another network, a file that cannot be written, an unknown

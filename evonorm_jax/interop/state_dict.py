@@ -48,11 +48,11 @@ def from_timm_state_dict(
     Args:
       state_dict: timm's tensor names -> arrays of any floating dtype.
       timm_name: one of `timm_model_names()`, with or without a tag.
-      **fields: of the network, where they differ from those of that name.
+      **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}` in float32, for `create_timm_model(timm_name,
-      num_classes, **fields)`; without the latter for layers that keep no statistics.
+      The variables in float32, for the network that `create_timm_model` builds with the same name
+      and fields. They are `params` and, where a layer keeps statistics, `batch_stats`.
 
     Raises:
       UserError: for an unknown network, or naming the tensors that are missing, too many, of the
@@ -81,7 +81,7 @@ def to_timm_state_dict(
     Args:
       variables: `params` and, where the layer has it, `batch_stats`.
       timm_name: the network of timm that they are for.
-      **fields: of the network, where they differ from those of that name.
+      **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
       timm's tensor names -> contiguous arrays, float32; int64 zeros for `num_batches_tracked`.
@@ -184,7 +184,7 @@ def _check_same_tensors(
         "missing": [name for name in tensors if name not in given],
         "not of this network": sorted(given.keys() - tensors.keys() - set(_counters(tensors))),
         "of another shape": [
-            f"{name} {_shape_text(given[name].shape)}, not {_shape_text(tensor.timm_shape)}"
+            f"{name} {shape_text(given[name].shape)}, not {shape_text(tensor.timm_shape)}"
             for name, tensor in tensors.items()
             if name in common and not _fits(given[name].shape, tensor)
         ],
@@ -194,7 +194,7 @@ def _check_same_tensors(
             if name in common and not jnp.issubdtype(given[name].dtype, jnp.floating)
         ],
     }
-    _raise_faults(
+    raise_faults(
         faults,
         f"the tensors are not those of timm's {timm_name}",
         "Name the network that they were saved from",
@@ -209,19 +209,20 @@ def _check_same_arrays(
         "missing": ["/".join(path) for path in wanted if path not in flat],
         "not of this network": ["/".join(path) for path in flat if path not in wanted],
         "of another shape": [
-            f"{'/'.join(path)} {_shape_text(flat[path].shape)}, not {_shape_text(shape)}"
+            f"{'/'.join(path)} {shape_text(flat[path].shape)}, not {shape_text(shape)}"
             for path, shape in wanted.items()
             if path in flat and flat[path].shape != shape
         ],
     }
-    _raise_faults(
+    raise_faults(
         faults,
         f"the variables are not those of timm's {timm_name}",
         "Take those of `create_timm_model` with this name",
     )
 
 
-def _raise_faults(faults: Mapping[str, list[str]], what: str, remedy: str) -> None:
+def raise_faults(faults: Mapping[str, list[str]], what: str, remedy: str) -> None:
+    """Raises one `UserError` that lists the names of tensors by what is wrong with them."""
     found = {kind: names for kind, names in faults.items() if names}
     if found:
         lines = "\n".join(
@@ -240,7 +241,8 @@ def _fits(shape: tuple[int, ...], tensor: Tensor) -> bool:
     return [n for n in shape if n > 1] == [n for n in tensor.timm_shape if n > 1]
 
 
-def _shape_text(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Writes a shape as "64x3x7x7"."""
     return "x".join(map(str, shape)) or "a scalar"
 
 

@@ -120,7 +120,7 @@ def check_twin(model: nn.Module, name: str, **fields: Any) -> None:
     Args:
       model: a network from `create_model`.
       name: one of `timm_model_names()`.
-      **fields: of the network, where they may differ from those of that name.
+      **fields: Fields of the network, where they may differ from those of that name.
 
     Raises:
       UserError: naming the fields that differ, and how the network is made.

@@ -40,7 +40,8 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int, pads: Pads)
       x: Images of any floating dtype.
       kernel: Filters of the same dtype; k is odd.
       strides: Step in both directions.
-      pads: Zeros before and after H, and before and after W.
+      pads: Zeros before and after H, and before and after W. Widths that are symbols stand for
+        TensorFlow's "same".
 
     Returns:
       `[N, (H + pads - k) // strides + 1, (W + pads - k) // strides + 1, C]`, in the dtype of `x`.
@@ -59,6 +60,9 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int, pads: Pads)
             f"a depthwise kernel for images {x.shape} is [k, k, 1, {x.shape[-1]}] with odd k, "
             f"not {kernel.shape}."
         )
+    if not all(isinstance(width, int) for widths in pads for width in widths):
+        # Exported for every size, on which the widths depend: JAX alone can take them.
+        return grouped(Window(strides, "SAME"), x, kernel)
     return _conv(Window(strides, pads), x, kernel)
 
 
@@ -66,7 +70,7 @@ class Window(NamedTuple):
     """How the filter moves: static, as `lax.conv_general_dilated` takes it."""
 
     strides: int
-    pads: Pads  # before and after H, before and after W
+    pads: Any  # `Pads`; for `grouped` also "SAME"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

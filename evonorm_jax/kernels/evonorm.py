@@ -1,5 +1,7 @@
 """EvoNorm B0, B1, B2, S0, S1 and S2 as functions of arrays (paper, tables 2 and 3).
 
+`scale` and `bias` may be `[N, C]` as well, one row for each sample; not for "pallas".
+
 Everywhere: x is `[N, ..., C]`, any number of spatial axes; parameters are `[C]` of any floating
 dtype; the arithmetic is float32 (float64 for float64) and y has x's dtype. Variances are biased,
 epsilon stands inside the root. `implementation` is
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 
 import jax
 
+from evonorm_jax.errors import UserError
 from evonorm_jax.kernels import reference
 from evonorm_jax.kernels.fused import Params, run
 from evonorm_jax.kernels.implementations import PALLAS, is_reference, prefers_kernel
@@ -43,8 +46,8 @@ def evonorm_s0(
     Args:
       x: `[N, ..., C]`.
       v: `[C]`, steepness of the gate.
-      scale: `[C]`.
-      bias: `[C]`.
+      scale: `[C]` or `[N, C]`.
+      bias: `[C]` or `[N, C]`.
       num_groups: groups of neighbouring channels that share a standard deviation.
       epsilon: added to the variance.
       implementation: see the module docstring.
@@ -65,7 +68,14 @@ def evonorm_s0(
     """
     check_operands(x, epsilon, v=v, scale=scale, bias=bias)
     check_groups(x, num_groups)
-    automatic = implementation is None and _kernel_is_faster(x, num_groups)
+    conditional = scale.ndim == 2 or bias.ndim == 2
+    if implementation in PALLAS and conditional:
+        raise UserError(
+            f"implementation={implementation!r} takes one scale and bias for all samples, "
+            f"({x.shape[-1]},), not {scale.shape} and {bias.shape}: use None (automatic), "
+            "'xla' or 'reference'"
+        )
+    automatic = implementation is None and not conditional and _kernel_is_faster(x, num_groups)
     if automatic or implementation in PALLAS:
         # Imported where it is asked for: Pallas takes 0.5 s.
         from evonorm_jax.kernels.pallas import evonorm_s0_pallas
@@ -137,8 +147,8 @@ def evonorm_b0(
     Args:
       x: `[N, ..., C]`.
       v: `[C]`.
-      scale: `[C]`.
-      bias: `[C]`.
+      scale: `[C]` or `[N, C]`.
+      bias: `[C]` or `[N, C]`.
       epsilon: added to both variances.
       virtual_batch_size: neighbouring samples that share batch statistics; None means all N.
       axis_name: mapped axis (pmap, shard_map) whose devices join their batches; gradients flow
@@ -147,8 +157,8 @@ def evonorm_b0(
       implementation: None, "xla" or "reference", see the module docstring.
 
     Returns:
-      y of x's shape and dtype, and the batch variance for the running average: `[C]` in float32,
-      the mean over the virtual batches, without a gradient.
+      y of x's shape and dtype, and the batch variance for the running average. That is `[C]` in
+      float32, the mean over the virtual batches, without a gradient.
 
     Raises:
       UserError: a shape, a dtype, a batch size or an implementation that does not fit.

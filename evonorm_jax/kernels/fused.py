@@ -124,7 +124,11 @@ def _backward(
 
 
 def _as_coefficients(params: Params, dtype: jnp.dtype) -> Params:
-    return {name: value.astype(dtype)[None] for name, value in params.items()}
+    """`[C]` as `[1, C]`; a scale or bias of its own for each sample, `[N, C]`, stays."""
+    return {
+        name: (value if value.ndim == 2 else value[None]).astype(dtype)
+        for name, value in params.items()
+    }
 
 
 def _expand_all(statistics: Any) -> Any:

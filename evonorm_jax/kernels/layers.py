@@ -1,6 +1,7 @@
 """Each layer as coefficients of an elementwise form (paper, tables 2 and 3).
 
-Statistics are `[N, C]`; parameters arrive as `[1, C]` in the accumulation dtype.
+Statistics are `[N, C]`; parameters arrive as `[1, C]` in the accumulation dtype, `scale` and `bias`
+also as `[N, C]`.
 """
 
 import dataclasses

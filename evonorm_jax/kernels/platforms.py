@@ -363,9 +363,22 @@ def _short_divisor(rows: int) -> int | None:
 
 def _short_sums(terms: Terms, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Sums over the second axis of `[N, short, rows, C]`, all in one pass."""
-    values = terms(*arrays)
+    return _reduce_each(terms(*arrays))
+
+
+@jax.custom_jvp
+def _reduce_each(values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     zeros = tuple(value.dtype.type(0) for value in values)
     return tuple(lax.reduce(values, zeros, _add_each, dimensions=(1,)))
+
+
+@_reduce_each.defjvp
+def _reduce_each_jvp(
+    primals: tuple[tuple[jax.Array, ...]], tangents: tuple[tuple[jax.Array, ...]]
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    # For second derivatives: jax 0.12 cannot differentiate a variadic reduction one of whose
+    # operands is constant.
+    return _reduce_each(*primals), tuple(jnp.sum(tangent, axis=1) for tangent in tangents[0])
 
 
 def _add_each(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

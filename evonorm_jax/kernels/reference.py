@@ -4,8 +4,8 @@ Two-pass biased variances, float32 arithmetic (float64 for float64), epsilon ins
 derivative works, forward mode and higher ones included. The price, where JAX differentiates a layer
 by itself, is 4 (BN-ReLU), 6 (S0) or 8 (B0) float32 tensors of x's shape kept for the backward pass.
 
-Tensors are `[N, ..., C]`, parameters `[C]`; arguments are as in `evonorm_jax.kernels` and are not
-checked again here.
+Tensors are `[N, ..., C]`, parameters `[C]`, scale and bias also `[N, C]`; arguments are as in
+`evonorm_jax.kernels` and are not checked again here.
 """
 
 import jax
@@ -155,7 +155,11 @@ def _s_series(
 
 
 def _affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+    def expand(param: jax.Array) -> jax.Array:
+        spatial = tuple(range(1, x.ndim - 1)) if param.ndim == 2 else ()
+        return jnp.expand_dims(param, spatial).astype(x.dtype)
+
+    return x * expand(scale) + expand(bias)
 
 
 def _activate(z: jax.Array, v: jax.Array | None, activation: str) -> jax.Array:

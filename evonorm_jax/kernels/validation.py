@@ -10,18 +10,24 @@ from evonorm_jax.kernels.pooling import BatchPool
 
 
 def check_operands(x: jax.Array, epsilon: float, **parameters: jax.Array | None) -> None:
-    """Raises `UserError` unless x is a floating `[N, ..., C]` and the parameters are `[C]`."""
+    """Raises `UserError` unless x is a floating `[N, ..., C]` and the parameters are `[C]`.
+
+    `scale` and `bias` may be `[N, C]` as well.
+    """
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating) or x.size == 0:
         raise UserError(
             f"x is {x.dtype}{list(x.shape)}: it must be a non-empty array of floating point "
             "numbers [N, ..., C], samples first and channels last"
         )
+    n, c = x.shape[0], x.shape[-1]
     for name, value in parameters.items():
-        if value is not None and value.shape != x.shape[-1:]:
-            raise UserError(
-                f"{name} has shape {value.shape}: x of shape {x.shape} has {x.shape[-1]} "
-                f"channels, so give shape ({x.shape[-1]},)"
-            )
+        per_sample = name in ("scale", "bias")
+        if value is None or value.shape == (c,) or (per_sample and value.shape == (n, c)):
+            continue
+        raise UserError(
+            f"{name} has shape {value.shape}: x of shape {x.shape} has {c} channels, so give "
+            f"shape ({c},)" + (f", or ({n}, {c}) for a {name} of each sample" if per_sample else "")
+        )
     if epsilon < 0:
         raise UserError(f"epsilon={epsilon} must not be negative, e.g. 1e-5")
 

@@ -19,6 +19,7 @@ from evonorm_jax.layers.baselines import (
     RandomSearchRejectionLayer,
     SwitchableNormReLU,
 )
+from evonorm_jax.layers.conditional import ConditionalNormAct
 from evonorm_jax.layers.evonorm import (
     EvoNormB0,
     EvoNormB1,
@@ -35,6 +36,7 @@ __all__ = [
     "BatchNormReLU6",
     "BatchNormSiLU",
     "BatchNormSwish",
+    "ConditionalNormAct",
     "EvoNormB0",
     "EvoNormB1",
     "EvoNormB2",

@@ -68,12 +68,21 @@ class NormActLayer(nn.Module):
     activation: ClassVar[str] = ""
 
     @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        scale: jax.Array | None = None,
+        bias: jax.Array | None = None,
+    ) -> jax.Array:
         """Applies the layer.
 
         Args:
           x: `[N, H, W, C]`, any floating dtype.
           use_running_average: see the field of the same name; give one of the two.
+          scale: takes the place of the parameter, which then does not exist: `(C,)`, or `[N, C]`
+            for one of each example, as in class-conditional synthesis (`ConditionalNormAct`).
+          bias: likewise.
 
         Returns:
           `[N, H, W, C]` in `dtype`, or in the dtype of `x`.
@@ -85,8 +94,8 @@ class NormActLayer(nn.Module):
         self._check(x)
         output_dtype = x.dtype if self.dtype is None else self.dtype
         x = x.astype(jnp.promote_types(x.dtype, output_dtype))
-        scale = self.channel_param("scale", self.scale_init, x)
-        bias = self.channel_param("bias", self.bias_init, x)
+        scale = self._affine_operand("scale", scale, self.scale_init, x)
+        bias = self._affine_operand("bias", bias, self.bias_init, x)
         if self.nonlinearity or not self.fuses_activation:
             y = self.transform(x, scale, bias, use_running_average)
         else:
@@ -115,6 +124,22 @@ class NormActLayer(nn.Module):
         """The parameter `name` of shape `(C,)` in `param_dtype`."""
         return self.param(name, init, (x.shape[-1],), self.param_dtype)
 
+    def _affine_operand(
+        self, name: str, given: jax.Array | None, init: Initializer, x: jax.Array
+    ) -> jax.Array:
+        """What the caller gives for `scale` or `bias`, or else the parameter."""
+        if given is None:
+            return self.channel_param(name, init, x)
+        given = jnp.asarray(given)
+        n, c = x.shape[0], x.shape[-1]
+        if given.shape not in ((c,), (n, c)) or not jnp.issubdtype(given.dtype, jnp.floating):
+            raise UserError(
+                f"{type(self).__name__}: {name} is {given.dtype}{list(given.shape)}: for x of "
+                f"shape {x.shape} give floating-point numbers of shape ({c},), or ({n}, {c}) for "
+                f"a {name} of each example"
+            )
+        return given
+
     def std(self, variance: jax.Array) -> jax.Array:
         """Root of a variance or second moment, epsilon inside: never 0, finite gradient."""
         return jnp.sqrt(variance + self.epsilon)
@@ -140,8 +165,12 @@ class NormActLayer(nn.Module):
 
 
 def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """`x * scale + bias` in the dtype of `x`."""
-    return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+    """`x * scale + bias` in the dtype of `x`; scale and bias `(C,)`, or `[N, C]` by example."""
+
+    def expand(param: jax.Array) -> jax.Array:
+        return (param[:, None, None] if param.ndim == 2 else param).astype(x.dtype)
+
+    return x * expand(scale) + expand(bias)
 
 
 class FusedLayer(NormActLayer):
@@ -194,7 +223,7 @@ class BatchDependentLayer(NormActLayer):
     axis_name: str | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
 
-    #: Names of the statistics that `normalize` takes: "mean" and "var", or "mean_square".
+    #: Names of the statistics that `normalize` takes, "mean" and "var", or "mean_square".
     tracked: ClassVar[tuple[str, ...]] = ()
 
     def batch_statistics(

@@ -9,6 +9,7 @@ from evonorm_jax.models.mobilenet_v2 import MobileNetV2
 from evonorm_jax.models.registry import create_model, model_names, native_image_size
 from evonorm_jax.models.resnet import ResNet
 from evonorm_jax.models.resnet_v1 import ResNetV1
+from evonorm_jax.models.spinenet import SpineNet
 
 __all__ = [
     "CifarResNet",
@@ -18,6 +19,7 @@ __all__ = [
     "MobileNetV2",
     "ResNet",
     "ResNetV1",
+    "SpineNet",
     "count_multiply_adds",
     "count_parameters",
     "create_model",

@@ -39,20 +39,20 @@ class CifarResNet(nn.Module):
     The names of the parameters are those of `evonorm_jax.models.resnet.ResNet`.
 
     Attributes:
-        depth: 6n + 2, counting the convolutions outside the shortcuts and the dense layer;
-            8 is the smallest, with one block per stage.
-        num_classes: width of the logits.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-        num_filters: channels of the stem and of stage 1; stages 2 and 3 double them.
-        dropout_rate: dropout before the dense layer; where above 0, training needs the rng
-            "dropout".
-        remat: whether training keeps only what goes into each block, and computes the rest of it
-            again for the gradient (`evonorm_jax.models.rematerialize`).
-        dtype: dtype of convolutions and layers; parameters and logits are float32.
+      depth: 6n + 2, counting the convolutions outside the shortcuts and the dense layer;
+          8 is the smallest, with one block per stage.
+      num_classes: width of the logits.
+      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
+      num_filters: channels of the stem and of stage 1; stages 2 and 3 double them.
+      dropout_rate: dropout before the dense layer; where above 0, training needs the rng
+          "dropout".
+      remat: whether training keeps only what goes into each block, and computes the rest of it
+          again for the gradient (`evonorm_jax.models.rematerialize`).
+      dtype: dtype of convolutions and layers; parameters and logits are float32.
 
     Raises:
-        UserError: when constructed with a field out of range, or called on something else
-            than float images `[N, H, W, C]` of the number of channels it was initialised with.
+      UserError: when constructed with a field out of range, or called on something else
+          than float images `[N, H, W, C]` of the number of channels it was initialised with.
     """
 
     depth: int

@@ -53,13 +53,13 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
     """Raises `UserError` unless `images` is a batch that the network can take.
 
     Args:
-        images: float array `[N, H, W, C]`.
-        stem_params: parameters of the first convolution where the model is initialised
-            already; the C of its kernel `[k, k, C, F]` is then the only one accepted.
+      images: float array `[N, H, W, C]`.
+      stem_params: parameters of the first convolution where the model is initialised
+          already; the C of its kernel `[k, k, C, F]` is then the only one accepted.
 
     Raises:
-        UserError: for another rank, an empty image, NCHW layout, integer pixels, or another
-            number of channels than the parameters were initialised with.
+      UserError: for another rank, an empty image, NCHW layout, integer pixels, or another
+          number of channels than the parameters were initialised with.
     """
     if images.ndim != 4:
         raise UserError(
@@ -67,7 +67,7 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
             "add a batch axis with images[None] or a channel axis with images[..., None]."
         )
     _, height, width, channels = images.shape
-    if min(height, width, channels) < 1:
+    if any(size < 1 for size in (height, width, channels)):
         raise UserError(f"images have shape {images.shape}: H, W and C must be at least 1.")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
@@ -85,6 +85,17 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
         raise UserError(
             f"images have shape {images.shape}, which looks like [N, C, H, W]: "
             "expected [N, H, W, C]; use images.transpose(0, 2, 3, 1)."
+        )
+
+
+def check_divisible(images: jax.Array, level: int) -> None:
+    """Raises `UserError` unless the map of that level has a whole number of pixels."""
+    _, height, width, _ = images.shape
+    stride = 2**level
+    if height % stride or width % stride:
+        raise UserError(
+            f"images are {height} x {width} pixels: the maps down to level {level} need sides that "
+            f"are multiples of {stride}; pad with zeros at the bottom and on the right."
         )
 
 
@@ -109,13 +120,14 @@ def classifier_head(
     Call it inside a compact method: `head` becomes a submodule of the calling module.
 
     Args:
-        x: feature map `[N, H, W, C]` of any float dtype.
-        num_classes: width of the logits.
-        dropout_rate: share of pooled features dropped where `train`; needs the rng "dropout".
-        train: whether dropout acts.
+      x: feature map `[N, H, W, C]` of any float dtype.
+      num_classes: width of the logits.
+      dropout_rate: share of pooled features dropped where `train`; needs the rng "dropout".
+      train: whether dropout acts.
+      kernel_init: draws the kernel of the dense layer.
 
     Returns:
-        Logits `[N, num_classes]`, float32.
+      Logits `[N, num_classes]`, float32.
     """
     # bfloat16 has 8 bits of mantissa: summing the 49 positions of a 7x7 map in it would lose
     # up to 5 of them, and the logits feed a softmax.

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from evonorm_jax.models.convolution import TransposedConv
+
 
 class Complexity(NamedTuple):
     """See `count_parameters` and `count_multiply_adds`."""
@@ -31,8 +33,8 @@ def count_parameters(model: nn.Module, *, channels: int = 3) -> int:
     """Number of trainable values; running statistics (`batch_stats`) do not count.
 
     Args:
-        model: a classifier from `create_model`.
-        channels: channels of its images.
+      model: a classifier from `create_model`.
+      channels: channels of its images.
     """
     # No parameter depends on the size of the image.
     return measure_complexity(model, 32, channels=channels).parameters
@@ -45,15 +47,26 @@ def count_multiply_adds(model: nn.Module, image_size: int, *, channels: int = 3)
     normalisation and activation are left out.
 
     Args:
-        model: a classifier from `create_model`.
-        image_size: height and width in pixels.
-        channels: channels of its images.
+      model: a classifier from `create_model`.
+      image_size: height and width in pixels.
+      channels: channels of its images.
     """
     return measure_complexity(model, image_size, channels=channels).multiply_adds
 
 
 def measure_complexity(model: nn.Module, image_size: int, *, channels: int = 3) -> Complexity:
     """Both counts from one trace; arguments as in `count_multiply_adds`."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    return measure_init(functools.partial(model.init, train=False), images)
+
+
+def measure_init(init: Callable[..., Any], *inputs: Any) -> Complexity:
+    """Both counts from one trace of `init(key, *inputs)`, for networks that take more than images.
+
+    Args:
+      init: the `init` of a module, its static arguments bound; it returns the variables.
+      *inputs: arrays or `jax.ShapeDtypeStruct`, batches of one example.
+    """
     multiply_adds = 0
 
     def add_kernel_use(
@@ -67,14 +80,14 @@ def measure_complexity(model: nn.Module, image_size: int, *, channels: int = 3) 
         if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
             kernel: jax.Array = context.module.get_variable("params", "kernel")
             # Every output position uses every weight once: [..., C_in / groups, C_out] kernels
-            # of dense, full and depthwise convolutions alike.
-            multiply_adds += math.prod(y.shape[:-1]) * math.prod(kernel.shape)
+            # of dense, full and depthwise convolutions alike. Every input position does so in
+            # a transposed convolution.
+            transposed = isinstance(context.module, TransposedConv)
+            positions = math.prod((args[0] if transposed else y).shape[:-1])
+            multiply_adds += positions * math.prod(kernel.shape)
         return y
 
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     with nn.intercept_methods(add_kernel_use):
-        variables = jax.eval_shape(
-            functools.partial(model.init, train=False), jax.random.key(0), images
-        )
+        variables = jax.eval_shape(init, jax.random.key(0), *inputs)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     return Complexity(parameters, multiply_adds)

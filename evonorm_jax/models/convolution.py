@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax import lax
@@ -59,30 +60,32 @@ def conv2d(
     strides: int = 1,
     *,
     padding: str = "symmetric",
+    use_bias: bool = False,
     kernel_init: Initializer = conv_kernel_init,
     dtype: Dtype | None = None,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution without bias over `[N, H, W, C]`, padded by the kernel size.
+    """A square convolution over `[N, H, W, C]`, padded by the kernel size.
 
     Args:
-        features: output channels.
-        kernel_size: odd side of the kernel.
-        strides: step in both directions.
-        padding: "symmetric", or TensorFlow's "same".
-        kernel_init: of the kernel.
-        dtype: dtype of the computation; the kernel itself stays float32.
-        name: name of the submodule.
+      features: output channels.
+      kernel_size: odd side of the kernel.
+      strides: step in both directions.
+      padding: "symmetric", or TensorFlow's "same".
+      use_bias: whether a bias is added; the affine map of a layer that follows has one already.
+      kernel_init: of the kernel.
+      dtype: dtype of the computation; the kernel itself stays float32.
+      name: name of the submodule.
 
     Returns:
-        The module; its output is `[N, ceil(H / strides), ceil(W / strides), features]`.
+      The module; its output is `[N, ceil(H / strides), ceil(W / strides), features]`.
     """
     return nn.Conv(
         features,
         (kernel_size, kernel_size),
         strides=strides,
         padding="SAME" if padding == "same" else (kernel_size - 1) // 2,
-        use_bias=False,  # the affine transform of the layer that follows has one
+        use_bias=use_bias,
         kernel_init=kernel_init,
         dtype=dtype,
         name=name,
@@ -112,7 +115,34 @@ def _pointwise_conv(
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
+    if not all(isinstance(size, int) for size in x.shape[1:3]):
+        return convolve(x, kernel)  # exported for every size: the two would write it differently
     return lax.platform_dependent(x, kernel, cpu=matmul, default=convolve)
+
+
+class TransposedConv(nn.Module):
+    """Transposed convolution of kernel and stride 2: `[N, H, W, C]` to `[N, 2H, 2W, features]`.
+
+    No two windows overlap, so it is one matrix product whose rows become squares of four pixels.
+
+    Attributes:
+      features: output channels.
+      kernel_init: of the kernel `[2, 2, C, features]`.
+      dtype: dtype of the computation; the parameters stay float32.
+    """
+
+    features: int
+    kernel_init: Initializer = conv_kernel_init
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, height, width, channels = x.shape
+        kernel = self.param("kernel", self.kernel_init, (2, 2, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jnp.einsum("nhwc,ijcf->nhiwjf", x, kernel) + bias
+        return y.reshape(n, 2 * height, 2 * width, self.features)
 
 
 def max_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
@@ -147,3 +177,8 @@ def avg_pool(x: jax.Array, strides: int) -> jax.Array:
         padding=((0, -height % strides), (0, -width % strides)),
         count_include_pad=False,
     )
+
+
+def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
+    """Every pixel of `[N, H, W, C]` as a square of `factor` x `factor` pixels."""
+    return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)

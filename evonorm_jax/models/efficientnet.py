@@ -49,7 +49,7 @@ class EfficientNet(InvertedResidualNetwork):
     """EfficientNet; attributes, names of the parameters and errors as in its base class.
 
     Attributes:
-        depth_multiplier: of the blocks of each stage, rounded up.
+      depth_multiplier: of the blocks of each stage, rounded up.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.layers import EvoNormB0

@@ -52,16 +52,16 @@ class InvertedResidualBlock(nn.Module):
     """1x1, layer, depthwise, layer, squeeze-excite, 1x1, norm; plus the input where that fits.
 
     Attributes:
-        features: channels that come out.
-        conv: makes a full convolution, bound to padding and compute dtype.
-        depthwise: makes a depthwise convolution, bound alike.
-        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-        kernel_size: of the depthwise convolution.
-        strides: of the depthwise convolution; with 1 and equal channels the input is added.
-        expand_ratio: width between the 1x1 convolutions over that of the input; 1 leaves the
-            first of them out.
-        squeeze_ratio: width inside squeeze-excite over that of the block's input; 0 = none.
-        survival_probability: of the branch in training, see `stochastic_depth`.
+      features: channels that come out.
+      conv: makes a full convolution, bound to padding and compute dtype.
+      depthwise: makes a depthwise convolution, bound alike.
+      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+      kernel_size: of the depthwise convolution.
+      strides: of the depthwise convolution; with 1 and equal channels the input is added.
+      expand_ratio: width between the 1x1 convolutions over that of the input; 1 leaves the
+          first of them out.
+      squeeze_ratio: width inside squeeze-excite over that of the block's input; 0 = none.
+      survival_probability: of the branch in training, see `stochastic_depth`.
     """
 
     features: int
@@ -106,26 +106,26 @@ class InvertedResidualNetwork(nn.Module):
     `head`; batch-dependent layers keep their statistics in `batch_stats` under the same names.
 
     Attributes:
-        num_classes: width of the logits.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-        width_multiplier: of all channels, rounded by `round_channels`.
-        stage_sizes: number of blocks of each stage; fewer numbers end the network earlier.
-        stem: "imagenet", or "cifar" for small images: the stem and stage 2 then keep the
-            resolution, which is 4 times finer everywhere after, as in a ResNet's "cifar" stem.
-            Where to leave out strides is our choice.
-        padding: of the convolutions: "symmetric", or "same" for weights of TensorFlow.
-        head_init: of the kernel of the dense layer.
-        dropout_rate: dropout before the dense layer; where above 0, training needs the rng
-            "dropout".
-        survival_probability: of residual branches in training, from 1 at the first block linearly
-            to about this at the last; below 1, training needs the rng "dropout".
-        remat: whether training keeps only what goes into each block, and computes the rest of it
-            again for the gradient (`evonorm_jax.models.rematerialize`).
-        dtype: dtype of convolutions and layers.
+      num_classes: width of the logits.
+      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
+      width_multiplier: of all channels, rounded by `round_channels`.
+      stage_sizes: number of blocks of each stage; fewer numbers end the network earlier.
+      stem: "imagenet", or "cifar" for small images: the stem and stage 2 then keep the
+          resolution, which is 4 times finer everywhere after, as in a ResNet's "cifar" stem.
+          Where to leave out strides is our choice.
+      padding: of the convolutions: "symmetric", or "same" for weights of TensorFlow.
+      head_init: of the kernel of the dense layer.
+      dropout_rate: dropout before the dense layer; where above 0, training needs the rng
+          "dropout".
+      survival_probability: of residual branches in training, from 1 at the first block linearly
+          to about this at the last; below 1, training needs the rng "dropout".
+      remat: whether training keeps only what goes into each block, and computes the rest of it
+          again for the gradient (`evonorm_jax.models.rematerialize`).
+      dtype: dtype of convolutions and layers.
 
     Raises:
-        UserError: when constructed with a field out of range, or called on something else
-            than float images `[N, H, W, C]` of the number of channels it was initialised with.
+      UserError: when constructed with a field out of range, or called on something else
+          than float images `[N, H, W, C]` of the number of channels it was initialised with.
     """
 
     num_classes: int

@@ -19,7 +19,7 @@ class MobileNetV2(InvertedResidualNetwork):
     """MobileNetV2; attributes, names of the parameters and errors as in its base class.
 
     Attributes:
-        min_head_channels: the width multiplier narrows the last convolution no further.
+      min_head_channels: the width multiplier narrows the last convolution no further.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.layers import EvoNormS0

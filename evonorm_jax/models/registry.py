@@ -60,9 +60,9 @@ def native_image_size(name: str) -> int:
     (224, 456)
 
     Raises:
-        UserError: for an unknown name.
+      UserError: for an unknown name.
     """
-    _find(name, _CONSTRUCTORS, kind="model")
+    find(name, _CONSTRUCTORS, kind="model")
     if name in efficientnet.SCALINGS:
         return efficientnet.SCALINGS[name].image_size
     return 32 if "cifar" in name else 224
@@ -70,7 +70,7 @@ def native_image_size(name: str) -> int:
 
 def create_model(
     name: str,
-    num_classes: int,
+    num_classes: int | None,
     norm_act: LayerLike = "evonorm_s0",
     dtype: Dtype = jnp.float32,
     norm_act_fields: Mapping[str, Any] | None = None,
@@ -83,16 +83,17 @@ def create_model(
     float32 logits `[N, num_classes]`. Parameters are float32 whatever the dtype.
 
     Args:
-        name: one of `model_names()`.
-        num_classes: width of the logits.
-        norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
-        dtype: floating-point dtype of convolutions and layers, as a type or by name.
-        norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
-        **fields: fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
+      name: one of `model_names()`.
+      num_classes: width of the logits. None makes a ResNet a backbone, which returns its feature
+          maps by level (`evonorm_jax.models.resnet.FeatureMaps`).
+      norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
+      dtype: floating-point dtype of convolutions and layers, as a type or by name.
+      norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
+      **fields: fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
 
     Raises:
-        UserError: for an unknown name or field, a value out of range, or a layer that the
-            network cannot hold.
+      UserError: for an unknown name or field, a value out of range, or a layer that the
+          network cannot hold.
 
     >>> import jax, jax.numpy as jnp
     >>> model = create_model("cifar_resnet20", 10, norm_act="evonorm_b0", dtype=jnp.bfloat16)
@@ -101,19 +102,19 @@ def create_model(
     >>> variables["batch_stats"]["stage1_block1"]["norm1"]
     {'var': ShapeDtypeStruct(shape=(16,), dtype=float32)}
     """
-    constructor = _find(name, _CONSTRUCTORS, kind="model")
-    known_fields = _model_fields(constructor)
+    constructor = find(name, _CONSTRUCTORS, kind="model")
+    known_fields = settable_fields(constructor)
     for field in fields:
-        _find(field, known_fields, kind=f"field of {name}")
+        find(field, known_fields, kind=f"field of {name}")
     return constructor(
         num_classes=num_classes,
         norm_act=bind_layer(norm_act, **(norm_act_fields or {})),
-        dtype=_float_dtype(dtype),
+        dtype=float_dtype(dtype),
         **fields,
     )
 
 
-def _find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
+def find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
     """`table[key]`, or a `UserError` that lists the keys and guesses which one was meant."""
     if key in table:
         return table[key]
@@ -122,14 +123,15 @@ def _find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
     raise UserError(f"unknown {kind}: {key!r}.{hint} Known: {', '.join(table)}.")
 
 
-def _model_fields(constructor: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
-    """Fields that `create_model` takes as `**fields`, by name."""
+def settable_fields(constructor: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
+    """The fields of a network that a user sets by name, apart from those that all have."""
     module: Any = getattr(constructor, "func", constructor)
     own = {"num_classes", "norm_act", "dtype", "parent", "name"}
     return {field.name: field for field in dataclasses.fields(module) if field.name not in own}
 
 
-def _float_dtype(dtype: Dtype) -> Any:
+def float_dtype(dtype: Dtype) -> Any:
+    """Returns the floating-point dtype of that name, or raises `UserError`."""
     try:
         resolved = jnp.dtype(dtype)
     except TypeError:

@@ -13,6 +13,9 @@ of the EvoNorm authors' TensorFlow code (tensorflow/tpu, models/official/resnet)
 "Layer" is whatever `norm_act` makes: the blocks name neither a normalisation nor an
 activation. Difference from the authors: see `convolution.py` on the max-pool.
 
+With `num_classes=None` the network is a backbone: instead of logits it returns the output of every
+stage, each behind a layer of its own because the blocks end in a bare sum.
+
 Two fields lead to the "D" networks of He et al., "Bag of Tricks" (arXiv:1812.01187, figure 2),
 in which timm has its EvoNorm ResNet: `stem="imagenet_deep"` and `avg_down=True`.
 """
@@ -42,6 +45,9 @@ from evonorm_jax.models.rematerialize import rematerialize
 ConvFactory = Callable[..., nn.Module]
 NormActFactory = type[nn.Module] | functools.partial  # what `norm_act` returns, or a bare class
 
+#: Level l -> map `[N, H / 2^l, W / 2^l, C]`, as a backbone returns them.
+FeatureMaps = dict[int, jax.Array]
+
 # Stem name -> (kernel size, strides) of its one convolution; "imagenet_deep" has three.
 STEM_CONVS = {"imagenet": (7, 2), "cifar": (3, 1)}
 STEMS = ("imagenet", "imagenet_deep", "cifar")
@@ -51,12 +57,12 @@ class BasicBlock(nn.Module):
     """Layer, 3x3, layer, 3x3, add: `[N, H, W, C]` to `[N, H/strides, W/strides, num_filters]`.
 
     Attributes:
-        num_filters: channels of both convolutions.
-        conv: makes a convolution, bound to the compute dtype.
-        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-        strides: of the first 3x3 convolution and of the projection.
-        use_projection: 1x1 convolution on the shortcut; needed where the shape changes.
-        avg_down: whether an average pool strides on the shortcut, before the projection.
+      num_filters: channels of both convolutions.
+      conv: makes a convolution, bound to the compute dtype.
+      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+      strides: of the first 3x3 convolution and of the projection.
+      use_projection: 1x1 convolution on the shortcut; needed where the shape changes.
+      avg_down: whether an average pool strides on the shortcut, before the projection.
     """
 
     num_filters: int
@@ -110,27 +116,29 @@ class ResNet(nn.Module):
 
     Parameters are float32 in the collection `params`, under `stem_conv`,
     `stage<i>_block<j>/{norm1,conv1,...,shortcut_conv}`, `head_norm` and `head`; batch-dependent
-    layers keep their statistics in `batch_stats` under the same names.
+    layers keep their statistics in `batch_stats` under the same names. A backbone has
+    `stage<i>_norm` in place of the two of the head.
 
     Attributes:
-        stage_sizes: number of blocks of each stage.
-        num_classes: width of the logits.
-        norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-        bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
-        num_filters: channels of the stem; doubled by every stage after the first.
-        stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers
-            between them, under `stem_conv<k>` and `stem_norm<k>`, and max-pool) or "cifar"
-            (3x3/1, no pool).
-        avg_down: whether an average pool, not the 1x1 convolution, strides on the shortcuts.
-        dropout_rate: dropout before the dense layer; where above 0, training needs the rng
-            "dropout".
-        remat: whether training keeps only what goes into each block, and computes the rest of it
-            again for the gradient (`evonorm_jax.models.rematerialize`).
-        dtype: dtype of convolutions and layers.
+      stage_sizes: number of blocks of each stage.
+      num_classes: width of the logits; None for a backbone, which returns `FeatureMaps` in
+          `dtype`, levels 2 to 5 where there are four stages.
+      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
+      bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
+      num_filters: channels of the stem; doubled by every stage after the first.
+      stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers
+          between them, under `stem_conv<k>` and `stem_norm<k>`, and max-pool) or "cifar"
+          (3x3/1, no pool).
+      avg_down: whether an average pool, not the 1x1 convolution, strides on the shortcuts.
+      dropout_rate: dropout before the dense layer; where above 0, training needs the rng
+          "dropout".
+      remat: whether training keeps only what goes into each block, and computes the rest of it
+          again for the gradient (`evonorm_jax.models.rematerialize`).
+      dtype: dtype of convolutions and layers.
 
     Raises:
-        UserError: when constructed with a field out of range, or called on something else
-            than float images `[N, H, W, C]` of the number of channels it was initialised with.
+      UserError: when constructed with a field out of range, or called on something else
+          than float images `[N, H, W, C]` of the number of channels it was initialised with.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.layers import EvoNormS0
@@ -144,7 +152,7 @@ class ResNet(nn.Module):
     """
 
     stage_sizes: Sequence[int]
-    num_classes: int
+    num_classes: int | None
     norm_act: NormActFactory
     bottleneck: bool = True
     num_filters: int = 64
@@ -160,7 +168,7 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array | FeatureMaps:
         check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
@@ -170,6 +178,7 @@ class ResNet(nn.Module):
         if self.stem != "cifar":
             x = max_pool(x, window=3, strides=2)
 
+        maps: FeatureMaps = {}
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
                 x = block(
@@ -181,7 +190,12 @@ class ResNet(nn.Module):
                     avg_down=self.avg_down,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
+            if self.num_classes is None:
+                level = first_level(self.stem) + stage
+                maps[level] = norm_act(name=f"stage{stage + 1}_norm")(x)
 
+        if self.num_classes is None:
+            return maps
         x = norm_act(name="head_norm")(x)
         return classifier_head(
             x, num_classes=self.num_classes, dropout_rate=self.dropout_rate, train=train
@@ -211,6 +225,11 @@ def first_conv_name(stem: str) -> str:
     return "stem_conv1" if stem == "imagenet_deep" else "stem_conv"
 
 
+def first_level(stem: str) -> int:
+    """Level of the first stage: its map is 2^level times smaller than the image."""
+    return 0 if stem == "cifar" else 2
+
+
 def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array:
     """The 1x1 convolution of a block's shortcut, `x` at the stride of the block."""
     strides = block.strides
@@ -221,7 +240,8 @@ def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array
 
 def check_resnet_fields(model: nn.Module) -> None:
     """Raises `UserError` for a field out of range of a ResNet, v2 or v1.5."""
-    check_positive_int("num_classes", model.num_classes)
+    if model.num_classes is not None:
+        check_positive_int("num_classes", model.num_classes)
     check_positive_int("num_filters", model.num_filters)
     check_stage_sizes(model.stage_sizes)
     check_dropout_rate(model.dropout_rate)

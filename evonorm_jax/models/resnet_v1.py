@@ -11,13 +11,18 @@ The last layer of a block and the one on its shortcut normalise without activati
 (`nonlinearity=False`); the activation follows the addition. A layer that fuses the two, such
 as EvoNorm, is a plain affine transform there: the network would not normalise its residual
 branches, and the layer offers no activation to put after the addition. It is refused, as in
-the authors' code.
+the authors' code, unless `residual_norm="affine"` allows just that, with ReLU after the addition.
+The Mask R-CNN of the EvoNorm paper was such a network: its parameter counts (Table 4 of
+arXiv:2004.02967v1) have `v` only where an activation follows. That ReLU follows the addition is
+our reading; no count tells.
+
+With `num_classes=None` the network is a backbone and returns the output of every stage.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,25 +35,29 @@ from evonorm_jax.models.convolution import conv2d, max_pool
 from evonorm_jax.models.rematerialize import rematerialize
 from evonorm_jax.models.resnet import (
     ConvFactory,
+    FeatureMaps,
     NormActFactory,
     check_resnet_fields,
     first_conv_name,
+    first_level,
     project_shortcut,
     stem_convs,
 )
 from evonorm_jax.norm_act import activation_of, fuses_activation
+
+RESIDUAL_NORMS = ("norm", "affine")
 
 
 class BasicBlockV1(nn.Module):
     """3x3, layer, 3x3, norm, add, activation; the output has `num_filters` channels.
 
     Attributes:
-        num_filters: channels of both convolutions.
-        conv: makes a convolution, bound to the compute dtype.
-        norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-        strides: of the first 3x3 convolution and of the projection.
-        use_projection: 1x1 convolution and norm on the shortcut, where the shape changes.
-        avg_down: whether an average pool strides on the shortcut, before the projection.
+      num_filters: channels of both convolutions.
+      conv: makes a convolution, bound to the compute dtype.
+      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+      strides: of the first 3x3 convolution and of the projection.
+      use_projection: 1x1 convolution and norm on the shortcut, where the shape changes.
+      avg_down: whether an average pool strides on the shortcut, before the projection.
     """
 
     num_filters: int
@@ -70,7 +79,7 @@ class BasicBlockV1(nn.Module):
         y = self.conv(self.num_filters, 3, name="conv2")(y)
         # Zero scale: every block starts as the identity.
         y = norm(scale_init=nn.initializers.zeros, name="norm2")(y)
-        return activation_of(self.norm_act)(shortcut + y)
+        return sum_activation(self.norm_act)(shortcut + y)
 
 
 class BottleneckBlockV1(nn.Module):
@@ -99,18 +108,22 @@ class BottleneckBlockV1(nn.Module):
         y = self.norm_act(name="norm2")(y)
         y = self.conv(4 * self.num_filters, 1, name="conv3")(y)
         y = norm(scale_init=nn.initializers.zeros, name="norm3")(y)
-        return activation_of(self.norm_act)(shortcut + y)
+        return sum_activation(self.norm_act)(shortcut + y)
 
 
 class ResNetV1(nn.Module):
     """Post-activation ResNet for images `[N, H, W, C]`; logits `[N, num_classes]`, float32.
 
     Fields, names of the parameters and errors as in `evonorm_jax.models.resnet.ResNet`, but
-    the stem has a layer, `stem_norm`, and there is none before the head.
+    the stem has a layer, `stem_norm`, and there is none before the head or on a backbone's maps.
+
+    Attributes:
+      residual_norm: what stands where no activation follows: "norm", or "affine" to let in
+          layers that fuse normalisation and activation, see the module docstring.
 
     Raises:
-        UserError: also for a `norm_act` that fuses normalisation and activation, or whose
-            activation has parameters (`frn`, `bn_swish`, `gn_swish`).
+      UserError: also for a `norm_act` that fuses normalisation and activation, or whose
+          activation has parameters (`frn`, `bn_swish`, `gn_swish`).
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.norm_act import norm_act
@@ -122,7 +135,7 @@ class ResNetV1(nn.Module):
     """
 
     stage_sizes: Sequence[int]
-    num_classes: int
+    num_classes: int | None
     norm_act: NormActFactory
     bottleneck: bool = True
     num_filters: int = 64
@@ -130,16 +143,17 @@ class ResNetV1(nn.Module):
     avg_down: bool = False
     dropout_rate: float = 0.0
     remat: bool = False
+    residual_norm: str = "norm"
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
         self.stage_sizes = tuple(self.stage_sizes)
         check_resnet_fields(self)
-        check_separate_activation(self.norm_act)
+        check_residual_norm(self.norm_act, self.residual_norm)
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array | FeatureMaps:
         check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
@@ -151,6 +165,7 @@ class ResNetV1(nn.Module):
         if self.stem != "cifar":
             x = max_pool(x, window=3, strides=2)
 
+        maps: FeatureMaps = {}
         for stage, num_blocks in enumerate(self.stage_sizes):
             num_filters = self.num_filters * 2**stage
             for index in range(num_blocks):
@@ -164,22 +179,34 @@ class ResNetV1(nn.Module):
                     avg_down=self.avg_down,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x)
+            maps[first_level(self.stem) + stage] = x
 
+        if self.num_classes is None:
+            return maps
         return classifier_head(
             x, num_classes=self.num_classes, dropout_rate=self.dropout_rate, train=train
         )
 
 
-def check_separate_activation(norm_act: NormActFactory) -> None:
-    """Raises `UserError` for a layer that does not come apart into norm and activation."""
-    if fuses_activation(norm_act):
+def sum_activation(norm_act: NormActFactory) -> Callable[[jax.Array], jax.Array]:
+    """What follows the addition: the activation of the layer; ReLU for one that fuses its own."""
+    return nn.relu if fuses_activation(norm_act) else activation_of(norm_act)
+
+
+def check_residual_norm(norm_act: NormActFactory, residual_norm: str) -> None:
+    """Raises `UserError` for a layer that cannot stand where no activation follows."""
+    if residual_norm not in RESIDUAL_NORMS:
+        raise UserError(
+            f"residual_norm={residual_norm!r}: expected one of {', '.join(RESIDUAL_NORMS)}."
+        )
+    if residual_norm == "norm" and fuses_activation(norm_act):
         layer = norm_act.func if isinstance(norm_act, functools.partial) else norm_act
         raise UserError(
             f"{layer.__name__} fuses normalisation and activation, which a post-activation "
             "residual network (a model name ending in _v1) has to separate: "
             "take the pre-activation network of the same depth, such as resnet50."
         )
-    activation_of(norm_act)  # raises for an activation with parameters: FRN, the learned Swish
+    sum_activation(norm_act)  # raises for an activation with parameters: FRN, the learned Swish
 
 
 ResNet18V1 = functools.partial(ResNetV1, stage_sizes=(2, 2, 2, 2), bottleneck=False)

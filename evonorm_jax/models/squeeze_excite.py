@@ -21,9 +21,9 @@ class SqueezeExcite(nn.Module):
     """`x * sigmoid(expand(activation(reduce(mean(x)))))`, `[N, H, W, C]` to the same shape.
 
     Attributes:
-        reduced_channels: width between the dense layers `reduce` and `expand`.
-        activation: between the two.
-        dtype: of the dense layers and the gate; the mean is taken in float32.
+      reduced_channels: width between the dense layers `reduce` and `expand`.
+      activation: between the two.
+      dtype: of the dense layers and the gate; the mean is taken in float32.
     """
 
     reduced_channels: int

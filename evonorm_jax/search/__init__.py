@@ -9,5 +9,5 @@
 
 `run/` stands on `evolution/` and `engine/`, `report/` on `run/`, and all of them on
 `evonorm_jax.graphs` and `evonorm_jax.models`.
-`docs/search.md` tells how to run a search and what was measured.
+`docs/layer_search.md` tells how to run a search and what was measured.
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from evonorm_jax.data import create_pipeline, prefetch_to_devices
+from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.parallel import DataParallel
@@ -135,8 +135,8 @@ def evaluate_checkpoint(
       UserError: There is no such checkpoint, or it is of another model.
     """
     parallel = DataParallel()
-    pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
-    task = find_task(config)(config, pipeline)
+    kind = find_task(config)
+    task = kind(config, kind.create_pipeline(config, evaluation_only=True))
     shapes = jax.eval_shape(task.draw_state, config.seed, {})
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
         state, _ = checkpoints.restore(shapes, step, leave_out=("opt_state",))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from evonorm_jax.data import Pipeline, create_pipeline, steps_per_epoch
+from evonorm_jax.data import Pipeline, steps_per_epoch
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.durations import Durations, resolve_durations
 from evonorm_jax.training.evaluation import Evaluator
@@ -114,7 +114,7 @@ def create_experiment(
     _check_fields(config)
     task = find_task(config)
     task.check(config, layout)
-    pipeline = create_pipeline(config.dataset, seed=config.seed)
+    pipeline = task.create_pipeline(config)
     images_per_step = layout.batch_size * task.batches_per_step(config)
     durations = resolve_durations(config, steps_per_epoch(pipeline, images_per_step))
     experiment = Experiment(

@@ -128,6 +128,13 @@ def train_and_evaluate(
         # --------------------------------------------------------- loop
         num_steps, epoch = run.durations.num_steps, run.durations.epoch
         step, stop, final = start_step, False, {}
+        alarms: set[str] = set()
+
+        def report_alarms(values: dict[str, float]) -> None:
+            found = task.alarms(values)
+            for symptom in found.keys() - alarms:
+                progress.report(f"step {step}: {found[symptom]}")
+            alarms.update(found)
 
         def evaluate_and_report() -> dict[str, float]:
             progress.pause(step)
@@ -135,6 +142,7 @@ def train_and_evaluate(
             task.artifacts(step, state, resident, workdir)
             writer.write(step, {"epoch": epoch(step), **result})  # last: it says that all is done
             progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
+            report_alarms(result)
             progress.start(step)
             return result
 
@@ -158,6 +166,7 @@ def train_and_evaluate(
                 means = guard.means()
                 shown = {name: means[name] for name in run_metrics.shown if name in means}
                 progress.update(step, run_metrics.format_line(shown))
+                report_alarms(means)
                 logged = {**means, **task.rates(step - 1)}
                 row = {f"train/{name}": value for name, value in logged.items()}
                 if speed := progress.images_per_second(step):

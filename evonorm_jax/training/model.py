@@ -1,14 +1,16 @@
-"""The network of a config, whose layer knows which batch statistics belong together."""
+"""The networks of a config, whose layer knows which batch statistics belong together."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.gan import Gan, create_gan
 from evonorm_jax.models import create_model
 from evonorm_jax.norm_act import accepts_field, norm_act, resolve_norm_act
 from evonorm_jax.training.parallel import WorkerLayout
@@ -38,6 +40,41 @@ def build_model(
         norm_act=bind_layer(config, layout),
         dtype=find_dtype(config),
         **config.model.fields.to_dict(),
+    )
+
+
+def build_gan(
+    config: ml_collections.ConfigDict, num_classes: int, layout: WorkerLayout | None = None
+) -> Gan:
+    """Makes the players of a config.
+
+    Args:
+      config: Its `model`, `dtype`, `dataset` and workers are read.
+      num_classes: Of the data set.
+      layout: The workers in training; None for players that only evaluate.
+
+    Raises:
+      UserError: There is no such network, layer, field or dtype, or the run sets a field itself.
+    """
+    fields = config.model.fields.to_dict()
+    own = {"image_channels", "norm_act_fields"}  # from the data set; beside `fields`
+    known = [
+        name
+        for name, parameter in inspect.signature(create_gan).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in own
+    ]
+    if unknown := sorted(set(fields) - set(known)):
+        raise UserError(
+            f"config.model.fields.{unknown[0]}: {config.model.name} has no such field. It has: "
+            f"{', '.join(known)}."
+        )
+    return create_gan(
+        config.model.name,
+        num_classes,
+        norm_act=bind_layer(config, layout),
+        dtype=find_dtype(config),
+        image_channels=len(config.dataset.mean),
+        **fields,
     )
 
 
@@ -98,7 +135,7 @@ def inline_layer(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
 
 def _check_accumulation(config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
     """Refuses micro-batches that would split the batch whose statistics are taken together."""
-    accumulation, virtual = config.gradient_accumulation_steps, layout.virtual_batch_size
+    accumulation, virtual = config.get("gradient_accumulation_steps", 1), layout.virtual_batch_size
     micro_batch = layout.per_device // accumulation
     if accumulation > 1 and (virtual is None or micro_batch % virtual):
         raise UserError(

@@ -27,13 +27,16 @@ OPTIMIZERS = ("sgd", "lars", "rmsprop", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "constant", "exponential")
 
 
-def peak_learning_rate(optimizer: ml_collections.ConfigDict, batch_size: int) -> float:
+def peak_learning_rate(
+    optimizer: ml_collections.ConfigDict, batch_size: int, *, name: str = "optimizer"
+) -> float:
     """Returns the learning rate after the warm-up.
 
     Args:
       optimizer: A section such as `config.optimizer`: `learning_rate` holds for any batch,
         `learning_rate_per_256` is linear in it.
       batch_size: Images of the global batch.
+      name: What the section is called in the config.
 
     Raises:
       UserError: Not exactly one of the two is above 0.
@@ -41,7 +44,7 @@ def peak_learning_rate(optimizer: ml_collections.ConfigDict, batch_size: int) ->
     rate, per_256 = optimizer.learning_rate, optimizer.learning_rate_per_256
     if min(rate, per_256) < 0 or (rate > 0) == (per_256 > 0):
         raise UserError(
-            f"config.optimizer.learning_rate={rate} and learning_rate_per_256={per_256}: exactly "
+            f"config.{name}.learning_rate={rate} and learning_rate_per_256={per_256}: exactly "
             "one of them must be above 0; set the other to 0."
         )
     return rate or per_256 * batch_size / 256
@@ -102,9 +105,14 @@ def learning_rate_schedule(
 
 
 def create_optimizer(
-    optimizer: ml_collections.ConfigDict, learning_rate: optax.Schedule
+    optimizer: ml_collections.ConfigDict, learning_rate: optax.Schedule, *, name: str = "optimizer"
 ) -> optax.GradientTransformation:
     """Makes the optax transformation that a section such as `config.optimizer` describes.
+
+    Args:
+      optimizer: The section.
+      learning_rate: Learning rate by the number of updates made.
+      name: What the section is called in the config.
 
     Raises:
       UserError: The optimizer is unknown.
@@ -145,7 +153,7 @@ def create_optimizer(
             )
     else:
         raise UserError(
-            f"config.optimizer.name={c.name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
+            f"config.{name}.name={c.name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
         )
     if c.gradient_clip_norm > 0:
         return optax.chain(optax.clip_by_global_norm(c.gradient_clip_norm), update)

@@ -43,6 +43,9 @@ OPERATIONAL_FIELDS = (
     "dataset.path",
     "dataset.prefetch",
     "dataset.num_parallel_calls",
+    "figures.network",
+    "figures.num_samples",
+    "figures.reference",
 )
 
 

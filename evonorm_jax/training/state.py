@@ -56,7 +56,12 @@ def initial_variables(
     """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(jax.random.key(seed), images, train=False)
-    return {name: {**drawn, **(weights or {}).get(name, {})} for name, drawn in variables.items()}
+    return replace_modules(variables, weights or {})
+
+
+def replace_modules(variables: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts given modules of collections in the place of drawn ones."""
+    return {name: {**drawn, **weights.get(name, {})} for name, drawn in variables.items()}
 
 
 def create_train_state(

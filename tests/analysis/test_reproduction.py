@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import write_results
 from evonorm_jax.analysis.sweeps import load_sweep
+from evonorm_jax.metrics import instance_segmentation_metrics
 from evonorm_jax.norm_act import norm_act
 from experiments import launch
 from tests.analysis.sweep_folders import write_run, write_sweep
@@ -50,13 +52,14 @@ def test_every_command_can_be_run():
     commands = re.findall(
         r"`python -m experiments\.train (.*?)`", (ROOT / REPRODUCTION_FILE).read_text()
     )
-    assert len(commands) >= 18
+    assert len(commands) >= 26
     for command in set(commands):
         _, config_file, *rest = command.split()
         overrides = [argument for argument in rest if argument.startswith("--config.")]
         config = launch.parse_config(str(ROOT / config_file), overrides)
         norm_act(config.model.norm_act, **config.model.norm_act_fields.to_dict())
-        assert (ROOT / config_file).stem.startswith("imagenet_")
+        names = ("imagenet_", "biggan_deep_imagenet128_", "coco_")
+        assert (ROOT / config_file).stem.startswith(names)
 
 
 def test_what_has_no_result_is_not_run(repository):
@@ -68,7 +71,8 @@ def test_what_has_no_result_is_not_run(repository):
     # A layer without a config of its own takes the place of B0.
     assert f"{train}_evonorm_b0.py --config.model.norm_act=evonorm_b1 --workdir" in text
     assert len(lines(text, "| EfficientNet-B5 |", "no config of this network")) == 9
-    assert len(lines(text, "not run")) == 6 * 9 + 2 * 7 * 6 + 1  # and no other records
+    count = 6 * 9 + 2 * 7 * 6 + 2 * 4 + 6 + 1  # and no other records
+    assert len(lines(text, "not run")) == count
     assert "configs/sweeps/imagenet_r50_batch_size.py" in text
 
 
@@ -106,3 +110,28 @@ def test_a_report_is_a_record(repository):
     write_sweep_report(runs, repository / "results" / "digits")
     title = "Accuracy against images per worker: digits"
     assert lines(reproduction(repository), f"[{title}](../results/digits)", "90.0 % at 8")
+
+
+def test_recorded_detectors_stand_beside_table_4(repository):
+    fields = {"dataset": "coco2017", "source": "coco_json", "model": "maskrcnn_r50_fpn"}
+    runs = write_sweep_of_masks(repository / "runs" / "coco", **fields)
+    output = repository / "results" / "coco"
+    output.mkdir(parents=True)
+    write_results(load_sweep(runs), output / "results.csv")
+    (output / "README.md").write_text("# Detectors\n")
+    text = reproduction(repository)
+    (line,) = lines(text, "| ResNet-50-FPN | BN-ReLU | 42.1 | 37.8 |")
+    assert "| [96.0 ± 1.0](../results/coco) (3 of 3 seeds) | 2 x ACME 3000 |" in line
+    assert lines(text, "| ResNet-101-FPN | BN-ReLU |", "not run")
+    assert not lines(text, "[Detectors]")  # nor among the sets without numbers in the paper
+
+
+def write_sweep_of_masks(root, **fields):
+    """The sweep of `write_sweep` with the metrics of instance segmentation."""
+    write_sweep(root, **fields)
+    for path in root.rglob("*.json*"):
+        path.write_text(path.read_text().replace("eval/top1", "eval/mask_ap"))
+    for path in root.rglob("metadata.json"):
+        metrics = instance_segmentation_metrics((1, 10, 100)).to_json()
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": metrics}))
+    return root

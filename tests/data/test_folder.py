@@ -99,6 +99,16 @@ def test_centre_crop_and_resize(tmp_path):
     np.testing.assert_array_equal(crop[2:-2, 2:-2], np.broadcast_to((200, 100, 50), (4, 4, 3)))
 
 
+def test_resizing_by_area_is_the_mean_of_pixels(tmp_path):
+    pixels = smooth_image(0, 32, 48)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    shrunk = read_image(
+        str(tmp_path / "a.png"), size=16, resize=16, channels=3, resize_method="area"
+    )
+    blocks = pixels[:, 8:40].astype(np.float64).reshape(16, 2, 16, 2, 3)
+    np.testing.assert_allclose(shrunk, blocks.mean((1, 3)), atol=1)
+
+
 @pytest.mark.parametrize(
     ("mode", "name", "color", "expected"),
     [

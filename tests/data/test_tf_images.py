@@ -104,6 +104,19 @@ def test_an_image_of_the_right_size_is_not_touched(tf_images):
     np.testing.assert_array_equal(pixels, np.asarray(photo(32, 32)))
 
 
+def test_training_on_the_centre_by_area_is_the_mean_of_pixels(tf_images):
+    """As image synthesis reads ImageNet: the whole shorter side, each pixel a mean of 2x2."""
+    image = photo(32, 48)
+    options = {"crop": "center", "resize_method": "area", "flip": False}
+    trained = decode_train(tf_images, encode(image, "PNG"), **options)
+    blocks = np.asarray(image, np.float64)[:, 8:40].reshape(16, 2, 16, 2, 3)
+    np.testing.assert_allclose(trained, blocks.mean((1, 3)), atol=0.501)
+    evaluated = tf_images.decode_eval(
+        encode(image, "PNG"), size=16, resize=16, channels=3, resize_method="area"
+    )
+    np.testing.assert_array_equal(evaluated, trained)
+
+
 def test_centre_crop_against_pillow(tf_images):
     pixels = tf_images.decode_eval(encode(photo(60, 90), "PNG"), size=40, resize=60, channels=3)
     np.testing.assert_array_equal(pixels, np.asarray(photo(60, 90))[10:50, 25:65])

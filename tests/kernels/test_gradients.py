@@ -135,6 +135,26 @@ def test_second_derivatives(name: str) -> None:
         assert error < 1e-4
 
 
+@pytest.mark.parametrize("name", ["s0", "s2", "b0", "b2", "gn_relu", "bn_swish", "frn"])
+def test_gradient_penalty(name: str, quick_compilation: None) -> None:
+    # The penalised gradient is of a linear function of y, so dy is constant.
+    case = by_name[name]
+    operands = case.operands((2, 3, 3, 4))
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3, 4)), jnp.float32)
+
+    def gradients(implementation: str) -> Any:
+        function = case.call(implementation)
+
+        def penalty(x: jax.Array, *params: jax.Array) -> jax.Array:
+            dx = jax.grad(lambda x: jnp.vdot(weights, function(x, *params)))(x)
+            return jnp.sum(jnp.square(dx))
+
+        return jax.jit(jax.grad(penalty, argnums=tuple(range(len(operands)))))(*operands)
+
+    for actual, expected in zip(gradients("xla"), gradients("reference"), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
 def test_forward_mode_needs_the_reference() -> None:
     operands = by_name["s0"].operands((2, 3, 3, 4))
     _, tangent = jax.jvp(by_name["s0"].call("reference"), operands, operands)

@@ -5,6 +5,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from tests.kernels.cases import by_name
 
@@ -44,6 +45,36 @@ def test_exported_program_runs() -> None:
     restored = jax.export.deserialize(exported.serialize())
     assert restored.platforms == platforms
     np.testing.assert_allclose(restored.call(*operands), case.call()(*operands), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("s0", "n, h, w, 8"),
+        ("s0", "n, l, 8"),
+        ("b0", "n, h, w, 8"),
+        ("bn_swish", "n, h, w, 8"),
+        ("frn", "n, h, w, 8"),
+    ],
+)
+def test_a_program_for_every_size(name: str, shape: str, quick_compilation: None) -> None:
+    case = by_name[name]
+
+    def step(*operands: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(case.call(), *operands)
+        return y, *pull(jnp.cos(y))
+
+    symbolic = export.symbolic_shape(shape)
+    x, *params = case.operands((2, 3, 5, 8))
+    program = export.export(jax.jit(step), platforms=("cpu", "cuda", "rocm", "tpu"))(
+        jax.ShapeDtypeStruct(symbolic, x.dtype), *params
+    )
+    for size in ((2, 3, 5), (3, 11, 11)):
+        x, *_ = case.operands((*size, 8))
+        x = x if len(symbolic) == 4 else x.reshape(size[0], -1, 8)
+        for actual, expected in zip(program.call(x, *params), step(x, *params), strict=True):
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_traces_once() -> None:

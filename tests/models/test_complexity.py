@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from evonorm_jax.models import count_multiply_adds, count_parameters, create_model
-from evonorm_jax.models.convolution import conv2d
+from evonorm_jax.models.convolution import TransposedConv, conv2d
 
 
 class TinyNetwork(nn.Module):
@@ -29,6 +29,18 @@ def test_tiny_network_by_hand():
     assert count_multiply_adds(TinyNetwork(), image_size=5, channels=1) == (
         full // 3 + grouped + dense
     )
+
+
+class Upsampler(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return TransposedConv(5, name="upsample")(images)
+
+
+def test_transposed_convolution_by_hand():
+    # Every one of the 4 x 4 pixels gives each of 4 output pixels 3 x 5 products.
+    assert count_multiply_adds(Upsampler(), image_size=4) == 4 * 4 * 4 * 3 * 5
+    assert count_parameters(Upsampler()) == 4 * 3 * 5 + 5
 
 
 def multiply_adds_of_program(jaxpr):

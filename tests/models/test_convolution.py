@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from evonorm_jax.models.convolution import avg_pool, conv2d, conv_kernel_init, max_pool
+from evonorm_jax.models.convolution import (
+    TransposedConv,
+    avg_pool,
+    conv2d,
+    conv_kernel_init,
+    max_pool,
+    upsample_nearest,
+)
 
 
 def test_strided_convolution_pads_both_sides_alike():
@@ -54,6 +61,54 @@ def test_pointwise_convolution_is_a_matrix_product_on_cpu_alone():
         for platform in ("cpu", "cuda", "tpu")
     }
     assert found == {"cpu": False, "cuda": True, "tpu": True}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_transposed_convolution_and_its_gradients(dtype):
+    """Against the gradient of XLA's convolution of the same kernel, which is its transpose."""
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5), dtype)
+    params = {
+        "kernel": jax.random.normal(jax.random.key(1), (2, 2, 5, 6)),
+        "bias": jax.random.normal(jax.random.key(2), (6,)),
+    }
+
+    def ours(x, params):
+        return TransposedConv(6, dtype=dtype).apply({"params": params}, x).astype(jnp.float32)
+
+    def theirs(x, params):
+        def forward(y):
+            kernel = jnp.swapaxes(params["kernel"], 2, 3)  # from 6 channels to 5
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(y, kernel, (2, 2), "VALID", dimension_numbers=numbers)
+
+        (y,) = jax.linear_transpose(forward, jnp.zeros((2, 6, 8, 6)))(x.astype(jnp.float32))
+        return y + params["bias"]
+
+    def everything(function, x, params):
+        y, pull = jax.vjp(function, x, params)
+        return y, pull(jnp.sin(y))
+
+    result, expected = (
+        jax.jit(everything, static_argnums=0)(function, x, params) for function in (ours, theirs)
+    )
+    # bfloat16 keeps 8 bits, of the terms of a sum as of their total.
+    tolerance = {"float32": 1e-5, "bfloat16": 0.03}[dtype]
+    for leaf, wanted in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        leaf, wanted = (np.asarray(array, np.float32) for array in (leaf, wanted))
+        np.testing.assert_allclose(leaf, wanted, atol=tolerance * np.abs(wanted).max())
+
+
+def test_upsample_nearest():
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    expected = np.kron(np.arange(4.0).reshape(2, 2), np.ones((3, 3)))
+    np.testing.assert_array_equal(upsample_nearest(x, 3)[0, :, :, 0], expected)
+
+
+def test_bias_where_it_is_asked_for():
+    x = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
+    for use_bias in (False, True):
+        variables = jax.eval_shape(conv2d(5, 3, use_bias=use_bias).init, jax.random.key(0), x)
+        assert ("bias" in variables["params"]) == use_bias
 
 
 def test_max_pool_pads_both_sides_alike():

@@ -260,3 +260,53 @@ def test_parameters_of_another_number_of_channels():
 def test_v1_refuses_fused_layers(layer):
     with pytest.raises(UserError, match=r"fuses .* take the pre-activation network .* resnet50"):
         create_model("resnet50_v1", 10, norm_act=norm_act(layer))
+
+
+@pytest.mark.parametrize("layer", ["evonorm_b0", "evonorm_s0", "bn_relu"])
+def test_v1_with_affine_residual_norms(layer, random_variables):
+    """Where no activation follows, a fused layer is its affine map; ReLU follows the addition."""
+    model = create_model(
+        "resnet50_v1", None, norm_act=layer, residual_norm="affine", **TINY["resnet50_v1"]
+    )
+    images = images_like((2, 16, 16, 3))
+    variables = random_variables(model, images)
+    maps, captured = jax.jit(
+        functools.partial(model.apply, capture_intermediates=True, mutable=["intermediates"])
+    )(variables, images)
+    assert list(maps) == [2, 3]
+    block, params = captured["intermediates"]["stage2_block1"], variables["params"]["stage2_block1"]
+    total = block["norm3"]["__call__"][0] + block["shortcut_norm"]["__call__"][0]
+    np.testing.assert_array_equal(maps[3], np.maximum(total, 0))
+    assert 0.1 < np.mean(maps[3] == 0) < 0.9
+    fused = fuses_activation(layer)
+    assert ("v" in params["norm1"]) == fused
+    assert "v" not in params["norm3"]
+    if fused:
+        conv = block["conv3"]["__call__"][0]
+        affine = conv * params["norm3"]["scale"] + params["norm3"]["bias"]
+        np.testing.assert_allclose(block["norm3"]["__call__"][0], affine, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet50", 256), ("resnet18_v1", 64)])
+def test_a_backbone_returns_its_maps_by_level(name, channels):
+    model = create_model(name, None, norm_act="bn_relu", dtype="bfloat16")
+    images = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+    maps, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    assert {level: (leaf.shape, leaf.dtype) for level, leaf in maps.items()} == {
+        level: ((2, 64 >> level, 96 >> level, channels * 2 ** (level - 2)), jnp.bfloat16)
+        for level in (2, 3, 4, 5)
+    }
+    classifier = create_model(name, 10, norm_act="bn_relu")
+    trunk, whole = (
+        set(jax.eval_shape(network.init, jax.random.key(0), images)["params"])
+        for network in (model, classifier)
+    )
+    # The rest carries over from a classifier; a pre-activation one has layers of its own.
+    own = {f"stage{stage}_norm" for stage in range(1, 5)} if name == "resnet50" else set()
+    assert trunk - whole == own
+    assert whole - trunk == ({"head", "head_norm"} if name == "resnet50" else {"head"})
+
+
+def test_only_residual_networks_are_backbones():
+    with pytest.raises(UserError, match="num_classes=None: expected an integer"):
+        create_model("mobilenet_v2", None)

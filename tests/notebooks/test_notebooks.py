@@ -120,9 +120,9 @@ def test_the_badge_opens_this_notebook(path):
 
 
 @each_notebook
-def test_the_readme_shows_it(path):
-    readme = (ROOT / "README.md").read_text()
-    figure = f"docs/figures/{path.stem}.png"
-    assert f"(notebooks/{path.stem}.ipynb)" in readme
-    assert figure in readme
-    assert 1_000 < (ROOT / figure).stat().st_size < MAX_BYTES
+def test_the_page_of_notebooks_shows_it(path):
+    page = (ROOT / "docs" / "notebooks.md").read_text()
+    figure = f"figures/{path.stem}.png"
+    assert f"(../notebooks/{path.stem}.ipynb)" in page
+    assert f"({figure})" in page
+    assert 1_000 < (ROOT / "docs" / figure).stat().st_size < MAX_BYTES

@@ -1,4 +1,4 @@
-"""The examples of docs/search.md run, one after the other, as a reader would run them."""
+"""The examples of docs/layer_search.md run, one after the other, as a reader would run them."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from evonorm_jax.graphs.primitives import PRIMITIVES
 from evonorm_jax.graphs.reductions import INDEX_SETS
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "layer_search.md").read_text("utf-8")
 
 
 def test_the_examples_run(tmp_path, monkeypatch):

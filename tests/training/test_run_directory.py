@@ -36,6 +36,18 @@ def test_the_same_config_owns_the_directory(opened, config):
     run_directory.check_owner(opened, config)
 
 
+def test_a_run_from_before_some_fields_existed_goes_on(opened, config):
+    saved = json.loads((opened / "config.json").read_text())
+    del saved["task"], saved["optimizer"]["learning_rate"], saved["optimizer"]["adam_beta1"]
+    (opened / "config.json").write_text(json.dumps(saved))
+    run_directory.check_owner(opened, config)
+    read = run_directory.read_config(opened)
+    assert (read.task, read.optimizer.learning_rate) == ("classification", 0.0)
+    config.optimizer.learning_rate = 0.1  # which that run had not
+    with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.0 there, 0.1 here"):
+        run_directory.check_owner(opened, config)
+
+
 def test_another_config_is_refused_with_the_differing_fields(opened, config):
     before = (opened / "config.json").read_text()
     config.seed = 5

@@ -1,6 +1,6 @@
 """The engine: decides one candidate, from its graph to its scores or the reason of its rejection.
 
-Most candidates are worthless, and an engine is fast by how little it spends on those. In order:
+Most candidates are worthless, and an engine is fast by how little it spends on those. In order::
 
     filters    milliseconds in NumPy (`filters.py`)
     quality    100 steps on each anchor; a loss that is not finite, or stays that of guessing, ends

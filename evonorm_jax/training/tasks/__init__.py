@@ -1,7 +1,9 @@
 """What the loop can train: the table of tasks, each of them imported when it is asked for.
 
-base.py            the contract between the loop and a task
-classification.py  images into classes
+base.py                   the contract between the loop and a task
+classification.py         images into classes
+image_synthesis.py        noise and a class into images
+instance_segmentation.py  objects in images: boxes, classes and masks
 """
 
 from __future__ import annotations
@@ -34,7 +36,13 @@ __all__ = [
 ]
 
 #: The class of each task, by the name that `config.task` has.
-TASKS = {"classification": "evonorm_jax.training.tasks.classification:Classification"}
+TASKS = {
+    "classification": "evonorm_jax.training.tasks.classification:Classification",
+    "image_synthesis": "evonorm_jax.training.tasks.image_synthesis:ImageSynthesis",
+    "instance_segmentation": (
+        "evonorm_jax.training.tasks.instance_segmentation:InstanceSegmentation"
+    ),
+}
 
 
 def find_task(config: ml_collections.ConfigDict) -> type[Task]:

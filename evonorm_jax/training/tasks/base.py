@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from evonorm_jax.data import Pipeline
+from evonorm_jax.data import Pipeline, create_pipeline
 from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import RunMetrics
@@ -124,6 +124,21 @@ class Task(abc.ABC):
         del config, layout  # every value is fine by default
 
     @classmethod
+    def create_pipeline(
+        cls, config: ml_collections.ConfigDict, *, evaluation_only: bool = False
+    ) -> Pipeline:
+        """Opens the data set of a config; by default images with one class each.
+
+        Args:
+          config: Its `dataset` and `seed` are read.
+          evaluation_only: Whether the training split is left unread.
+
+        Raises:
+          UserError: Something is missing, or does not fit the configuration.
+        """
+        return create_pipeline(config.dataset, seed=config.seed, evaluation_only=evaluation_only)
+
+    @classmethod
     def batches_per_step(cls, config: ml_collections.ConfigDict) -> int:
         """How many times the layout's images a step takes, all in its one batch.
 
@@ -204,6 +219,18 @@ class Task(abc.ABC):
                 "field empty."
             )
         return None
+
+    def alarms(self, values: Mapping[str, float]) -> dict[str, str]:
+        """Says what looks wrong in values that are finite; each symptom is reported once.
+
+        Args:
+          values: Means of the metrics of the steps since the last log, or what an evaluation gave.
+
+        Returns:
+          Messages by the symptom.
+        """
+        del values
+        return {}  # nothing looks wrong by default
 
     def artifacts(self, step: int, state: State, resident: Any, workdir: Path) -> None:
         """Writes pictures and the like into the run directory, after every evaluation.

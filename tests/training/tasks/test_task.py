@@ -135,6 +135,21 @@ def test_pictures_are_drawn_after_every_evaluation(finished, tmp_path):
     )
 
 
+class Worried(Regression):
+    """Finds something wrong with every value."""
+
+    def alarms(self, values):
+        return {name: f"{name} looks wrong" for name in values if name in ("loss", "eval/error")}
+
+
+def test_each_symptom_is_reported_once(tmp_path):
+    config, stream = regression_config(), io.StringIO()
+    config.task = f"{__name__}:Worried"
+    train_and_evaluate(config, tmp_path, devices=ONE_DEVICE, progress_stream=stream)
+    reported = [line for line in stream.getvalue().splitlines() if "looks wrong" in line]
+    assert reported == ["step 1: loss looks wrong", "step 4: eval/error looks wrong"]
+
+
 def test_an_evaluation_may_have_batches_and_a_state_of_its_own():
     """Counts 0 ... 9 in a state that is made from the first batch."""
 
@@ -187,7 +202,7 @@ def test_positions_are_those_of_the_global_batch():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("clasification", "is unknown; choose one of classification, or name a class"),
+        ("clasification", "is unknown; choose one of classification, .* or name a class"),
         ("nowhere:Task", "cannot be imported: No module named 'nowhere'"),
         ("json:Task", "cannot be imported: module 'json' has no attribute 'Task'"),
         ("json:loads", "is no class of evonorm_jax.training.tasks.Task"),

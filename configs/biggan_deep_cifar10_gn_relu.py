@@ -1,0 +1,16 @@
+"""BigGAN-deep on CIFAR-10: GN-ReLU in the generator.
+
+    python -m experiments.train --config configs/biggan_deep_cifar10_gn_relu.py
+
+Hardware: one GPU.
+Paper: gives no numbers for this data set.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import synthesis_recipes
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = synthesis_recipes.biggan_deep_cifar10("gn_relu")
+    return synthesis_recipes.parse_arg(config, arg)

@@ -1,0 +1,16 @@
+"""BigGAN-deep on the built-in 8x8 digits, offline: EvoNorm-B0 in the generator.
+
+    python -m experiments.train --config configs/biggan_deep_digits_evonorm_b0.py
+
+Hardware: two CPU cores, minutes, no TensorFlow, no download.
+Paper: gives no numbers for this data set.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import synthesis_recipes
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = synthesis_recipes.biggan_deep_digits("evonorm_b0")
+    return synthesis_recipes.parse_arg(config, arg)

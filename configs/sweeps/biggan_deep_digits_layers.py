@@ -1,0 +1,27 @@
+"""Samples of digits by layer: BigGAN-deep with each of the paper's six layers, three seeds.
+
+    python -m experiments.sweep --config configs/sweeps/biggan_deep_digits_layers.py \
+        --workdir runs/biggan_deep_digits_layers
+
+Hardware: two CPU cores, minutes a run.
+Paper: gives no numbers for this data set; its Table 5 compares these layers on ImageNet.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import synthesis_recipes
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = synthesis_recipes.biggan_deep_digits("bn_relu")
+    config.keep_checkpoints = 1
+    return synthesis_recipes.parse_arg(config, arg)
+
+
+def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
+    for seed in range(1 if arg == "smoke" else 3):
+        for norm_act in synthesis_recipes.LAYERS:
+            yield {**synthesis_recipes.layer_overrides(norm_act), "seed": seed}

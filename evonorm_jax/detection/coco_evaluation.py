@@ -1,0 +1,203 @@
+"""Average precision of boxes and masks, on the host: COCO's own measure.
+
+faster-coco-eval does the matching and counting; it agrees with pycocotools, the reference, to six
+digits and is 20 times faster on images with hundreds of objects. Numbers here are fractions, and
+one that COCO leaves undefined, such as the precision on large objects where there is none, is left
+out.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evonorm_jax.detection.coco_masks import encode_mask, import_faster_coco_eval
+from evonorm_jax.detection.paste import paste_mask
+from evonorm_jax.errors import UserError
+
+#: One object as COCO's JSON has it: an annotation, or a result.
+Record = dict[str, Any]
+
+#: COCO's areas in square pixels, in the order of its library: all, below 32^2, to 96^2, above.
+_AREAS = ("", "_small", "_medium", "_large")
+
+#: Name -> index among COCO's ten thresholds 0.5, 0.55, ..., 0.95.
+_THRESHOLDS = {"50": 0, "75": 5}
+
+
+def evaluate_detections(
+    truth: Mapping[str, Any],
+    rows: Mapping[str, np.ndarray],
+    *,
+    category_ids: Sequence[int] | None = None,
+    max_detections: int | None = None,
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> dict[str, float]:
+    """Box and mask AP and AR of a whole data set.
+
+    Args:
+      truth: COCO's JSON of the data set, `images`, `annotations` and `categories`, crowds
+          included.
+      rows: detections, every image of `truth` exactly once; see `coco_results`.
+      category_ids: of the classes 1, 2, ...; None where a class is a category id.
+      max_detections: how many detections of an image count, by score; None for all.
+      max_dets: COCO's parameter of that name: detections of one image and one category that
+          count. AR is given for each, AP for the largest; take more than 100 where images have
+          more objects.
+
+    Returns:
+      `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small`, `box_ap_medium`, `box_ap_large`,
+      `box_ar1`, `box_ar10`, `box_ar100`, and the same with `mask_` where `rows` has masks.
+
+    Raises:
+      UserError: the `detection` extra is not installed, the truth has no objects, or the rows
+          are not those of its images.
+    """
+    _check_rows(truth, rows)
+    results = coco_results(
+        truth["images"], rows, category_ids=category_ids, max_detections=max_detections
+    )
+    metrics = average_precision(truth, results, kind="bbox", max_dets=max_dets)
+    if "masks" in rows:
+        metrics |= average_precision(truth, results, kind="segm", max_dets=max_dets)
+    return metrics
+
+
+def coco_results(
+    images: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, np.ndarray],
+    *,
+    category_ids: Sequence[int] | None = None,
+    max_detections: int | None = None,
+) -> list[Record]:
+    """Detections in COCO's format for results, which `json.dumps` takes.
+
+    Args:
+      images: the `images` of COCO's JSON.
+      rows: `index` `[n]`, into `images`; `boxes` `[n, D, 4]` as `[y1, x1, y2, x2]`, `scores`
+          `[n, D]` with -1 for none, `classes` `[n, D]`, and optionally `masks` `[n, D, S, S]`, as
+          in `Detections`; `scale` `[n]`, pixels of the boxes' image over pixels of the original,
+          1 where it is not there; `mask` `[n]`, 0 for a row that only fills a batch.
+      category_ids: of the classes 1, 2, ...; None where a class is a category id.
+      max_detections: how many detections of an image to keep, by score; None for all.
+
+    Returns:
+      Records of `image_id`, `category_id`, `score`, `bbox` (x, y, width, height in pixels of
+      the original) and, where there are masks, `segmentation` (compressed RLE).
+
+    Raises:
+      UserError: there are masks and the `detection` extra is not installed.
+    """
+    results: list[Record] = []
+    for row in np.flatnonzero(_is_image(rows)):
+        image = images[int(rows["index"][row])]
+        scores = rows["scores"][row]
+        order = np.argsort(-scores, kind="stable")[:max_detections]
+        for slot in order[scores[order] >= 0]:
+            category = int(rows["classes"][row, slot])
+            box = rows["boxes"][row, slot].astype(np.float64)
+            if "scale" in rows:
+                box = box / float(rows["scale"][row])
+            y1, x1, y2, x2 = box.tolist()
+            record: Record = {
+                "image_id": image["id"],
+                "category_id": category if category_ids is None else category_ids[category - 1],
+                "score": float(scores[slot]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+            }
+            if "masks" in rows:
+                size = (image["height"], image["width"])
+                record["segmentation"] = encode_mask(
+                    paste_mask(rows["masks"][row, slot], box, size)
+                )
+            results.append(record)
+    return results
+
+
+def average_precision(
+    truth: Mapping[str, Any],
+    results: Sequence[Record],
+    *,
+    kind: str,
+    max_dets: Sequence[int] = (1, 10, 100),
+) -> dict[str, float]:
+    """AP and AR of results in COCO's format; see `evaluate_detections`.
+
+    Args:
+      truth: COCO's JSON of the data set. Every image of it counts, found anything or not.
+      results: see `coco_results`.
+      kind: "bbox" for the boxes or "segm" for the masks.
+      max_dets: see `evaluate_detections`.
+
+    Raises:
+      UserError: the `detection` extra is not installed, or the truth has no objects.
+    """
+    library = import_faster_coco_eval()
+    check_max_dets(max_dets)
+    # Copies, as the library writes into the records. It marks what is matched by the id of the
+    # annotation and takes 0 for "not matched", so the ids are given anew from 1.
+    annotations = [
+        {"iscrowd": 0, **record, "id": number}
+        for number, record in enumerate(truth["annotations"], start=1)
+    ]
+    if not any(not record["iscrowd"] for record in annotations):
+        raise UserError(
+            "average precision is not defined: the annotations hold no object that is no crowd."
+        )
+    expected = library.COCO({**truth, "annotations": annotations})
+    # Without its box a mask is sorted into COCO's areas by its own area.
+    ignored = "segmentation" if kind == "bbox" else "bbox"
+    found = expected.loadRes(
+        [{key: value for key, value in record.items() if key != ignored} for record in results]
+    )
+    evaluation = library.COCOeval_faster(expected, found, kind)
+    evaluation.params.maxDets = sorted(max_dets)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # [thresholds, recalls, categories, areas, max_dets] and the same without recalls; -1 is
+    # undefined.
+    precision, recall = (np.asarray(evaluation.eval[key]) for key in ("precision", "recall"))
+
+    prefix = {"bbox": "box", "segm": "mask"}[kind]
+    parts = {f"{prefix}_ap{area}": precision[..., i, -1] for i, area in enumerate(_AREAS)}
+    for name, index in _THRESHOLDS.items():
+        parts[f"{prefix}_ap{name}"] = precision[index, ..., 0, -1]
+    for index, count in enumerate(sorted(max_dets)):
+        parts[f"{prefix}_ar{count}"] = recall[..., 0, index]
+    means = {name: values[values > -1] for name, values in parts.items()}
+    return {name: float(values.mean()) for name, values in means.items() if values.size}
+
+
+def _is_image(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """`[n]` bool; False for rows that only fill a batch."""
+    return np.asarray(rows["mask"]) > 0 if "mask" in rows else np.ones(len(rows["index"]), bool)
+
+
+def _check_rows(truth: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> None:
+    """An image that is missing or counts twice would change the result and tell nobody."""
+    counts = collections.Counter(np.asarray(rows["index"])[_is_image(rows)].tolist())
+    number = len(truth["images"])
+    wrong = [index for index in range(number) if counts[index] != 1]
+    wrong += [index for index in counts if not 0 <= index < number]
+    if wrong:
+        raise UserError(
+            f"detections must have one row for each of the {number} images of the truth: row "
+            f"{wrong[0]} is there {counts[wrong[0]]} times ({len(wrong)} rows are wrong)."
+        )
+
+
+def check_max_dets(max_dets: Sequence[int], name: str = "max_dets") -> None:
+    """Refuses numbers of detections that mean nothing.
+
+    Args:
+      max_dets: see `evaluate_detections`.
+      name: what it is called in the message.
+
+    Raises:
+      UserError: there is none, or one is below 1.
+    """
+    if not max_dets or min(max_dets) < 1:
+        raise UserError(f"{name}={tuple(max_dets)}: expected numbers of at least 1.")

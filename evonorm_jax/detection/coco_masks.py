@@ -1,0 +1,89 @@
+"""Masks as COCO's JSON has them: run lengths and polygons.
+
+faster-coco-eval reads and writes both. It comes with the `detection` extra and is imported when a
+function here is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from evonorm_jax.errors import UserError
+
+
+def import_faster_coco_eval() -> Any:
+    """Imports the library.
+
+    Raises:
+      UserError: The `detection` extra is not installed.
+    """
+    try:
+        return importlib.import_module("faster_coco_eval")
+    except ImportError as error:
+        raise UserError(
+            "COCO's masks and its average precision need faster-coco-eval, and the import failed "
+            f'({error}).\n  install, in the clone:  pip install -e ".[detection]"'
+        ) from error
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """Encodes a mask `[H, W]` bool as COCO's compressed run lengths.
+
+    Returns:
+      `{"size": [H, W], "counts": str}`, which `json.dumps` takes.
+
+    Raises:
+      UserError: The `detection` extra is not installed.
+    """
+    library = import_faster_coco_eval()
+    encoded = library.mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """Decodes the `segmentation` of an annotation.
+
+    Args:
+      segmentation: Polygons `[[x1, y1, x2, y2, ...], ...]`, or run lengths, compressed or not.
+      size: Height and width of the image.
+
+    Returns:
+      `[H, W]` bool.
+
+    Raises:
+      UserError: It is none of these, a polygon has fewer than three points, or the run lengths are
+        of an image of another size; the message does not know which annotation it is of. Likewise
+        if the `detection` extra is not installed.
+    """
+    library = import_faster_coco_eval()
+    height, width = size
+    if isinstance(segmentation, list) and segmentation:
+        for polygon in segmentation:
+            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                raise UserError(
+                    "a polygon must be a list of at least three points, x and y in turn, not "
+                    f"{str(polygon)[:60]}"
+                )
+        encoded = library.mask.frPyObjects(segmentation, height, width)
+        return library.mask.decode(library.mask.merge(encoded)).astype(bool)
+    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+        if list(segmentation["size"]) != [height, width]:
+            raise UserError(
+                f"run lengths of a mask of {segmentation['size']} in an image of {[height, width]} "
+                "(height, width)"
+            )
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            if sum(counts) != height * width:
+                raise UserError(
+                    f"run lengths of {sum(counts)} pixels for an image of {height * width}"
+                )
+            segmentation = library.mask.frPyObjects(segmentation, height, width)
+        return library.mask.decode(segmentation).astype(bool)
+    raise UserError(
+        "segmentation must be polygons or run lengths with size and counts, not "
+        f"{str(segmentation)[:60]}"
+    )

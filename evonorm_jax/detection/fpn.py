@@ -1,0 +1,68 @@
+"""The feature pyramid (Lin et al., "Feature Pyramid Networks", arXiv:1612.03144).
+
+In the form of the authors' TensorFlow code (tensorflow/tpu, models/official/detection), with a norm
+on every level and no activation after it: for EvoNorm that is its affine map alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax.models.convolution import conv2d, upsample_nearest
+from evonorm_jax.models.resnet import FeatureMaps, NormActFactory
+
+
+class FeaturePyramid(nn.Module):
+    """Maps of equal width on the levels `min_level` to `max_level`, `[N, H / 2^l, W / 2^l, C]`.
+
+    A 1x1 convolution brings every map of the backbone to width C, the coarser level is added
+    enlarged, a 3x3 convolution follows. Levels that the backbone does not have are 3x3 convolutions
+    of stride 2, the first of them of the map before its norm, the others after a ReLU.
+
+    Parameters: `level<l>_{lateral_conv,conv,norm}`.
+
+    Attributes:
+      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
+      min_level: the finest level.
+      max_level: the coarsest level.
+      num_filters: C.
+      dtype: dtype of convolutions and layers.
+    """
+
+    norm_act: NormActFactory
+    min_level: int
+    max_level: int
+    num_filters: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, backbone_maps: FeatureMaps, train: bool = False) -> FeatureMaps:
+        conv = functools.partial(
+            conv2d,
+            self.num_filters,
+            use_bias=True,
+            kernel_init=nn.initializers.glorot_uniform(),
+            dtype=self.dtype,
+        )
+        norm = functools.partial(
+            self.norm_act, use_running_average=not train, nonlinearity=False, dtype=self.dtype
+        )
+        levels = range(self.min_level, self.max_level + 1)
+        lateral = [level for level in levels if level in backbone_maps]
+
+        merged: FeatureMaps = {}
+        for level in reversed(lateral):
+            merged[level] = conv(1, name=f"level{level}_lateral_conv")(backbone_maps[level])
+            if level + 1 in merged:
+                merged[level] += upsample_nearest(merged[level + 1], 2)
+        maps = {level: conv(3, name=f"level{level}_conv")(merged[level]) for level in lateral}
+        for previous, level in itertools.pairwise(levels):
+            if level not in maps:
+                coarse = maps[previous] if previous in lateral else nn.relu(maps[previous])
+                maps[level] = conv(3, 2, name=f"level{level}_conv")(coarse)
+        return {level: norm(name=f"level{level}_norm")(maps[level]) for level in levels}

@@ -1,0 +1,361 @@
+"""Mask R-CNN (He et al., arXiv:1703.06870), every normalisation and activation one argument.
+
+The layout is that of the EvoNorm paper's Table 4 (arXiv:2004.02967v1, section 5.3). No public code
+has it; its parameter counts determine it: levels 2 to 6, a norm on every level of the pyramid, a
+layer behind every convolution of the three heads, one per level in the proposal head, a box head of
+four convolutions and a dense layer, and the affine map alone wherever an EvoNorm has no activation.
+What the counts leave open follows the authors' TensorFlow code (tensorflow/tpu,
+models/official/detection). Deliberate differences from it:
+
+* coordinates are continuous, and RoIAlign shifts by half a pixel; `legacy_coordinates=True` is the
+  authors' rule, for weights that were trained so;
+* regions and detections are clipped to the picture, not to the canvas that it is padded to;
+* a slot for which there is no region repeats one that was drawn and does not count, where theirs
+  counts as background;
+* the zero scale at the end of every residual block, see `evonorm_jax.models.resnet_v1`.
+
+Everything has a fixed shape. Boxes, overlaps, suppression, targets and the last linear map of every
+head are float32 whatever the dtype.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from evonorm_jax.detection import targets
+from evonorm_jax.detection.anchors import ASPECT_RATIOS, anchors
+from evonorm_jax.detection.boxes import Weights
+from evonorm_jax.detection.detections import Detections, select_detections
+from evonorm_jax.detection.fpn import FeaturePyramid
+from evonorm_jax.detection.heads import BoxHead, MaskHead, RegionProposalHead
+from evonorm_jax.detection.losses import TrainingOutputs
+from evonorm_jax.detection.matching import Truth
+from evonorm_jax.detection.proposals import propose
+from evonorm_jax.detection.roi_align import roi_align
+from evonorm_jax.errors import UserError
+from evonorm_jax.models.classifier import (
+    check_divisible,
+    check_images,
+    check_positive,
+    check_positive_int,
+)
+from evonorm_jax.models.complexity import Complexity, measure_init
+from evonorm_jax.models.resnet import FeatureMaps, NormActFactory
+
+#: Factors of the deltas of the box head; its targets then have about unit variance.
+BOX_WEIGHTS: Weights = (10.0, 10.0, 5.0, 5.0)
+
+#: Bins to the side of a region, for its box and its mask; the mask head doubles the latter.
+_BOX_BINS, _MASK_BINS = 7, 14
+
+
+class MaskRCNN(nn.Module):
+    """A detector of boxes and masks for images `[N, H, W, 3]`.
+
+    `apply(variables, images, valid_size)` detects; `method=MaskRCNN.training_outputs` gives what
+    `evonorm_jax.detection.detection_losses` takes. Parameters are float32, under `backbone`,
+    `fpn`, `rpn`, `box_head` and `mask_head`.
+
+    Attributes:
+      backbone: gives feature maps by level, e.g. `create_model("resnet50_v1", None, ...)`.
+      num_classes: classes with the background, which is class 0: 91 for COCO's ids 1 to 90.
+      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
+      use_fpn: whether a feature pyramid follows the backbone.
+      min_level: finest level of the maps that the heads see.
+      max_level: coarsest level; the sides of an image are multiples of 2^max_level.
+      fpn_filters: channels of the pyramid.
+      rpn_filters: channels of the proposal head.
+      rpn_num_convs: its 3x3 convolutions.
+      head_filters: channels of the convolutions of the box and the mask head.
+      head_num_convs: their 3x3 convolutions, of each.
+      head_units: channels of the box head's dense layer.
+      anchor_scale: side of a square anchor, in pixels of its map.
+      rpn_samples: anchors an image whose score is trained, half of them positive at most.
+      train_candidates: anchors of each level that enter suppression, by score, in training.
+      train_proposals: regions that leave it.
+      candidates: the same in evaluation.
+      proposals: the same in evaluation.
+      rpn_nms_iou: overlap of proposals that suppression tolerates.
+      box_samples: regions an image that the box head is trained on.
+      mask_samples: regions an image that the mask head is trained on; at most as many stand for
+          objects.
+      roi_canonical_size: side of the regions that are read from level 4, in pixels.
+      roi_sampling_ratio: points to the side of a RoIAlign bin.
+      score_threshold: probability that a detection must exceed.
+      nms_iou: overlap of detections of one class that suppression tolerates.
+      max_detections: D, an image.
+      legacy_coordinates: the rule of the authors' code, see `evonorm_jax.detection.boxes`.
+      dtype: dtype of convolutions and layers.
+
+    Raises:
+      UserError: when constructed with a field out of range, or called on images of the wrong
+          shape, size or dtype.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    norm_act: NormActFactory
+    use_fpn: bool = True
+    min_level: int = 2
+    max_level: int = 6
+    fpn_filters: int = 256
+    rpn_filters: int = 256
+    rpn_num_convs: int = 1
+    head_filters: int = 256
+    head_num_convs: int = 4
+    head_units: int = 1024
+    anchor_scale: float = 8.0
+    rpn_samples: int = 256
+    train_candidates: int = 2000
+    train_proposals: int = 1000
+    candidates: int = 1000
+    proposals: int = 1000
+    rpn_nms_iou: float = 0.7
+    box_samples: int = 512
+    mask_samples: int = 128
+    roi_canonical_size: float = 224.0
+    roi_sampling_ratio: int = 1
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    legacy_coordinates: bool = False
+    dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        shared: dict[str, Any] = {"norm_act": self.norm_act, "dtype": self.dtype}
+        if self.use_fpn:
+            self.fpn = FeaturePyramid(
+                min_level=self.min_level,
+                max_level=self.max_level,
+                num_filters=self.fpn_filters,
+                **shared,
+            )
+        self.rpn = RegionProposalHead(
+            num_anchors=len(ASPECT_RATIOS),
+            num_convs=self.rpn_num_convs,
+            num_filters=self.rpn_filters,
+            **shared,
+        )
+        branch: dict[str, Any] = {
+            "num_classes": self.num_classes,
+            "num_convs": self.head_num_convs,
+            "num_filters": self.head_filters,
+            **shared,
+        }
+        self.box_head = BoxHead(num_units=self.head_units, **branch)
+        self.mask_head = MaskHead(**branch)
+
+    def __call__(self, images: jax.Array, valid_size: jax.Array | None = None) -> Detections:
+        """Detects objects, with running statistics where the layers have them.
+
+        Args:
+          images: `[N, H, W, 3]` float, normalised; padding at the bottom and on the right is 0.
+          valid_size: `[N, 2]` int32, height and width without the padding; None for no padding.
+        """
+        valid_size = _full_size(images) if valid_size is None else valid_size
+        maps = self.feature_maps(images, train=False)
+        scores, deltas = self.rpn(maps, train=False)
+        regions, valid = self._propose(
+            scores, deltas, images, valid_size, self.candidates, self.proposals
+        )
+        logits, box_deltas = self.box_head(self._align(maps, regions, _BOX_BINS), train=False)
+        select = functools.partial(
+            select_detections,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.nms_iou,
+            max_detections=self.max_detections,
+            weights=BOX_WEIGHTS,
+            extent=self._extent,
+        )
+        sizes = self._clip_sizes(images, valid_size)
+        boxes, found_scores, classes = jax.vmap(select)(logits, box_deltas, regions, valid, sizes)
+        mask_logits = self.mask_head(self._align(maps, boxes, _MASK_BINS), classes, train=False)
+        masks = jnp.round(255 * nn.sigmoid(mask_logits)).astype(jnp.uint8)
+        return Detections(boxes, found_scores, classes, masks)
+
+    def training_outputs(
+        self,
+        images: jax.Array,
+        truth: Truth,
+        keys: jax.Array,
+        valid_size: jax.Array | None = None,
+        train: bool = True,
+    ) -> TrainingOutputs:
+        """What the losses compare.
+
+        Args:
+          images: `[N, H, W, 3]` float, normalised; padding at the bottom and on the right is 0.
+          truth: of the images.
+          keys: `[N]` PRNG keys, one an image, for the anchors and regions that are drawn. Keys
+              that depend on an image's place in the global batch alone make the training
+              independent of the number of devices.
+          valid_size: `[N, 2]` int32, height and width without the padding; None for no padding.
+          train: whether the layers take statistics of the batch; `batch_stats` must then be
+              mutable where they have any.
+        """
+        valid_size = _full_size(images) if valid_size is None else valid_size
+        maps = self.feature_maps(images, train)
+        scores, deltas = self.rpn(maps, train)
+        regions, valid = self._propose(
+            scores, deltas, images, valid_size, self.train_candidates, self.train_proposals
+        )
+        anchor_keys, region_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        anchor_targets = self._anchor_targets(anchor_keys, images, truth)
+        region_targets = self._region_targets(region_keys, regions, valid, truth)
+
+        boxes, classes = region_targets.boxes, region_targets.classes[:, : self.mask_samples]
+        class_logits, box_deltas = self.box_head(self._align(maps, boxes, _BOX_BINS), train)
+        with_mask = self._align(maps, boxes[:, : self.mask_samples], _MASK_BINS)
+        return TrainingOutputs(
+            rpn_scores=jnp.concatenate(list(scores.values()), axis=1),
+            rpn_deltas=jnp.concatenate(list(deltas.values()), axis=1),
+            anchor_targets=anchor_targets,
+            class_logits=class_logits,
+            box_deltas=box_deltas,
+            mask_logits=self.mask_head(with_mask, classes, train),
+            region_targets=region_targets,
+        )
+
+    def feature_maps(self, images: jax.Array, train: bool = False) -> FeatureMaps:
+        """Level -> `[N, H / 2^l, W / 2^l, C]` in `dtype`, what the heads read."""
+        check_images(images)
+        check_divisible(images, self.max_level)
+        maps = self.backbone(images, train=train)
+        wanted = set(range(self.min_level, self.max_level + 1))
+        if not (self.min_level in maps if self.use_fpn else wanted == set(maps)):
+            raise UserError(
+                f"min_level={self.min_level}, max_level={self.max_level}: the backbone has levels "
+                f"{sorted(maps)}, and only a feature pyramid adds coarser ones."
+            )
+        return self.fpn(maps, train) if self.use_fpn else maps
+
+    def num_parameters(self, image_size: int | tuple[int, int] = 1024) -> int:
+        """Number of trainable values; the image size has no influence, but must be acceptable."""
+        return self.complexity(image_size).parameters
+
+    def complexity(self, image_size: int | tuple[int, int] = 1024) -> Complexity:
+        """Parameters, and multiply-adds of the training graph for one image.
+
+        That graph has `box_samples` regions in the box head and `mask_samples` in the mask head. As
+        in `evonorm_jax.models.complexity`, only convolutions and dense layers count.
+        """
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        truth = Truth(
+            boxes=jnp.zeros((1, 1, 4)),
+            classes=jnp.zeros((1, 1), jnp.int32),
+            masks=jnp.zeros((1, 1, 8, 8), jnp.uint8),
+        )
+        images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+        init = functools.partial(self.init, method=MaskRCNN.training_outputs)
+        return measure_init(init, images, truth, jax.random.split(jax.random.key(0), 1))
+
+    @property
+    def _extent(self) -> float:
+        return 1.0 if self.legacy_coordinates else 0.0
+
+    def _anchors(self, images: jax.Array) -> dict[int, jax.Array]:
+        levels = range(self.min_level, self.max_level + 1)
+        made = anchors((images.shape[1], images.shape[2]), levels, self.anchor_scale)
+        return {level: jnp.asarray(boxes) for level, boxes in made.items()}
+
+    def _clip_sizes(self, images: jax.Array, valid_size: jax.Array) -> jax.Array:
+        return _full_size(images) if self.legacy_coordinates else valid_size
+
+    def _propose(
+        self,
+        scores: dict[int, jax.Array],
+        deltas: dict[int, jax.Array],
+        images: jax.Array,
+        valid_size: jax.Array,
+        num_candidates: int,
+        num_proposals: int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Regions `[N, P, 4]` and whether each is one `[N, P]`."""
+        one_image = functools.partial(
+            propose,
+            num_candidates=num_candidates,
+            num_proposals=num_proposals,
+            iou_threshold=self.rpn_nms_iou,
+            extent=self._extent,
+        )
+        sizes = self._clip_sizes(images, valid_size)
+        return jax.vmap(one_image, in_axes=(0, 0, None, 0))(
+            scores, deltas, self._anchors(images), sizes
+        )
+
+    def _anchor_targets(
+        self, keys: jax.Array, images: jax.Array, truth: Truth
+    ) -> targets.AnchorTargets:
+        one_image = functools.partial(
+            targets.anchor_targets,
+            num_samples=self.rpn_samples,
+            max_positives=self.rpn_samples // 2,
+        )
+        all_anchors = jnp.concatenate(list(self._anchors(images).values()))
+        return jax.vmap(one_image, in_axes=(0, None, 0))(keys, all_anchors, truth)
+
+    def _region_targets(
+        self, keys: jax.Array, regions: jax.Array, valid: jax.Array, truth: Truth
+    ) -> targets.RegionTargets:
+        one_image = functools.partial(
+            targets.region_targets,
+            num_samples=self.box_samples,
+            max_positives=self.mask_samples,
+            mask_size=2 * _MASK_BINS,
+            weights=BOX_WEIGHTS,
+            extent=self._extent,
+        )
+        return jax.vmap(one_image)(keys, regions, valid, truth)
+
+    def _align(self, maps: FeatureMaps, boxes: jax.Array, bins: int) -> jax.Array:
+        return roi_align(
+            maps,
+            boxes,
+            output_size=bins,
+            canonical_size=self.roi_canonical_size,
+            sampling_ratio=self.roi_sampling_ratio,
+            half_pixel=not self.legacy_coordinates,
+        )
+
+
+def _full_size(images: jax.Array) -> jax.Array:
+    """`[N, 2]` int32, the size of the canvas for every image."""
+    return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (len(images), 2))
+
+
+def _check_fields(model: MaskRCNN) -> None:
+    """Raises `UserError` for a field out of range."""
+    counts = (
+        *("num_classes", "min_level", "max_level", "fpn_filters", "rpn_filters", "rpn_num_convs"),
+        *("head_filters", "head_num_convs", "head_units", "rpn_samples", "train_candidates"),
+        *("train_proposals", "candidates", "proposals", "box_samples", "mask_samples"),
+        *("roi_sampling_ratio", "max_detections"),
+    )
+    for field in counts:
+        check_positive_int(field, getattr(model, field))
+    for field in ("num_classes", "rpn_samples"):
+        if getattr(model, field) < 2:
+            raise UserError(
+                f"{field}={getattr(model, field)}: expected at least 2, one of them background."
+            )
+    for field, limit in (("mask_samples", "box_samples"), ("min_level", "max_level")):
+        if getattr(model, field) > getattr(model, limit):
+            raise UserError(
+                f"{field}={getattr(model, field)}: expected at most {limit}, "
+                f"{getattr(model, limit)}."
+            )
+    for field in ("anchor_scale", "roi_canonical_size"):
+        check_positive(field, getattr(model, field))
+    for field in ("rpn_nms_iou", "nms_iou", "score_threshold"):
+        if not 0 <= getattr(model, field) <= 1:
+            raise UserError(f"{field}={getattr(model, field)}: expected a number from 0 to 1.")

@@ -1,0 +1,92 @@
+"""A trained classifier as one small file, and the one of the digits that comes along.
+
+Figures compare only where the same network saw the images, so a classifier travels with them. The
+file of the digits, a ResNet-8 with 64 features, is in the package; made with
+
+    python -m experiments.train --config configs/digits_resnet_bn_relu.py --workdir RUN
+    python -m experiments.export_classifier --workdir RUN evonorm_jax/gan/digits_classifier.npz
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.gan.features import FeatureNetwork, classifier_features
+from evonorm_jax.models import create_model
+
+DIGITS_CLASSIFIER = Path(__file__).with_name("digits_classifier.npz")
+
+_FORMAT = "evonorm_jax classifier 1"
+
+
+def write_classifier(
+    path: str | Path,
+    variables: Mapping[str, Any],
+    *,
+    model: Mapping[str, Any],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Writes a classifier; its weights are rounded to float16, at half the size.
+
+    Args:
+      path: the file, `.npz`; it appears whole or not at all.
+      variables: `params` and, where it has them, `batch_stats`.
+      model: arguments of `create_model`: `name`, `num_classes`, `norm_act` and others.
+      mean: of each channel, in the units of the pixels.
+      std: likewise.
+    """
+    flat = traverse_util.flatten_dict(dict(variables), sep="/")
+    with np.errstate(over="ignore"):  # refused in the next line
+        arrays = {name: np.asarray(array).astype(np.float16) for name, array in flat.items()}
+    if overflow := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{overflow[0]} has values that float16 cannot hold.")
+    about = {"format": _FORMAT, "model": dict(model), "mean": list(mean), "std": list(std)}
+    path = Path(path)
+    whole = path.with_name(path.name + ".part")
+    with whole.open("wb") as file:
+        arrays["about"] = np.array(json.dumps(about))
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    os.replace(whole, path)
+
+
+def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
+    """The features of a classifier that `write_classifier` wrote; by default that of the digits.
+
+    >>> read_classifier().name
+    'digits_classifier.npz'
+
+    Raises:
+      UserError: the file is not there, or is another.
+    """
+    path = Path(path)
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        about = json.loads(str(arrays.pop("about")))
+        if about["format"] != _FORMAT:
+            raise KeyError(_FORMAT)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is not there or no classifier that experiments.export_classifier wrote "
+            f"({error})."
+        ) from error
+    variables = traverse_util.unflatten_dict(
+        {name: array.astype(np.float32) for name, array in arrays.items()}, sep="/"
+    )
+    return classifier_features(
+        create_model(**about["model"]),
+        variables,
+        mean=about["mean"],
+        std=about["std"],
+        name=path.name,
+    )

@@ -1,0 +1,69 @@
+"""Whether class-conditional samples show their class, and more of it than one picture.
+
+A collapsed generator of digits had an agreement of 1.000 while all samples of a class were the same
+picture: neither figure says anything without the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.gan.metrics.checks import check_features, check_same_width
+
+
+def conditional_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The share of N samples whose logits `[N, K]` are largest at their label `[N]`.
+
+    >>> conditional_accuracy(np.eye(3), np.array([0, 1, 0]))
+    0.6666666666666666
+    """
+    logits = check_features(logits)
+    labels = _check_labels(labels, len(logits))
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def within_class_variance(
+    samples: np.ndarray, labels: np.ndarray, real: np.ndarray, real_labels: np.ndarray
+) -> float:
+    """Variance of the samples about the mean of their class, over that of the real images.
+
+    1 where the samples vary as the data does, 0 where all samples of a class are one picture.
+
+    Args:
+      samples: features `[N, D]`.
+      labels: `[N]`.
+      real: features `[M, D]`.
+      real_labels: `[M]`.
+
+    Raises:
+      UserError: for other shapes, or real images that do not vary within a class.
+    """
+    samples, real = check_features(samples), check_features(real)
+    check_same_width(samples, real)
+    of_real = _variance(real, _check_labels(real_labels, len(real)))
+    if of_real == 0:
+        raise UserError(
+            f"the {len(real)} real images do not vary within a class: take more images of a class."
+        )
+    return _variance(samples, _check_labels(labels, len(samples))) / of_real
+
+
+def _variance(features: np.ndarray, labels: np.ndarray) -> float:
+    """Unbiased, summed over the features and averaged over the classes by their size."""
+    squares, degrees = 0.0, 0
+    for label in np.unique(labels):
+        of_class = features[labels == label]
+        squares += float(np.square(of_class - of_class.mean(axis=0)).sum())
+        degrees += len(of_class) - 1
+    return squares / degrees if degrees else 0.0
+
+
+def _check_labels(labels: np.ndarray, count: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"labels are {labels.dtype}{list(labels.shape)}: expected integers [{count}], one for "
+            "each sample."
+        )
+    return labels

@@ -1,0 +1,174 @@
+"""All figures of a set of samples, each beside what it needs to be read.
+
+No figure stands alone: its name says which kind of network it is from, and beside it stand the
+numbers of samples and the same figure for real images that the reference does not hold, which is
+the best that a generator can hope for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.gan.features import Features
+from evonorm_jax.gan.metrics.class_agreement import conditional_accuracy, within_class_variance
+from evonorm_jax.gan.metrics.frechet import (
+    Moments,
+    check_rank,
+    feature_moments,
+    frechet_distance,
+)
+from evonorm_jax.gan.metrics.inception_score import inception_score
+from evonorm_jax.gan.metrics.kernel_distance import kernel_distance
+from evonorm_jax.gan.metrics.precision_recall import precision_recall
+
+_SUBSET_SIZE = 1000  # of the kernel distance, where there are as many samples
+
+
+class _Names(NamedTuple):
+    fid: str
+    kid: str
+    score: str
+    precision: str
+    recall: str
+
+
+_INCEPTION = _Names("fid", "kid", "inception_score", "precision", "recall")
+_CLASSIFIER = _Names(
+    *("classifier_fid", "classifier_kid", "classifier_score"),
+    *("classifier_precision", "classifier_recall"),
+)
+#: By the kind of the network.
+_NAMES = {"inception": _INCEPTION, "classifier": _CLASSIFIER}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of generated images.
+
+    Attributes:
+      name: e.g. "classifier_fid".
+      value: of the samples.
+      spread: standard deviation over parts or subsets of the samples; None where there are none.
+      num_samples: how many samples there were.
+      reference: what they were compared with, e.g. "train", and how many images that is.
+      num_reference: how many images that is.
+      real: the same figure of held-out real images; None where none were given.
+      num_real: how many these are; 0 where none were given.
+    """
+
+    name: str
+    value: float
+    spread: float | None
+    num_samples: int
+    reference: str
+    num_reference: int
+    real: float | None
+    num_real: int
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {self.spread:.3g}"
+        real = (
+            "no held-out real images to compare with"
+            if self.real is None
+            else f"{self.num_real:,} real images: {self.real:.4g}"
+        )
+        return (
+            f"{self.name} {self.value:.4g}{spread} ({self.num_samples:,} samples against "
+            f"{self.num_reference:,} of {self.reference}; {real})"
+        )
+
+
+def measure(
+    samples: Features,
+    reference: Features,
+    held_out: Features | None = None,
+    *,
+    reference_name: str = "train",
+) -> list[Figure]:
+    """All figures of samples against real images.
+
+    Args:
+      samples: of the generator, with the labels that they were drawn for.
+      reference: of real images, e.g. the training set; with labels, the figures of classes come
+        with the others.
+      held_out: of other real images, e.g. the test set, for the real-against-real figures.
+      reference_name: what the reference is: training and validation images differ by several FID.
+
+    Raises:
+      UserError: the features are from different networks, or there are fewer samples than features.
+    """
+    sets = [samples, reference, *([] if held_out is None else [held_out])]
+    networks = sorted({features.network for features in sets})
+    if len(networks) > 1:
+        raise UserError(
+            f"the features are from different networks ({'; '.join(networks)}): figures compare "
+            "only within one."
+        )
+    of_reference = feature_moments(reference.values)
+    for moments in (feature_moments(samples.values), of_reference):
+        check_rank(moments)
+    of_real = {} if held_out is None else _values(held_out, reference, of_reference)
+    return [
+        Figure(
+            name=name,
+            value=value,
+            spread=spread,
+            num_samples=len(samples.values),
+            reference=reference_name,
+            num_reference=len(reference.values),
+            real=of_real[name][0] if name in of_real else None,
+            num_real=0 if held_out is None else len(held_out.values),
+        )
+        for name, (value, spread) in _values(samples, reference, of_reference).items()
+    ]
+
+
+def scalars(figures: Sequence[Figure]) -> dict[str, float]:
+    """The figures as a log takes them: with `_real` and the numbers of samples.
+
+    >>> figure = Figure("kid", 0.5, 0.1, 100, "train", 200, 0.25, 50)
+    >>> scalars([figure])  # doctest: +NORMALIZE_WHITESPACE
+    {'kid': 0.5, 'kid_std': 0.1, 'kid_real': 0.25, 'num_samples': 100, 'num_reference': 200,
+     'num_real': 50}
+    """
+    result: dict[str, float] = {}
+    for figure in figures:
+        result[figure.name] = figure.value
+        if figure.spread is not None:
+            result[f"{figure.name}_std"] = figure.spread
+        if figure.real is not None:
+            result[f"{figure.name}_real"] = figure.real
+    if figures:
+        counts = ("num_samples", "num_reference", "num_real")
+        result |= {name: getattr(figures[0], name) for name in counts}
+    return result
+
+
+def _values(
+    features: Features, reference: Features, of_reference: Moments
+) -> dict[str, tuple[float, float | None]]:
+    """Value and spread of every figure."""
+    names = _NAMES[features.network.split(" ", 1)[0]]
+    values: dict[str, tuple[float, float | None]] = {}
+    values[names.fid] = frechet_distance(feature_moments(features.values), of_reference), None
+    size = min(_SUBSET_SIZE, len(features.values), len(reference.values))
+    values[names.kid] = kernel_distance(features.values, reference.values, subset_size=size)
+    num_splits = min(10, len(features.logits))
+    values[names.score] = inception_score(features.logits, num_splits=num_splits)
+    covered = precision_recall(features.values, reference.values)
+    values[names.precision], values[names.recall] = (covered[0], None), (covered[1], None)
+    # The 1,008 classes of Inception are not those of the data set.
+    if names is _CLASSIFIER and features.labels is not None:
+        values["conditional_accuracy"] = (
+            conditional_accuracy(features.logits, features.labels),
+            None,
+        )
+        if reference.labels is not None:
+            variance = within_class_variance(
+                features.values, features.labels, reference.values, reference.labels
+            )
+            values["within_class_variance"] = variance, None
+    return values

@@ -1,0 +1,62 @@
+"""The launchers that prepare files for the figures of generated images."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from tests.experiments import command_line
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed")
+def test_converting_needs_pytorch(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"")
+    process = command_line.run("convert_inception", str(path))
+    assert process.returncode == 2
+    assert "reading a .pth file needs PyTorch" in process.stderr
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_converting_a_file_that_is_not_there(tmp_path):
+    process = command_line.run("convert_inception", str(tmp_path / "weights.pth"))
+    assert process.returncode == 2
+    assert "weights.pth is not there; name the .pth file" in process.stderr
+
+
+@pytest.mark.parity
+def test_converting_weights(tmp_path):
+    """Random weights of the right names, through PyTorch's file and back."""
+    import json
+
+    import torch
+
+    from evonorm_jax.gan.features import tensors_hash
+    from evonorm_jax.interop import load_inception_weights
+    from tests.gan.inception_case import make_state_dict
+    from tests.gan.record_torch_cases import FILE
+
+    with np.load(FILE) as file:
+        state_dict = make_state_dict(json.loads(str(file["inception/shapes"])))
+    path = tmp_path / "weights.pth"
+    torch.save({name: torch.tensor(array) for name, array in state_dict.items()}, path)
+    process = command_line.run("convert_inception", str(path))
+    variables = load_inception_weights(tmp_path / "weights.safetensors")
+    assert process.stdout.split()[-1] == tensors_hash(variables)
+    kernel = variables["params"]["Conv2d_1a_3x3"]["conv"]["kernel"]
+    expected = state_dict["Conv2d_1a_3x3.conv.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
+
+
+def test_exporting_the_classifier_of_a_run(tmp_path):
+    from evonorm_jax.gan.classifier_file import read_classifier
+
+    workdir, output = tmp_path / "run", tmp_path / "classifier.npz"
+    arguments = ("--config", "configs/digits_resnet_evonorm_s0.py:smoke", "--workdir", str(workdir))
+    assert command_line.run("train", *arguments).returncode == 0
+    process = command_line.run("export_classifier", "--workdir", str(workdir), str(output))
+    assert process.returncode == 0, process.stderr
+    assert "classifier.npz: cifar_resnet20 of step" in process.stdout
+    features = read_classifier(output)(np.zeros((3, 8, 8, 1), np.uint8), batch_size=2)
+    assert features.logits.shape == (3, 10)
+    assert features.network.startswith("classifier classifier.npz ")

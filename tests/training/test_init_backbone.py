@@ -1,0 +1,99 @@
+"""Detectors that start with the backbone of a classifier."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import detection_recipes, recipes
+from evonorm_jax.data import dataset_config
+from evonorm_jax.errors import UserError
+from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.experiment import create_experiment
+from evonorm_jax.training.run_directory import open_run_directory
+
+pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+ONE_DEVICE = jax.devices()[:1]
+
+
+def write_run(config, workdir):
+    """A run directory with the checkpoint of step 0; returns the state."""
+    run = create_experiment(config, ONE_DEVICE)
+    open_run_directory(workdir, run, first_process=True)
+    state = run.parallel.replicate(run.create_state())
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state, config)
+    return state
+
+
+def classifier_config(layer="gn_relu", num_filters=8):
+    config = recipes.smoke(recipes.imagenet_resnet("resnet50", layer))
+    config.model.name = "resnet18_v1"
+    config.model.fields = {"stage_sizes": (1, 1), "num_filters": num_filters}
+    config.dataset = dataset_config(
+        "own", "fake", image_size=32, num_classes=3, num_train_examples=8, num_eval_examples=8
+    )
+    config.dtype = "float32"
+    return config
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """The run directory of a classifier, and its state."""
+    workdir = tmp_path_factory.mktemp("runs") / "classifier"
+    return workdir, write_run(classifier_config(), workdir)
+
+
+def detector_config(init_from, layer="gn_relu"):
+    config = detection_recipes.smoke(detection_recipes.nuclei(layer))
+    config.model.norm_act_fields = {}
+    config.dataset.num_eval_examples = 2
+    config.init_from = str(init_from)
+    return config
+
+
+def test_the_backbone_is_that_of_the_classifier_and_the_rest_is_new(classifier):
+    workdir, state = classifier
+    run = create_experiment(detector_config(workdir), ONE_DEVICE)
+    weights = run.task.initial_weights()
+    assert weights.description == (
+        f"Starting with the backbone of {workdir} (resnet18_v1) at step 0."
+    )
+    assert set(weights.variables["params"]) == {"backbone"}
+    params = run.create_state(weights.variables).params
+    expected = {name: tree for name, tree in state.params.items() if name != "head"}
+    jax.tree.map(np.testing.assert_array_equal, params["backbone"], expected)
+    assert {"fpn", "rpn", "box_head", "mask_head"} < set(params)
+
+
+def test_another_layer_is_refused(classifier):
+    run = create_experiment(detector_config(classifier[0], "bn_relu"), ONE_DEVICE)
+    with pytest.raises(UserError, match=r"has the layer 'gn_relu', but .* is 'bn_relu'"):
+        run.task.initial_weights()
+
+
+def test_another_network_is_refused(classifier):
+    config = detector_config(classifier[0])
+    config.model.fields.backbone_fields.num_filters = 4
+    run = create_experiment(config, ONE_DEVICE)
+    with pytest.raises(UserError, match=r"is another network than the backbone: \d+ of its \d+"):
+        run.task.initial_weights()
+
+
+def test_a_detector_starts_from_one_of_its_own_kind(tmp_path):
+    config = detector_config("")
+    state = write_run(config, tmp_path)
+    config.init_from = str(tmp_path)
+    weights = create_experiment(config, ONE_DEVICE).task.initial_weights()
+    assert weights.description == f"Starting from {tmp_path} at step 0."
+    jax.tree.map(np.testing.assert_array_equal, weights.variables["params"], state.params)
+
+
+def test_a_file_needs_its_name(tmp_path):
+    config = detector_config(tmp_path / "weights.safetensors")
+    run = create_experiment(config, ONE_DEVICE)
+    with pytest.raises(UserError, match="say which of timm's networks it is of"):
+        run.task.initial_weights()
+    config.init_from_model = "resnet18"
+    with pytest.raises(UserError, match="the network is not timm's resnet18: "):
+        create_experiment(config, ONE_DEVICE).task.initial_weights()
