@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from evonorm_jax.kernels.platforms import Default, accumulation_dtype, expand
+from evonorm_jax.kernels.platforms import accumulation_dtype
 from evonorm_jax.kernels.pooling import pool_moments
 from evonorm_jax.kernels.validation import batch_pool
 
@@ -37,8 +37,9 @@ def upcast(x: jax.Array) -> jax.Array:
 
 def instance_moments(x: jax.Array) -> Moments:
     """Moments of each map, over (w, h): `[N, 1, 1, C]`."""
-    mean, variance = Default.moments(x)
-    return Moments(expand(mean), expand(variance))
+    x = upcast(x)
+    mean = jnp.mean(x, axis=(1, 2), keepdims=True)
+    return Moments(mean, jnp.mean(jnp.square(x - mean), axis=(1, 2), keepdims=True))
 
 
 def instance_mean_square(x: jax.Array) -> jax.Array:
@@ -93,8 +94,11 @@ def batch_moments(
       UserError: `virtual_batch_size` does not divide N, or the arguments contradict one another.
     """
     pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
-    mean, variance = pool.moments(*Default.moments(x))
-    return Moments(expand(mean), expand(variance))
+    mean, var = instance_moments(x)
+    average = functools.partial(jnp.mean, axis=1, keepdims=True)
+    mean, var = pool_moments(pool.split(mean), pool.split(var), average)
+    batch = Moments(jnp.squeeze(mean, axis=1), jnp.squeeze(var, axis=1))
+    return batch if axis_name is None else Moments(*pool_moments(*batch, pool.over_devices))
 
 
 def batch_mean_square(
@@ -106,7 +110,7 @@ def batch_mean_square(
 ) -> jax.Array:
     """Uncentred second moment of each channel, over (b, w, h); arguments of `batch_moments`."""
     pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
-    return expand(pool.average(instance_mean_square(x)[:, 0, 0]))
+    return pool.average(instance_mean_square(x))
 
 
 def _average_over_groups(statistic: jax.Array, num_groups: int) -> jax.Array:

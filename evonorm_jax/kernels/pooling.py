@@ -37,9 +37,16 @@ class BatchPool:
         return pool_moments(mean, variance, self.average, spread)
 
     def average(self, x: jax.Array) -> jax.Array:
-        """Mean of `[N, C]` over each virtual batch, `[V, C]`."""
+        """Mean of `[N, ..., C]` over each virtual batch and the devices, `[V, ..., C]`."""
+        return self.over_devices(jnp.mean(self.split(x), axis=1))
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """`[N, ..., C]` as `[V, n, ..., C]`, n neighbouring samples to a virtual batch."""
         size = self.virtual_batch_size or x.shape[0]
-        x = jnp.mean(x.reshape(-1, size, x.shape[-1]), axis=1)
+        return x.reshape(-1, size, *x.shape[1:])
+
+    def over_devices(self, x: jax.Array) -> jax.Array:
+        """Mean over the devices that join their batches."""
         if self.axis_name is None:
             return x
         return lax.pmean(x, self.axis_name, axis_index_groups=self.axis_index_groups)
