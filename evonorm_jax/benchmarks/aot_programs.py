@@ -99,6 +99,7 @@ _mobile = functools.partial(
 )
 NETWORKS: Mapping[str, Network] = {
     "resnet50": Network("resnet50"),
+    "resnet50_remat": Network("resnet50", {"remat": True}, layers=(BASELINE, "EvoNorm-S0")),
     "mobilenet_v2": _mobile("mobilenet_v2", {"dropout_rate": 0.2}),
     "efficientnet_b0": _mobile(
         "efficientnet_b0", {"dropout_rate": 0.2, "survival_probability": 0.8}
