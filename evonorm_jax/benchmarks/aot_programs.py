@@ -51,7 +51,7 @@ LAYERS: Mapping[str, functools.partial] = {
     "BN-ReLU": norm_act("bn_relu"),
     "GN-ReLU": norm_act("gn_relu"),
     "EvoNorm-B0": norm_act("evonorm_b0"),
-    "EvoNorm-S0": norm_act("evonorm_s0"),
+    "EvoNorm-S0": norm_act("evonorm_s0", implementation="xla"),
     PLAIN: norm_act("evonorm_s0", implementation="reference"),
     PALLAS: norm_act("evonorm_s0", implementation="pallas"),
 }
