@@ -185,7 +185,7 @@ def test_results_of_other_code_are_not_kept(
 def test_a_program_that_does_not_compile_is_a_line_of_the_report(
     options, tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(LAYERS, "EvoNorm-S0", norm_act("evonorm_s0", num_groups=7))
+    monkeypatch.setitem(LAYERS, "EvoNorm-S0", norm_act("evonorm_s0", epsilon=-1.0))
     one = dataclasses.replace(options, programs=("*/evonorm-s0",))
     report = suite.run_suite("aot", one, tmp_path)
     (result,) = report.results
