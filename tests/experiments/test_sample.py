@@ -51,16 +51,12 @@ def test_every_output(workdir, tmp_path, monkeypatch, capsys):
     assert pixels.tolist() == [corners[::2], [*corners[1::2], 255]]
 
 
-def test_the_newest_weights_and_another_step(workdir):
-    labels = np.arange(10)
-    drawn = [
-        load_generator(workdir, step, newest_weights=newest).samples_of(labels)
-        for step, newest in ((8, False), (8, True), (4, False), (4, True))
-    ]
-    assert not np.array_equal(drawn[0], drawn[1])
-    assert not np.array_equal(drawn[0], drawn[2])
-    # Until step 4 the averages are the weights; their singular vectors are found anew.
-    np.testing.assert_allclose(drawn[2].astype(int), drawn[3], atol=3)
+def test_the_newest_weights_are_others(workdir):
+    averages, newest = (
+        load_generator(workdir, newest_weights=newest).samples_of(np.arange(10))
+        for newest in (False, True)
+    )
+    assert not np.array_equal(averages, newest)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +119,6 @@ def test_measuring(workdir, tmp_path, monkeypatch, capsys):
             ("--config.figures.network=digits", "--config.figures.num_samples=60"),
             "num_samples=60 is not more than the 64 features of 'digits'",
         ),
-        (("--config.figures.network=digits",), "32 samples|20 samples"),  # of the fake images
         (
             ("--config.figures.network=digits", "--images", "nothing.npz"),
             "--images=nothing.npz: ex",

@@ -12,7 +12,7 @@ from PIL import Image
 from configs import synthesis_recipes
 from evonorm_jax.errors import UserError
 from evonorm_jax.training import train_and_evaluate
-from evonorm_jax.training.adversarial_step import _averages, make_train_step
+from evonorm_jax.training.adversarial_step import PLAYERS, _averages, make_train_step
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.parallel import replica_divergence, to_host
@@ -33,14 +33,28 @@ def tiny_config(norm_act="evonorm_b0", **overrides):
     return launch.override(config, [f"--config.{n}={v}" for n, v in overrides.items()])
 
 
-def run_steps(run, count):
+def sgd_run(devices):
+    """A run of both players by SGD, whose learning rates lie in the state; and its step."""
+    overrides = {"sync_batch_stats": True, "dtype": "float32"}
+    run = create_experiment(tiny_config("bn_relu", **overrides), devices)
+    sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=1e-3)
+    run.task.optimizers = dict.fromkeys(PLAYERS, sgd)
+    run.task._step = make_train_step(
+        *(run.task.gan, run.task.optimizers, run.pipeline),
+        per_device=run.layout.per_device,
+        discriminator_steps=2,
+        orthogonal_regularization=0.01,
+    )
+    return run, run.train_step()
+
+
+def run_steps(run, step, state, count):
     """The state after some steps, replicated, and the last metrics."""
-    state = run.parallel.replicate(run.create_state())
+    state = run.parallel.replicate(jax.tree.map(np.array, state))
     resident = run.parallel.replicate(run.pipeline.resident())
     batches = run.pipeline.train_batches(
         start_step=0, batch_size=run.images_per_step, hosts=run.parallel.hosts
     )
-    step = run.train_step()
     for _ in range(count):
         state, metrics = step(state, resident, run.parallel.shard(next(batches)))
     return state, metrics
@@ -120,13 +134,17 @@ def test_it_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     assert (tmp_path / sheet).read_bytes() == (workdir / sheet).read_bytes()
 
 
-def test_eight_devices_equal_one():
+@pytest.fixture(scope="module")
+def one_device():
+    run, step = sgd_run(ONE_DEVICE)
+    return run, step, run.create_state()
+
+
+def test_eight_devices_equal_one(one_device):
     """By SGD: Adam makes steps of one size, also of gradients that are nothing but rounding."""
-    overrides = {f"{p}_optimizer.name": "sgd" for p in ("generator", "discriminator")}
-    overrides |= {"sync_batch_stats": True, "orthogonal_regularization": 0.01, "dtype": "float32"}
-    config = tiny_config("bn_relu", **overrides)
-    runs = [create_experiment(config, devices) for devices in (ONE_DEVICE, jax.devices())]
-    (one, one_metrics), (eight, eight_metrics) = (run_steps(run, 2) for run in runs)
+    run, step, start = one_device
+    one, one_metrics = run_steps(run, step, start, 2)
+    eight, eight_metrics = run_steps(*sgd_run(jax.devices()), start, 2)
     assert replica_divergence(eight) == 0
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -135,34 +153,25 @@ def test_eight_devices_equal_one():
     )
 
 
-def test_no_update_moves_the_other_player():
+@pytest.mark.parametrize("moved", PLAYERS)
+def test_no_update_moves_the_other_player(one_device, moved):
     """Where the learning rate of one player is 0, its parameters stay to the last bit."""
-    run = create_experiment(tiny_config(discriminator_steps=1), ONE_DEVICE)
-    players = ("generator", "discriminator")
-    sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)  # one program for both rates
-    run.task.optimizers = dict.fromkeys(players, sgd)
-    run.task._step = make_train_step(
-        run.task.gan, run.task.optimizers, run.pipeline, per_device=8, discriminator_steps=1
+    run, step, start = one_device
+    rates = {player: 1e-3 * (player == moved) for player in PLAYERS}
+    before = start.replace(
+        opt_state={
+            player: optimizer._replace(hyperparams={"learning_rate": np.float32(rates[player])})
+            for player, optimizer in start.opt_state.items()
+        }
     )
-    start, step = run.create_state(), run.train_step()
-    resident = run.parallel.replicate(run.pipeline.resident())
-    batches = run.pipeline.train_batches(start_step=0, batch_size=8, hosts=run.parallel.hosts)
-    batch = run.parallel.shard(next(batches))
-    for moved in players:
-        for player in players:
-            rate = start.opt_state[player].hyperparams["learning_rate"]
-            start.opt_state[player].hyperparams["learning_rate"] = jnp.full_like(
-                rate, 0.1 * (player == moved)
-            )
-        before = jax.tree.map(np.array, start)
-        after = to_host(step(run.parallel.replicate(before), resident, batch)[0])
-        for player in players:
-            old, new = (jax.tree.leaves(s.params[player]) for s in (before, after))
-            changed = [not np.array_equal(*pair) for pair in zip(old, new, strict=True)]
-            assert any(changed) == (player == moved)
-            # The power method of both goes on all the same.
-            old, new = (jax.tree.leaves(s.collections["spectral"][player]) for s in (before, after))
-            assert any(not np.array_equal(*pair) for pair in zip(old, new, strict=True))
+    after = to_host(run_steps(run, step, before, 1)[0])
+    for player in PLAYERS:
+        old, new = (jax.tree.leaves(s.params[player]) for s in (before, after))
+        changed = [not np.array_equal(*pair) for pair in zip(old, new, strict=True)]
+        assert any(changed) == (player == moved)
+        # The power method of both goes on all the same.
+        old, new = (jax.tree.leaves(s.collections["spectral"][player]) for s in (before, after))
+        assert any(not np.array_equal(*pair) for pair in zip(old, new, strict=True))
 
 
 @pytest.mark.parametrize(
