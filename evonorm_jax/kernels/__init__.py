@@ -6,18 +6,16 @@ layer is differentiated by itself and on CPU; inside a compiled network XLA:GPU 
 tensors again, and needs as much memory for the plain formulas. The form is chosen when the program
 is lowered: one for CPU, one for GPU, one for everything else.
 
-| file | what is there |
-|---|---|
-| `evonorm.py`, `baselines.py` | the functions: checks, and the choice of an implementation |
-| `validation.py` | the checks of what callers pass |
-| `layers.py` | each layer as coefficients of an elementwise form (`elementwise.py`) |
-| `fused.py` | the one differentiable operation made of these |
-| `platforms.py`, `cpu_math.py` | what differs between CPU, GPU and TPU |
-| `pooling.py` | moments of groups, batches and devices from those of single maps |
-| `moments.py` | the moments of whole tensors, for layers that have no kernel |
-| `pallas.py`, `mosaic_gpu*.py` | EvoNorm-S0 written by hand for Hopper GPUs |
-| `reference.py` | the plain formulas |
-| `depthwise.py` | depthwise convolution |
+* `evonorm.py`, `baselines.py`: the functions: checks, and the choice of an implementation.
+* `validation.py`: the checks of what callers pass.
+* `layers.py`: each layer as coefficients of an elementwise form (`elementwise.py`).
+* `fused.py`: the one differentiable operation made of these.
+* `platforms.py`, `cpu_math.py`: what differs between CPU, GPU and TPU.
+* `pooling.py`: moments of groups, batches and devices from those of single maps.
+* `moments.py`: the moments of whole tensors, for layers that have no kernel.
+* `pallas.py`, `mosaic_gpu*.py`: EvoNorm-S0 written by hand for Hopper GPUs.
+* `reference.py`: the plain formulas.
+* `depthwise.py`: depthwise convolution.
 """
 
 from evonorm_jax.kernels.baselines import (
