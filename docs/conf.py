@@ -72,6 +72,7 @@ def name_files_outside(app, docname, source):
 
 
 def setup(app):
+    """Registers the functions above with Sphinx."""
     app.connect("source-read", name_files_outside)
     app.connect("autodoc-skip-member", skip_defaults)
     app.connect("autodoc-process-signature", name_fields)

@@ -12,7 +12,7 @@ import pytest
 
 from evonorm_jax.analysis import paper
 from experiments import launch
-from tests import test_configs, test_rooms
+from tests import test_rooms
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
@@ -135,6 +135,12 @@ def test_the_readme_is_short():
 # ------------------------------------------------------------------------- the paper's numbers
 
 
+def configs(pattern):
+    names = sorted(path.stem for path in (ROOT / "configs").glob(f"{pattern}.py"))
+    assert len(names) >= 10
+    return names
+
+
 def papers_number(config, table):
     """What the paper prints for a config in one of its tables; None where it has no number."""
     model, layer = config.model.name, config.model.norm_act
@@ -144,7 +150,7 @@ def papers_number(config, table):
     return dict(enumerate(paper.BATCH_SIZE.get(model, {}).get(layer, ()))).get(column)
 
 
-@pytest.mark.parametrize("name", [n for n in test_configs.NAMES if n.startswith("imagenet_")])
+@pytest.mark.parametrize("name", configs("imagenet_*"))
 def test_the_docstrings_of_configs_have_the_papers_numbers(name):
     module = importlib.import_module(f"configs.{name}")
     config, sentence = module.get_config(), module.__doc__.partition("\nPaper: ")[2]
@@ -154,6 +160,18 @@ def test_the_docstrings_of_configs_have_the_papers_numbers(name):
         return
     stated, tables = re.match(r"(.+?) % top-1 \(arXiv v1, Tables? ([23 and]+)", sentence).groups()
     assert {numbers[int(table)] for table in re.findall(r"\d", tables)} == {float(stated)}
+
+
+@pytest.mark.parametrize("name", configs("coco_*"))
+def test_the_docstrings_of_detectors_have_the_papers_numbers(name):
+    module = importlib.import_module(f"configs.{name}")
+    model, sentence = module.get_config().model, module.__doc__.partition("\nPaper: ")[2]
+    row = paper.COCO.get(model.name, {}).get(model.norm_act)
+    if "no number" in sentence:
+        assert row is None
+        return
+    expected = f"box AP {row.box_ap} %, mask AP {row.mask_ap} % (arXiv v1, Table 4)."
+    assert sentence.startswith(expected)
 
 
 def test_the_readme_has_the_papers_numbers():

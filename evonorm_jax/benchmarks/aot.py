@@ -58,6 +58,8 @@ NOTES = (
     f"`{FORWARD}` leaves out the kernels in which the backward pass takes part.",
     "`products` are convolutions and matrix products, with all that is fused into them. `copies` "
     "are other kernels that copy or transpose, inside a layer or not.",
+    "`EvoNorm-S0` is what the compiler makes of the layer, "
+    f"`{PALLAS}` the hand-written kernel where it takes the shape, the default on Hopper GPUs.",
     f"`{PREDICTION}`: the least time, if every kernel is as fast as memory and matrix units are "
     "by the vendor's figures. Starting kernels and talking to other devices take no time in it. "
     "**It is a prediction; nothing was timed.**",

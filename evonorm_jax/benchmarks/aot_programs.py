@@ -52,7 +52,7 @@ LAYERS: Mapping[str, functools.partial] = {
     "BN-ReLU": norm_act("bn_relu"),
     "GN-ReLU": norm_act("gn_relu"),
     "EvoNorm-B0": norm_act("evonorm_b0"),
-    "EvoNorm-S0": norm_act("evonorm_s0"),
+    "EvoNorm-S0": norm_act("evonorm_s0", implementation="xla"),
     PLAIN: norm_act("evonorm_s0", implementation="reference"),
     PALLAS: norm_act("evonorm_s0", implementation="pallas"),
 }
@@ -100,6 +100,7 @@ _mobile = functools.partial(
 )
 NETWORKS: Mapping[str, Network] = {
     "resnet50": Network("resnet50"),
+    "resnet50_remat": Network("resnet50", {"remat": True}, layers=(BASELINE, "EvoNorm-S0")),
     "mobilenet_v2": _mobile("mobilenet_v2", {"dropout_rate": 0.2}),
     "efficientnet_b0": _mobile(
         "efficientnet_b0", {"dropout_rate": 0.2, "survival_probability": 0.8}

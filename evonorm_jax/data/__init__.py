@@ -10,6 +10,7 @@ streaming.py      what all streams share; fake streams
 folder_stream.py  class folders by tf.data      } tf_stream.py, tf_images.py, randaugment.py,
 tfds_stream.py    TFDS records by tf.data       } autoaugment.py and tf_import.py serve both
 tfds_source.py    TFDS: checks before reading, small sets into memory
+instances/        images with the masks of their objects, for detectors
 device_batches.py background transfer to the devices
 """
 

@@ -82,7 +82,10 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
                     f"run lengths of {sum(counts)} pixels for an image of {height * width}"
                 )
             segmentation = library.mask.frPyObjects(segmentation, height, width)
-        return library.mask.decode(segmentation).astype(bool)
+        try:
+            return library.mask.decode(segmentation).astype(bool)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"run lengths that cannot be decoded ({error})") from error
     raise UserError(
         "segmentation must be polygons or run lengths with size and counts, not "
         f"{str(segmentation)[:60]}"

@@ -6,7 +6,7 @@ layer is differentiated by itself and on CPU; inside a compiled network XLA:GPU 
 tensors again, and needs as much memory for the plain formulas. The form is chosen when the program
 is lowered: one for CPU, one for GPU, one for everything else.
 
-* `evonorm.py`, `baselines.py`: the functions: checks, and the choice of an implementation.
+* `evonorm.py`, `baselines.py`: the functions, with checks and the choice of an implementation.
 * `validation.py`: the checks of what callers pass.
 * `layers.py`: each layer as coefficients of an elementwise form (`elementwise.py`).
 * `fused.py`: the one differentiable operation made of these.

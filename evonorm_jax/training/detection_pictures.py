@@ -31,18 +31,21 @@ def write_pictures(path: Path, pipeline: InstancePipeline, rows: Mapping[str, np
     for row, index in enumerate(rows["index"]):
         picture = pipeline.eval_picture(int(index))
         detections = {name: leaf[row] for name, leaf in rows.items()}
-        objects = (true_objects(pipeline, int(index)), found_objects(pipeline, picture, detections))
+        objects = (
+            true_objects(pipeline, picture, int(index)),
+            found_objects(pipeline, picture, detections),
+        )
         pairs.append([draw_objects(picture, drawn) for drawn in objects])
     with replacing(path) as temporary:
         sheet(pairs).save(temporary, format="PNG")
 
 
-def true_objects(pipeline: InstancePipeline, index: int) -> list[Drawn]:
+def true_objects(pipeline: InstancePipeline, picture: np.ndarray, index: int) -> list[Drawn]:
     """Returns the objects of an image of the evaluation split, crowds included, as it is drawn."""
     truth = pipeline.truth
     names = {record["id"]: record.get("name", "") for record in truth["categories"]}
     image = truth["images"][index]
-    height, width = pipeline.eval_picture(index).shape[:2]
+    height, width = picture.shape[:2]
     scale = max(height, width) / max(image["height"], image["width"])
     drawn = []
     for record in truth["annotations"]:

@@ -21,6 +21,7 @@ from evonorm_jax.benchmarks.compile_only import TARGETS
 from evonorm_jax.benchmarks.hlo import parse_module
 from evonorm_jax.benchmarks.hlo_traffic import find_kernels
 from evonorm_jax.errors import UserError
+from evonorm_jax.layers import norm_act
 from evonorm_jax.models import create_model
 
 SHAPE = (2, 8, 8, 64)
@@ -73,6 +74,7 @@ def test_programs_by_pattern():
         "resnet50/evonorm-b0",
         "resnet50/evonorm-s0",
         "resnet50/evonorm-s0-pallas",
+        "resnet50_remat/bn-relu-flax",
         "mobilenet_v2/bn-relu-flax",
         "efficientnet_b0/bn-relu-flax",
     ]
@@ -180,8 +182,11 @@ def test_results_of_other_code_are_not_kept(
     assert lines_with(lines, ": compiled")
 
 
-def test_a_program_that_does_not_compile_is_a_line_of_the_report(options, tiny, tmp_path):
-    one = dataclasses.replace(options, programs=("*/evonorm-s0-pallas",))
+def test_a_program_that_does_not_compile_is_a_line_of_the_report(
+    options, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(LAYERS, "EvoNorm-S0", norm_act("evonorm_s0", epsilon=-1.0))
+    one = dataclasses.replace(options, programs=("*/evonorm-s0",))
     report = suite.run_suite("aot", one, tmp_path)
     (result,) = report.results
     assert result.note.startswith("does not compile: UserError: ")

@@ -53,7 +53,6 @@ def test_exported_program_runs() -> None:
         ("s0", "n, h, w, 8"),
         ("s0", "n, l, 8"),
         ("b0", "n, h, w, 8"),
-        ("bn_swish", "n, h, w, 8"),
         ("frn", "n, h, w, 8"),
     ],
 )

@@ -10,8 +10,6 @@ from evonorm_jax.models import create_model
 
 NETWORKS = {
     "resnet50": {"stage_sizes": (1, 1), "num_filters": 4},
-    "cifar_resnet20": {"depth": 8, "num_filters": 4},
-    "efficientnet_b0": {"stage_sizes": (1, 1)},
     "efficientnet_b0_same": {"stage_sizes": (1, 1), "padding": "same"},
 }
 

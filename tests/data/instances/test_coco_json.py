@@ -152,5 +152,8 @@ def test_masks_of_every_form_are_the_same():
     ]
     for form in forms:
         np.testing.assert_array_equal(decode_mask(form, mask.shape), mask)
+    for counts in ("garbage!!", "", "~~~~~", 5):
+        with pytest.raises(UserError, match="run lengths that cannot be decoded"):
+            decode_mask({"size": [12, 9], "counts": counts}, mask.shape)
     with pytest.raises(UserError, match="run lengths of 107 pixels for an image of 108"):
         decode_mask({"size": [12, 9], "counts": [100, 7]}, mask.shape)

@@ -156,11 +156,13 @@ def test_unknown_names_are_refused():
 def test_perfect_detections_have_the_average_precision_1(tmp_path):
     """From the files to the measure: canvas, scale, boxes, masks, crowds, category ids."""
     pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
-    only_good = write_folder(
-        tmp_path, lambda content: content["annotations"].__delitem__(slice(3, 5))
-    )
+
+    def keep_whole_boxes(content):
+        del content["annotations"][3:5]
+
+    root = write_folder(tmp_path, keep_whole_boxes)
     config = instance_dataset_config(
-        "own", "coco_json", path=str(only_good), image_size=64, mask_size=56, max_instances=4
+        "own", "coco_json", path=str(root), image_size=64, mask_size=56, max_instances=4
     )
     folder = list_coco_folder(config)
     examples = stack(
