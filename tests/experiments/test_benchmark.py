@@ -31,9 +31,9 @@ def test_a_suite_from_the_command_line(tmp_path):
 
 
 def test_what_cannot_be_measured_here_is_one_message(tmp_path):
-    done = run("benchmark", "--suite=gpu", f"--output={tmp_path}")
+    done = run("benchmark", "--suite=gpu_layers", f"--output={tmp_path}")
     assert done.returncode == 2
-    assert done.stderr.startswith("benchmark: The gpu suite needs a GPU")
+    assert done.stderr.startswith("benchmark: This suite needs a GPU")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
