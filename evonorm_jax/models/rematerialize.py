@@ -1,7 +1,7 @@
 """Blocks that keep only what goes into them, and are computed again for the gradient.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174): for a third more
-arithmetic, training holds one tensor for each block and the inside of a single block.
+Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174): for up to a third
+more arithmetic, training holds one tensor for each block and the inside of a single block.
 """
 
 from __future__ import annotations
