@@ -1,4 +1,4 @@
-"""Weights from and to timm and PyTorch, in safetensors files; the twins of timm's networks."""
+"""Weights from and to timm and PyTorch in safetensors files, and the twins of timm's networks."""
 
 from evonorm_jax.interop.biggan import load_biggan_weights
 from evonorm_jax.interop.inception import load_inception_weights

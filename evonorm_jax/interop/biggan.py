@@ -1,15 +1,16 @@
 """The published generators of BigGAN-deep, from pytorch-pretrained-biggan's weights.
 
-That package holds the graph and, elsewhere, the weights that DeepMind published for 128, 256 and
-512 pixels; of the discriminators there are none. Its file is a pickle, to be converted once:
+That package holds the graph. The weights that DeepMind published for 128, 256 and 512 pixels come
+separately, without those of the discriminators. Each file is a pickle, to be converted once:
 
     import torch, safetensors.torch
     weights = torch.load("biggan-deep-128-pytorch_model.bin", weights_only=True)
     safetensors.torch.save_file(weights, "biggan-deep-128.safetensors")
 
 Batch statistics are stored for 51 truncations of the noise from 0 to 1, so the truncation is chosen
-here; the noise to go with it is `truncation * x`, x normal and cut off at -2 and 2. Between two of
-them we interpolate linearly. (That package does too, but gives the nearer one the smaller weight.)
+here; the noise to go with it is `truncation * x`, x normal and cut off at -2 and 2. Between two
+truncations the statistics are interpolated linearly. (That package does so too, but gives the
+nearer truncation the smaller weight.)
 """
 
 from __future__ import annotations
@@ -37,21 +38,22 @@ _NON_LOCAL = {"theta": "theta", "phi": "phi", "g": "g", "output": "o_conv"}
 
 
 def load_biggan_weights(path: str | Path, *, truncation: float = 1.0) -> tuple[Gan, dict[str, Any]]:
-    """Both players as published, and the variables of the generator.
+    """Creates both players as published, and reads the variables of the generator.
 
         gan, variables = load_biggan_weights("biggan-deep-128.safetensors", truncation=0.4)
         images = gan.generator.apply(variables, z, labels)
 
     Args:
-      path: a safetensors file with the state dict.
-      truncation: whose batch statistics to take, from above 0 to 1.
+      path: Safetensors file with the state dict.
+      truncation: Truncation of the noise that the batch statistics belong to, above 0 and at most
+        1.
 
     Returns:
-      The GAN, its size and width those of the file, and the variables as NumPy arrays.
+      The GAN, with the size and width of the file, and the variables as NumPy arrays.
 
     Raises:
-      UserError: for a file that is not there or holds other tensors, which are named; a truncation
-        out of range; where `safetensors` is not installed.
+      UserError: The file is not there or holds other tensors, which the message names; the
+        truncation is out of range; or `safetensors` is not installed.
     """
     state_dict = read_safetensors(path)
     try:
@@ -63,7 +65,12 @@ def load_biggan_weights(path: str | Path, *, truncation: float = 1.0) -> tuple[G
 def from_biggan_state_dict(
     state_dict: Mapping[str, np.ndarray], *, truncation: float = 1.0
 ) -> tuple[Gan, dict[str, Any]]:
-    """As `load_biggan_weights`, from tensor names -> arrays."""
+    """Converts arrays by tensor name to what `load_biggan_weights` returns.
+
+    Raises:
+      UserError: The tensors are others than those of such a generator, or the truncation is out of
+        range.
+    """
     if not 0 < truncation <= 1:
         raise UserError(f"truncation={truncation}: expected a number above 0 and at most 1.")
     gan = _network_of(state_dict)
@@ -104,7 +111,7 @@ def from_biggan_state_dict(
 
 
 def _network_of(state_dict: Mapping[str, np.ndarray]) -> Gan:
-    """The GAN whose generator has these tensors."""
+    """Returns the GAN whose generator has these tensors."""
     embedding = np.shape(state_dict.get("embeddings.weight", ()))
     linear = np.shape(state_dict.get("generator.gen_z.weight_orig", ()))
     blocks = sum(name.endswith(".conv_0.weight_orig") for name in state_dict)
@@ -131,7 +138,7 @@ def _network_of(state_dict: Mapping[str, np.ndarray]) -> Gan:
 
 
 def _module_names(gan: Gan) -> Iterator[tuple[str, str]]:
-    """Names of modules here and there."""
+    """Yields the name of each module here with its name there."""
     yield "class_embedding", "embeddings"
     yield "linear", "generator.gen_z"
     yield "head_norm", "generator.bn"
@@ -203,20 +210,20 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _from_torch(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """[out, in, k, k] -> [k, k, in, out], [out, in] -> [in, out], [1] -> []."""
+    """Converts [out, in, k, k] to [k, k, in, out], [out, in] to [in, out], and [1] to []."""
     if len(shape) < 2:
         return array.reshape(shape)
     return np.ascontiguousarray(np.moveaxis(array, (1, 0), (-2, -1)))
 
 
 def _order_inputs(v: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """v over (in, k, k) as v over (k, k, in), for a kernel of that shape here."""
+    """Reorders v from (in, k, k) to (k, k, in), for a kernel of that shape here."""
     *window, features_in, _ = shape
     return np.moveaxis(v.reshape(features_in, *window), 0, -1).ravel()
 
 
 def _at_truncation(statistics: np.ndarray, truncation: float) -> np.ndarray:
-    """`[51, C] -> [C]`; row i is for a truncation of i / 50."""
+    """Interpolates statistics `[51, C]` to `[C]`; row i is for a truncation of i / 50."""
     # Rounded, because 0.58 * 50 is 28.999999999999996.
     position = round(truncation * (len(statistics) - 1), 6)
     low = int(position)

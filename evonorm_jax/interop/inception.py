@@ -26,14 +26,17 @@ _COUNTER = ".num_batches_tracked"
 
 
 def load_inception_weights(path: str | Path) -> dict[str, Any]:
-    """`{"params": ..., "batch_stats": ...}` of `InceptionV3`, float32 NumPy arrays.
+    """Reads the weights of `InceptionV3` from a file with torch-fidelity's tensors.
 
     Args:
-      path: a safetensors file with torch-fidelity's names.
+      path: Safetensors file with torch-fidelity's tensor names.
+
+    Returns:
+      The variables `{"params": ..., "batch_stats": ...}` as float32 NumPy arrays.
 
     Raises:
-      UserError: for a file that is not there or holds other tensors; for torchvision's network,
-        whose figures are others; where `safetensors` is not installed.
+      UserError: The file is not there or holds other tensors, such as those of torchvision's
+        network, which gives other figures; or `safetensors` is not installed.
     """
     state_dict = read_safetensors(path)
     try:
@@ -43,7 +46,11 @@ def load_inception_weights(path: str | Path) -> dict[str, Any]:
 
 
 def from_inception_state_dict(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """As `load_inception_weights`, from tensor names -> arrays."""
+    """Converts arrays by tensor name to the variables that `load_inception_weights` returns.
+
+    Raises:
+      UserError: The tensors are others than those of FID's Inception network.
+    """
     if any(name.startswith("AuxLogits") for name in state_dict):
         raise UserError(
             "the tensors are those of torchvision's Inception-v3, another network: with it the "
@@ -77,7 +84,7 @@ def from_inception_state_dict(state_dict: Mapping[str, np.ndarray]) -> dict[str,
 
 @functools.cache
 def inception_tensors() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """torch-fidelity's tensor names -> path here and shape there."""
+    """Returns the path of each tensor here and its shape there, by torch-fidelity's name."""
     images = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
     shapes = jax.eval_shape(InceptionV3().init, jax.random.key(0), images)
     tensors = {}

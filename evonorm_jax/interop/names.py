@@ -17,16 +17,16 @@ class ModuleNames:
     """The names of one family's modules.
 
     Attributes:
-      rows: name here -> name there, see the docstring of this file.
-      dense: names there of the modules that are `torch.nn.Linear`; all other kernels belong to
-        `torch.nn.Conv2d`, those of our dense layers to 1x1 convolutions.
+      rows: Names in timm by names here; the docstring of this file describes them.
+      dense: Names in timm of the modules that are `torch.nn.Linear`. All other kernels belong to
+        `torch.nn.Conv2d`; those of our other dense layers are 1x1 convolutions there.
     """
 
     rows: Mapping[str, str]
     dense: tuple[str, ...] = ()
 
     def to_timm(self, module: str) -> str | None:
-        """timm's name of a module, or None where it has none.
+        """Returns timm's name of a module, or None where it has none.
 
         >>> RESNET_V1.to_timm("stage2_block1/shortcut_conv")
         'layer2.0.downsample.0'

@@ -1,4 +1,4 @@
-"""Weights in safetensors files, the format of timm's published weights; never pickle.
+"""Weights in safetensors files, the format of timm's published weights, never in pickles.
 
 A safetensors file is a JSON header and plain arrays: reading one runs no code, whoever made it.
 """
@@ -26,8 +26,9 @@ def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[s
         logits = create_timm_model("resnet50").apply(variables, images, train=False)
 
     Args:
-      path: a safetensors file with the state dict of the network.
-      timm_name: one of `timm_model_names()`, with or without a tag (`resnet50.a1_in1k`).
+      path: Safetensors file with the state dict of the network.
+      timm_name: Name of the network, one of `timm_model_names()`, with or without a tag
+        (`resnet50.a1_in1k`).
       **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
@@ -35,8 +36,8 @@ def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[s
       arrays. The number of classes is that of the file.
 
     Raises:
-      UserError: for a file that is not there, is no safetensors file or holds another network's
-        tensors, which are named; for an unknown network; where `safetensors` is not installed.
+      UserError: The file is not there, is no safetensors file or holds another network's tensors,
+        which the message names; the network is unknown; or `safetensors` is not installed.
     """
     state_dict = read_safetensors(path)
     try:
@@ -55,23 +56,25 @@ def save_timm_weights(
         timm.create_model("resnet50", checkpoint_path="resnet50.safetensors")
 
     Args:
-      variables: `params` and, where the layer has it, `batch_stats`.
-      path: the file to write.
-      timm_name: the network of timm that they are for.
+      variables: Variables of the network: `params` and, where a layer keeps statistics,
+        `batch_stats`.
+      path: File to write.
+      timm_name: Name of timm's network that the variables are for.
       **fields: Fields of the network, where they differ from those of that name.
 
     Raises:
-      UserError: for variables of another network, a file that cannot be written, an unknown
-        network; where `safetensors` is not installed.
+      UserError: The variables are those of another network, the network is unknown, the file
+        cannot be written, or `safetensors` is not installed.
     """
     write_safetensors(to_timm_state_dict(variables, timm_name, **fields), path)
 
 
 def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Tensor names -> arrays of a safetensors file.
+    """Reads the arrays of a safetensors file by tensor name.
 
     Raises:
-      UserError: as `load_timm_weights`.
+      UserError: The file is not there, is a pickle or no safetensors file; or `safetensors` is not
+        installed.
     """
     path = Path(path)
     safetensors = _import_safetensors()
@@ -94,7 +97,7 @@ def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> No
     """Writes named arrays as a safetensors file.
 
     Raises:
-      UserError: where the file cannot be written, or `safetensors` is not installed.
+      UserError: The file cannot be written, or `safetensors` is not installed.
     """
     safetensors = _import_safetensors()
     try:

@@ -1,4 +1,4 @@
-"""Between PyTorch state dicts and Flax variables: pure functions of NumPy arrays.
+"""Conversion between PyTorch state dicts and Flax variables: pure functions of NumPy arrays.
 
     kernel of a convolution   [k, k, in, out]  <->  [out, in, k, k]  (depthwise: in = 1)
     kernel of a dense layer   [in, out]        <->  [out, in]; [out, in, 1, 1] of a 1x1 convolution
@@ -31,7 +31,7 @@ _SHOWN = 5  # tensors named in a message; the rest are counted
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One array: its place and shape here, and the shape it has in timm."""
+    """One array: its place and shape here, and its shape in timm."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -41,13 +41,13 @@ class Tensor:
 def from_timm_state_dict(
     state_dict: Mapping[str, np.ndarray], timm_name: str, **fields: Any
 ) -> dict[str, Any]:
-    """Flax variables of a PyTorch state dict.
+    """Converts a PyTorch state dict to Flax variables.
 
-    The number of classes and of image channels are those of the state dict.
+    The state dict determines the numbers of classes and of image channels.
 
     Args:
-      state_dict: timm's tensor names -> arrays of any floating dtype.
-      timm_name: one of `timm_model_names()`, with or without a tag.
+      state_dict: Arrays of any floating dtype, by timm's tensor names.
+      timm_name: Name of the network, one of `timm_model_names()`, with or without a tag.
       **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
@@ -55,8 +55,8 @@ def from_timm_state_dict(
       and fields. They are `params` and, where a layer keeps statistics, `batch_stats`.
 
     Raises:
-      UserError: for an unknown network, or naming the tensors that are missing, too many, of the
-        wrong shape, or not floating-point numbers.
+      UserError: The network is unknown, or tensors are missing, too many, of the wrong shape, or
+        not floating-point numbers. The message names the tensors.
     """
     modules = find_timm_model(timm_name).names
     tensors = timm_tensors(
@@ -76,18 +76,19 @@ def from_timm_state_dict(
 def to_timm_state_dict(
     variables: Mapping[str, Any], timm_name: str, **fields: Any
 ) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of Flax variables; the inverse of `from_timm_state_dict`.
+    """Converts Flax variables to a PyTorch state dict; the inverse of `from_timm_state_dict`.
 
     Args:
-      variables: `params` and, where the layer has it, `batch_stats`.
-      timm_name: the network of timm that they are for.
+      variables: Variables of the network: `params` and, where a layer keeps statistics,
+        `batch_stats`.
+      timm_name: Name of timm's network that the variables are for.
       **fields: Fields of the network, where they differ from those of that name.
 
     Returns:
-      timm's tensor names -> contiguous arrays, float32; int64 zeros for `num_batches_tracked`.
+      Contiguous float32 arrays by timm's tensor names; each `num_batches_tracked` is an int64 zero.
 
     Raises:
-      UserError: for an unknown network, or naming the arrays that differ from its own.
+      UserError: The network is unknown, or arrays differ from its own; the message names them.
     """
     both = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
     flat = {path: np.asarray(array) for path, array in traverse_util.flatten_dict(both).items()}
@@ -107,10 +108,13 @@ def to_timm_state_dict(
 def timm_tensors(
     timm_name: str, num_classes: int = 1000, channels: int = 3, **fields: Any
 ) -> dict[str, Tensor]:
-    """Every tensor of one of timm's networks, by its name there, counters left out.
+    """Returns every tensor of one of timm's networks by its name there, without counters.
 
     >>> timm_tensors("resnet50")["fc.weight"]
     Tensor(path=('params', 'head', 'kernel'), shape=(2048, 1000), timm_shape=(1000, 2048))
+
+    Raises:
+      UserError: The network is unknown, or the fields lead to a network that timm does not have.
     """
     model = create_timm_model(timm_name, num_classes, **fields)
     modules = find_timm_model(timm_name).names
@@ -154,7 +158,7 @@ def _to_timm(array: np.ndarray, tensor: Tensor) -> np.ndarray:
 
 
 def _counters(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the step counters that PyTorch's BatchNorm keeps beside its running mean."""
+    """Returns the names of the step counters beside the running means of PyTorch's BatchNorm."""
     return [
         name.removesuffix("running_mean") + _COUNTER
         for name in tensors
@@ -232,7 +236,7 @@ def raise_faults(faults: Mapping[str, list[str]], what: str, remedy: str) -> Non
 
 
 def _fits(shape: tuple[int, ...], tensor: Tensor) -> bool:
-    """Whether the shape is timm's, or that without or with axes of length 1 around `[C]`, `[O, I]`.
+    """Returns whether the shape is timm's; axes of length 1 around `[C]` and `[O, I]` are ignored.
 
     Older EvoNorm parameters are `[1, C, 1, 1]`; a classifier is a dense layer or a 1x1 convolution.
     """

@@ -1,4 +1,4 @@
-"""Which of timm's networks have a twin here, and exactly which fields make it one.
+"""Those of timm's networks that have a twin here, and the fields that make it one.
 
 Padding, epsilon and groups follow timm: its BatchNorm has epsilon 1e-5 and its convolutions pad by
 the kernel size, except in `tf_efficientnet_*`, whose weights come from TensorFlow (1e-3, "same");
@@ -32,11 +32,11 @@ class TimmModel:
     """The twin of one of timm's networks.
 
     Attributes:
-      model: our name of the network, for `create_model`.
-      norm_act: its layer.
-      norm_act_fields: of the layer.
-      names: of its modules in timm.
-      fields: of the network.
+      model: Name of the network here, for `create_model`.
+      norm_act: Name of its norm-activation layer here.
+      norm_act_fields: Fields of the layer.
+      names: Names of the network's modules in timm.
+      fields: Fields of the network.
     """
 
     model: str
@@ -91,15 +91,17 @@ TIMM_MODELS: Mapping[str, TimmModel] = MappingProxyType(
 
 
 def timm_model_names() -> tuple[str, ...]:
-    """The names of timm's networks that have a twin here."""
+    """Returns the names of timm's networks that have a twin here."""
     return tuple(TIMM_MODELS)
 
 
 def find_timm_model(name: str) -> TimmModel:
-    """The row of `TIMM_MODELS`; a tag of pretrained weights, as in `resnet50.a1_in1k`, is ignored.
+    """Returns the row of `TIMM_MODELS` for a name.
+
+    A tag of pretrained weights, as in `resnet50.a1_in1k`, is ignored.
 
     Raises:
-      UserError: for a network that has no twin here; the message lists those that have.
+      UserError: The network has no twin here; the message lists those that have one.
     """
     architecture = name.partition(".")[0]
     if architecture in TIMM_MODELS:
@@ -118,12 +120,13 @@ def check_twin(model: nn.Module, name: str, **fields: Any) -> None:
     would fit, and the accuracy be lost. Dropout, dtype and classes may differ.
 
     Args:
-      model: a network from `create_model`.
-      name: one of `timm_model_names()`.
+      model: Network from `create_model`.
+      name: Name of timm's network, one of `timm_model_names()`.
       **fields: Fields of the network, where they may differ from those of that name.
 
     Raises:
-      UserError: naming the fields that differ, and how the network is made.
+      UserError: The networks differ; the message names the fields in which they do, and says how
+        timm's network is made.
     """
     row = find_timm_model(name)
     ours = _what_it_computes(model)
@@ -142,7 +145,7 @@ def check_twin(model: nn.Module, name: str, **fields: Any) -> None:
 
 
 def _what_it_computes(model: nn.Module) -> dict[str, Any]:
-    """The fields of a network and of its layer that the logits of given weights depend on."""
+    """Returns the fields of a network and of its layer on which the logits depend."""
     rest = {"num_classes", "norm_act", "dtype", "dropout_rate", "survival_probability"}
     network = {
         field.name: getattr(model, field.name)
@@ -164,13 +167,15 @@ def create_timm_model(
     """Builds the network that computes what timm's network of that name computes.
 
     Args:
-      name: one of `timm_model_names()`; a tag of pretrained weights after a dot is ignored.
-      num_classes: width of the logits.
-      dtype: of convolutions and layers.
-      **fields: further fields of the network, such as `dropout_rate=0.2`; they override the row's.
+      name: Name of timm's network, one of `timm_model_names()`; a tag of pretrained weights after
+        a dot is ignored.
+      num_classes: Number of classes, which is the width of the logits.
+      dtype: Dtype of convolutions and layers.
+      **fields: Further fields of the network, such as `dropout_rate=0.2`; they override those of
+        its row in `TIMM_MODELS`.
 
     Raises:
-      UserError: for an unknown name, and as `evonorm_jax.create_model`.
+      UserError: The name is unknown, or `evonorm_jax.create_model` refuses the arguments.
 
     >>> model = create_timm_model("resnetv2_50d_evos", num_classes=10)
     >>> model.stem, model.avg_down, model.norm_act().num_groups
