@@ -1,4 +1,4 @@
-"""Measurements: rivals side by side in one interleaved run, written with all that explains them.
+"""Measurements of rivals side by side in one interleaved run, with all that explains them.
 
 suite.py          names, options, from a name to written files
 timing.py         A B A B: interleaving, samples, spreads, same-round ratios

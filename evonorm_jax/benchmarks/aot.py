@@ -1,9 +1,10 @@
-"""What our programs cost on TPUs and GPUs by their compilers' count: no device, nothing is timed.
+"""What our programs cost on TPUs and GPUs, counted from compiled programs; nothing is timed.
 
-A program is compiled for a target, and its optimised HLO is read: the bytes that every kernel
-moves, in passes over x for the layers, copies, all-reduces, and what hand-written kernels take.
-The counts are exact and depend on nothing but the program and the version of the compiler, so that
-a change of them judges a change of the code. Beside them stands the least time that they allow.
+A program is compiled for a target without a device, and its optimised HLO is read. The figures are
+the bytes that every kernel moves (for the layers, in passes over x), the copies, the all-reduces,
+and the resources of hand-written kernels. The counts are exact and depend only on the program and
+the version of the compiler, so a change of the counts shows the effect of a change of the code. The
+report also gives the least time that the counts allow.
 """
 
 from __future__ import annotations
@@ -76,11 +77,11 @@ QUICK_NOTICE = (
 def measure(options: Options) -> Report:
     """Compiles the programs of one target, and saves the report after each.
 
-    Programs that the report of an earlier run holds are kept, if that run was of the same code and
-    the same compilers; so the same command goes on where it was stopped.
+    Results in the report of an earlier run are kept if that run had the same code and the same
+    compilers. So the same command goes on where it was stopped.
 
     Raises:
-      UserError: for a target or a program that is unknown, or whose compiler is missing.
+      UserError: The target or a program is unknown, or the target's compiler is missing.
     """
     if options.target is None or options.target not in TARGETS:
         raise UserError(
@@ -119,7 +120,7 @@ def measure(options: Options) -> Report:
 
 
 def compile_program(program: Program, target: Target, devices: Sequence[jax.Device]) -> Result:
-    """Compiles a program and reads its figures; a result with a note where that fails."""
+    """Compiles a program and reads its figures; where that fails, the result has a note."""
     start = time.process_time()
     resources: list[Resources] = []
     with contextlib.ExitStack() as stack:
@@ -188,7 +189,7 @@ def _resource_figures(
 
 
 def _earlier_results(options: Options) -> list[Result]:
-    """Those of the report that is there, unless other code or another compiler made it."""
+    """Reads the results of an earlier run, unless other code or another compiler made them."""
     path = options.output / f"{file_stem('aot', quick=options.quick)}.json"
     try:
         environment, results = read_results(path)

@@ -1,7 +1,7 @@
 """The programs of the aot suite: single layers, blocks, and training steps of whole networks.
 
-All have 128 images a device in bfloat16. Nothing is computed: arguments are shapes, and devices
-may be compile-only ones.
+All programs take 128 images a device, in bfloat16. Nothing is computed: arguments are shapes, and
+devices may be compile-only ones.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ _RMSPROP = optax.chain(
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What is trained, at 224 pixels and 1000 classes.
+    """A network to train, on images of 224 pixels in 1000 classes.
 
     Attributes:
-      model: a name that `create_model` knows.
-      fields: of the model.
-      optimizer: of the step.
-      step_fields: of `make_train_step`.
-      layers: names in `LAYERS`.
+      model: Name of the network, as `create_model` takes it.
+      fields: Fields of the network.
+      optimizer: Optimizer of the training step.
+      step_fields: Further arguments of `make_train_step`.
+      layers: Names in `LAYERS` of the layers that the network is built with.
     """
 
     model: str
@@ -115,8 +115,8 @@ class Lowered:
     """A program that has been traced and lowered.
 
     Attributes:
-      program: compiles.
-      layer_bytes: of x, over all norm-activation layers of one device.
+      program: Lowered program, ready to be compiled.
+      layer_bytes: Bytes of x, summed over all norm-activation layers of one device.
     """
 
     program: jax.stages.Lowered
@@ -125,13 +125,13 @@ class Lowered:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A line of the report.
+    """A program to compile, one line of the report.
 
     Attributes:
-      group: table of the report.
-      case: what the layer stands in.
-      contender: a name in `LAYERS`.
-      lower: traces and lowers it for devices.
+      group: Table of the report.
+      case: What the layer is compiled in, such as the network "resnet50".
+      contender: Name of the layer in `LAYERS`.
+      lower: Traces and lowers the program for devices.
     """
 
     group: str
@@ -141,12 +141,16 @@ class Program:
 
     @property
     def name(self) -> str:
-        """What `--programs` chooses it by."""
+        """The name by which `--programs` chooses the program."""
         return f"{self.case}/{slug(self.contender)}"
 
 
 def find_programs(target: Target, *, quick: bool) -> tuple[Program, ...]:
-    """All programs of a target: whole networks, or for `quick` layers, blocks, a small network."""
+    """Returns all programs of a target.
+
+    They are training steps of whole networks; for `quick`, they are layers, blocks and the training
+    step of a small network.
+    """
     found: list[Program] = []
     networks = SMALL_NETWORKS if quick else NETWORKS
     if quick and target.compiles_parts:
@@ -176,10 +180,10 @@ def find_programs(target: Target, *, quick: bool) -> tuple[Program, ...]:
 def choose_programs(
     programs: Sequence[Program], patterns: Sequence[str] = ()
 ) -> tuple[Program, ...]:
-    """Those whose name matches one of the patterns; all for ().
+    """Returns the programs whose name matches one of the patterns; all for ().
 
     Raises:
-      UserError: for a pattern that matches none.
+      UserError: A pattern matches no program.
     """
     names = [program.name for program in programs]
     for pattern in patterns:
@@ -195,14 +199,14 @@ def choose_programs(
 def lower_layer(
     factory: functools.partial, shape: tuple[int, ...], devices: Sequence[jax.Device]
 ) -> Lowered:
-    """Forward and backward pass of one layer on x `[N, H, W, C]`, on the first device."""
+    """Lowers the forward and backward pass of a layer, x `[N, H, W, C]`, for the first device."""
     return _lower_module(factory(use_running_average=False), factory, shape, devices[0])
 
 
 def lower_block(
     factory: functools.partial, size: int, filters: int, devices: Sequence[jax.Device]
 ) -> Lowered:
-    """Forward and backward pass of a bottleneck block, on the first device."""
+    """Lowers the forward and backward pass of a bottleneck block for the first device."""
     block = BottleneckBlock(
         filters,
         conv=functools.partial(conv2d, dtype=DTYPE),
@@ -214,10 +218,10 @@ def lower_block(
 def lower_step(
     network: Network, factory: functools.partial, devices: Sequence[jax.Device]
 ) -> Lowered:
-    """The training step as training makes it, mapped over the devices by `shard_map`.
+    """Lowers the training step as training makes it, mapped over the devices by `shard_map`.
 
-    Training maps it by `jax.pmap`, which compiles for the devices of this process alone; these
-    belong to many.
+    Training maps it by `jax.pmap`, which compiles only for the devices of this process; the devices
+    here may belong to many processes.
     """
     sizes = {"num_train_examples": BATCH, "num_eval_examples": 1, "num_classes": 1000}
     pipeline = create_pipeline(dataset_config("imagenet2012", "fake", **sizes), seed=0)
@@ -255,7 +259,7 @@ def lower_step(
 
 @contextlib.contextmanager
 def marked_layers(factory: functools.partial) -> Iterator[dict[tuple[str, ...], int]]:
-    """Traces the layers of a factory in the scope `LAYER_SCOPE`, and notes the bytes of their x."""
+    """Traces a factory's layers in the scope `LAYER_SCOPE`, and records the bytes of their x."""
     sizes: dict[tuple[str, ...], int] = {}
     layer: Any = factory.func
 

@@ -12,7 +12,10 @@ from evonorm_jax.benchmarks.timing import spread
 
 
 def as_png(report: Report) -> bytes:
-    """Bars: one row of panels per group, one panel per case, whiskers from quartile to quartile."""
+    """Draws the results of a report as bars and returns the picture as a PNG.
+
+    Each group has a row of panels and each case a panel. Whiskers go from quartile to quartile.
+    """
     from matplotlib.figure import Figure  # half a second; not everyone draws
 
     groups = report.groups()

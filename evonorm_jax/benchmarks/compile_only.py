@@ -1,7 +1,7 @@
-"""Accelerators that are not there: devices that programs can be compiled for, not run on.
+"""Accelerators that are not there: programs can be compiled for these devices, but not run.
 
-The compilers are those of the `aot` extra, NVIDIA's plugin and libtpu, which need neither device
-nor driver. This is the only file that knows how JAX is asked for such devices.
+The compilers are those of the `aot` extra, NVIDIA's plugin and libtpu. They need neither device nor
+driver. This is the only file that knows how JAX is asked for such devices.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ _COMPILERS = {"gpu": ("jax_cuda13_plugin", "jax_cuda12_plugin"), "tpu": ("libtpu
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices of one kind, connected.
+    """Connected devices of one kind, for which programs are compiled.
 
     Attributes:
-      chip: a name in `roofline.CHIPS`.
-      shape: of a TPU slice, chips along each axis; of GPUs, their number.
-      compiles_parts: whether programs of one device are compiled for it too; for the larger
-        targets they would be the same again.
+      chip: Name of the chip in `roofline.CHIPS`.
+      shape: Numbers of chips along the axes of a TPU slice, or the number of GPUs alone.
+      compiles_parts: Whether programs of one device are compiled for it too. For the larger targets
+        they would be the same again.
     """
 
     chip: str
@@ -77,24 +77,24 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Of the target, and of the folder of its results."""
+        """Name of the target, and of the folder of its results."""
         if self.platform == "gpu":
             return self.chip if self.num_devices == 1 else f"{self.num_devices}x-{self.chip}"
         return f"{self.chip}-{'x'.join(map(str, self.shape))}"
 
     @property
     def platform(self) -> str:
-        """Either "gpu" or "tpu"."""
+        """Platform of the devices, either "gpu" or "tpu"."""
         return "tpu" if self.chip.startswith("tpu") else "gpu"
 
     @property
     def num_devices(self) -> int:
-        """Chips."""
+        """Number of chips."""
         return math.prod(self.shape)
 
     @property
     def published(self) -> Chip:
-        """What the vendor says of the chip."""
+        """The figures that the vendor publishes of the chip."""
         return CHIPS[self.chip]
 
 
@@ -118,13 +118,13 @@ TARGETS: Mapping[str, Target] = {
 
 
 def choose_targets(patterns: Sequence[str] = ()) -> tuple[Target, ...]:
-    """The targets whose name matches; all whose compiler is installed for ().
+    """Returns the targets whose name matches a pattern; for (), all with an installed compiler.
 
     >>> [target.name for target in choose_targets(["tpu-v5e-*"])]
     ['tpu-v5e-2x2', 'tpu-v5e-4x8', 'tpu-v5e-16x16']
 
     Raises:
-      UserError: for a pattern that no target matches; for () without any compiler.
+      UserError: A pattern matches no target, or no compiler is installed for ().
     """
     for pattern in patterns:
         if not fnmatch.filter(TARGETS, pattern):
@@ -142,10 +142,10 @@ def choose_targets(patterns: Sequence[str] = ()) -> tuple[Target, ...]:
 
 
 def find_devices(target: Target) -> list[jax.Device]:
-    """Devices to lower and compile for; nothing can be put on them.
+    """Returns devices to lower and compile programs for; no array can be put on them.
 
     Raises:
-      UserError: without the compiler, or where this version of JAX cannot be asked.
+      UserError: The compiler is not installed, or this version of JAX offers no such devices.
     """
     if not _has_compiler(target):
         raise _missing_compiler(_COMPILERS[target.platform][0])

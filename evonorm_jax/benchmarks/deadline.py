@@ -1,4 +1,4 @@
-"""The time that a suite has, for suites on machines that are lent for minutes."""
+"""The time limit of a suite, for machines that are lent for minutes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Deadline:
     """A moment after which nothing new is begun.
 
     Attributes:
-      minutes: From the start; None sets no limit.
-      start: Of the clock, `time.monotonic()`.
+      minutes: Minutes from the start to that moment; None sets no limit.
+      start: Value of `time.monotonic()` at the start, in seconds.
     """
 
     minutes: float | None
@@ -32,5 +32,5 @@ class Deadline:
 
     @property
     def note(self) -> str:
-        """Why something was not measured."""
+        """The reason, for a report, that something was not measured."""
         return f"not run: {60 * (self.minutes or 0):.0f} s were over"

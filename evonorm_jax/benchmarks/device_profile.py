@@ -1,4 +1,4 @@
-"""Where the time of a compiled program goes on a device: convolutions, layers, the rest."""
+"""Where a compiled program spends its time on a device: convolutions, layers, the rest."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _CONVOLUTION = re.compile(r"conv_general_dilated|dot_general")
 
 
 def profile_step(call: Callable[[], Any], hlo: str, *, steps: int = 3) -> dict[str, float]:
-    """Milliseconds a step by class of kernel, from a trace of the device.
+    """Measures milliseconds a step by class of kernel, from a trace of the device.
 
     A fusion counts where its root instruction belongs. Kernels that the compiled program does not
-    name are of the libraries of convolutions and matrix products.
+    name come from the libraries of convolutions and matrix products.
 
     Args:
-      call: Makes one step; its result is waited for.
+      call: Makes one step and returns a result to wait for.
       hlo: Text of the compiled program.
-      steps: How many steps to trace.
+      steps: Number of steps to trace.
 
     Returns:
-      `CONVOLUTIONS`, `LAYERS`, `REST` and `KERNELS`; {} where the trace holds no device.
+      The figures `CONVOLUTIONS`, `LAYERS`, `REST` and `KERNELS`; {} if the trace holds no device.
     """
     jax.block_until_ready(call())
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,13 @@ def profile_step(call: Callable[[], Any], hlo: str, *, steps: int = 3) -> dict[s
 def summarize_kernels(
     events: list[tuple[str, str, float]], hlo: str, *, steps: int
 ) -> dict[str, float]:
-    """As `profile_step`, of events `(kernel, instruction or "", seconds)`."""
+    """Sums up the events of a trace as `profile_step` does.
+
+    Args:
+      events: Kernels as `(kernel, instruction, seconds)`; the instruction may be "".
+      hlo: Text of the compiled program.
+      steps: Number of steps in the trace.
+    """
     scopes = instruction_scopes(hlo)
     sums = dict.fromkeys((CONVOLUTIONS, LAYERS, REST), 0.0)
     for kernel, instruction, seconds in events:
@@ -60,7 +66,9 @@ def summarize_kernels(
 
 
 def instruction_scopes(hlo: str) -> dict[str, str]:
-    """Name of each instruction, as kernels are named after them, to the module path it is from.
+    """Returns the module path that each instruction comes from.
+
+    The keys are the names of the instructions in the form in which kernels are named after them.
 
     >>> instruction_scopes('%add.1 = f32[2]{0} add(%a, %b), metadata={op_name="jit(f)/norm1/add"}')
     {'add_1': 'jit(f)/norm1/add'}
@@ -69,12 +77,13 @@ def instruction_scopes(hlo: str) -> dict[str, str]:
 
 
 def classify(kernel: str, instruction: str, scopes: Mapping[str, str]) -> str:
-    """The class of one kernel.
+    """Returns the class of one kernel: `CONVOLUTIONS`, `LAYERS` or `REST`.
 
     Args:
-      kernel: Its name.
-      instruction: That of the instruction it belongs to, "" where the trace does not know.
-      scopes: Of `instruction_scopes`.
+      kernel: Name of the kernel.
+      instruction: Name of the instruction that the kernel belongs to; "" where the trace does not
+        know it.
+      scopes: Module paths by instruction, as `instruction_scopes` returns them.
     """
     scope = scopes.get(_kernel_name(instruction)) or scopes.get(_kernel_name(kernel))
     if _LAYER.search(kernel) or (scope and _LAYER.search(scope)):

@@ -1,7 +1,7 @@
-"""All that is worth knowing of one GPU, as stages with a limit each, in a few minutes.
+"""All that is worth knowing of one GPU, measured within minutes in stages with a time limit each.
 
-A stage is a suite of its own and runs in a process of its own: a kernel that hangs or crashes costs
-its stage alone, and every stage writes what it has measured after each step.
+A stage is a suite of its own and runs in a process of its own, so a kernel that hangs or crashes
+costs its stage alone. Every stage writes what it has measured after each step.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Stage:
     """A part of the suite.
 
     Attributes:
-      name: What `--stages` calls it; the suite is `gpu_<name>`.
-      minutes: Limit of the stage where the whole has 13 minutes.
-      needs_data: Whether it reads real images (`--data`).
+      name: Name of the stage in `--stages`; its suite is `gpu_<name>`.
+      minutes: Time limit of the stage in minutes, where the whole suite has 13.
+      needs_data: Whether the stage reads real images (`--data`).
     """
 
     name: str
@@ -56,7 +56,7 @@ def measure(options: Options) -> Report:
     """Runs the stages in processes of their own, each within its limit.
 
     Raises:
-      UserError: For an unknown stage, a time that is not positive, or real images that are missing.
+      UserError: A stage is unknown, the time is not positive, or the real images are missing.
     """
     stages = chosen_stages(options.stages)
     if options.minutes is not None and not options.minutes > 0:
@@ -89,10 +89,10 @@ def measure(options: Options) -> Report:
 
 
 def chosen_stages(names: tuple[str, ...]) -> tuple[Stage, ...]:
-    """The stages by name, in the order of `STAGES`; all of them for ().
+    """Returns the stages of these names, in the order of `STAGES`; all of them for ().
 
     Raises:
-      UserError: For an unknown name.
+      UserError: A name is unknown.
     """
     known = tuple(stage.name for stage in STAGES)
     for name in names:
@@ -105,12 +105,14 @@ def run_stage(stage: Stage, options: Options, limit: float) -> tuple[float, str]
     """Runs one stage and waits for it.
 
     Args:
-      stage: Which.
-      options: What the command line chose.
-      limit: Seconds that it may take; it is asked to end `GRACE` earlier, then killed.
+      stage: Stage to run.
+      options: Options of the command line.
+      limit: Seconds that the stage may take. It is asked to end `GRACE` seconds earlier, and killed
+        if it does not.
 
     Returns:
-      The seconds it took, and "finished", "cut short", "killed" or "failed (exit code N)".
+      The seconds that it took, and the outcome: "finished", "cut short", "killed" or
+      "failed (exit code N)".
     """
     command = stage_command(stage, options, limit)
     start = time.monotonic()
@@ -133,7 +135,7 @@ def run_stage(stage: Stage, options: Options, limit: float) -> tuple[float, str]
 
 
 def stage_command(stage: Stage, options: Options, limit: float) -> list[str]:
-    """The command of a stage, which writes beside the files of this suite."""
+    """Returns the command of a stage, which writes its files beside those of this suite."""
     output: Path = options.output
     command = [sys.executable, "-m", "experiments.benchmark", "--suite", f"gpu_{stage.name}"]
     command += ["--output", str(output.parent), "--hardware", output.name]
@@ -145,10 +147,10 @@ def stage_command(stage: Stage, options: Options, limit: float) -> list[str]:
 
 
 def require_gpu(options: Options) -> None:
-    """Refuses a machine without a GPU; the quick form runs on whatever there is.
+    """Refuses a machine without a GPU; a quick run accepts whatever there is.
 
     Raises:
-      UserError: Where JAX has no GPU.
+      UserError: JAX has no GPU, and the run is not a quick one.
     """
     if jax.default_backend() != "gpu" and not options.quick:
         raise UserError(

@@ -1,7 +1,7 @@
 """CIFAR-10 at an honest length on one GPU: batch sizes, and the paper's proxy task.
 
-The runs are those of two sweeps of `configs/sweeps`, beside each other on the GPU; their run
-directories stay in `<folder of the results>/runs`, for `experiments.plot`. A small network leaves
+The runs are those of two sweeps of `configs/sweeps`, which share the GPU. Their run directories
+stay in `<folder of the results>/runs`, for `experiments.plot`. A small network leaves
 most of a GPU idle. NVIDIA's Multi-Process Service (MPS), where it runs, lets the kernels of several
 runs share it; without it they take turns.
 """
@@ -54,7 +54,7 @@ _REPORT_SECONDS = 20.0
 
 
 def measure(options: Options) -> Report:
-    """Runs both sweeps at once until they end or the time is over."""
+    """Runs the sweeps at the same time until they end or the time is over."""
     require_gpu(options)
     deadline = Deadline(options.minutes)
     runs = options.output / "runs"
@@ -87,7 +87,7 @@ def measure(options: Options) -> Report:
 def sweep_command(
     name: str, arguments: tuple[str, ...], workdir: Path, options: Options
 ) -> list[str]:
-    """The command of one sweep."""
+    """Returns the command of one sweep."""
     source = "smoke" if options.quick else "npz"
     command = [sys.executable, "-m", "experiments.sweep"]
     command += ["--config", f"configs/sweeps/{name}.py:{source}", "--workdir", str(workdir)]
@@ -97,7 +97,10 @@ def sweep_command(
 
 
 def _memory_share(sweeps: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """A sweep divides the memory among its own runs alone, so there is none to set aside."""
+    """Returns the variables that keep several sweeps from setting memory aside.
+
+    Each sweep divides the whole memory among its own runs.
+    """
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if len(sweeps) > 1 else {}
 
 
@@ -106,7 +109,7 @@ def _report(results: list[Result]) -> Report:
 
 
 def sweep_results(name: str, folder: Path) -> list[Result]:
-    """What the runs in the folder of a sweep have reached, finished or not."""
+    """Returns what the runs in the folder of a sweep have reached, finished or not."""
     results = []
     for config_file in sorted(folder.rglob("config.json")):
         workdir = config_file.parent
@@ -127,7 +130,7 @@ def sweep_results(name: str, folder: Path) -> list[Result]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run, which may be writing its last one."""
+    """Reads the rows of a run, except the last one if the run is still writing it."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -48,7 +48,7 @@ NOTES = (
 
 
 def measure(options: Options) -> Report:
-    """Times every layer at every shape that the time suffices for."""
+    """Times every layer at every shape, as far as the time suffices."""
     require_gpu(options)
     deadline = Deadline(options.minutes)
     sampler = functools.partial(queued, calls=2 if options.quick else 20)
@@ -82,7 +82,7 @@ def measure(options: Options) -> Report:
 
 
 def contenders() -> Mapping[str, Callable[..., nn.Module]]:
-    """The contenders of the layers suite, and EvoNorm-S0 without the hand-written kernel."""
+    """Returns the contenders of the layers suite, and EvoNorm-S0 without hand-written kernel."""
     return {**layers.OURS, XLA: XLA_LAYER, **layers.THEIRS}
 
 
@@ -94,7 +94,7 @@ def _comparisons() -> tuple[tuple[str, str], ...]:
 def _measure_launch(
     options: Options, sampler: Callable[[Callable[[], Any]], Sampler]
 ) -> list[Result]:
-    """What a call costs that has nothing to compute."""
+    """Times a call of a program that has nothing to compute."""
     scalar = jnp.zeros(())
     program = jax.jit(jnp.negative).lower(scalar).compile()
     seconds = interleave({LAUNCH: sampler(lambda: program(scalar))}, rounds=options.rounds)

@@ -1,4 +1,4 @@
-"""Every layer's values and gradients on a GPU against float64 on the processor."""
+"""Values and gradients of every layer on a GPU, compared with float64 on the processor."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Subject:
     """A layer in one of its forms.
 
     Attributes:
-      name: One of `norm_act_names()`.
-      implementation: Of its kernel; None where the layer has no choice.
+      name: Name of the layer, one of `norm_act_names()`.
+      implementation: Implementation of its kernel; None where the layer has no choice.
     """
 
     name: str
@@ -73,11 +73,11 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """For the report."""
+        """Name of the layer and its form in the report."""
         return self.name if self.implementation is None else f"{self.name}, {self.implementation}"
 
     def layer(self, **fields: Any) -> nn.Module:
-        """The layer in training mode."""
+        """Returns the layer in training mode, with further fields where they are given."""
         factory = norm_act(self.name)
         if accepts_field(factory, "implementation") and self.implementation is not None:
             fields["implementation"] = self.implementation
@@ -85,7 +85,7 @@ class Subject:
 
 
 def measure(options: Options) -> Report:
-    """Compares every layer, and the forms of EvoNorm-S0 and B0 at all shapes."""
+    """Compares every layer at one shape, and the forms of EvoNorm-S0 and B0 at all shapes."""
     require_gpu(options)
     deadline = Deadline(options.minutes)
     results: list[Result] = []
@@ -108,7 +108,7 @@ def measure(options: Options) -> Report:
 
 
 def _cases(*, quick: bool) -> Iterator[tuple[Subject, tuple[int, ...], str]]:
-    """In the order of their worth."""
+    """Yields layer, shape and dtype of each comparison, in the order of their worth."""
     forms = [Subject("evonorm_s0", "pallas"), Subject("evonorm_s0", "xla")]
     forms += [Subject("evonorm_b0", "xla")]
     names = ("bn_relu", "gn_relu") if quick else norm_act_names()
@@ -139,7 +139,7 @@ def _compare(subject: Subject, shape: tuple[int, ...], dtype: str, deadline: Dea
 
 
 def deviations(subject: Subject, shape: tuple[int, ...], dtype: str) -> dict[str, float]:
-    """The largest relative deviations of y, dx and the parameters' gradients from float64."""
+    """Computes the largest relative deviations of y, dx and parameter gradients from float64."""
     layer = subject.layer()
     step = jax.jit(lambda *operands: _output_and_gradients(layer, *operands))
     fields = (
@@ -173,7 +173,7 @@ def _output_and_gradients(
 
 
 def _operands(layer: nn.Module, shape: tuple[int, ...], dtype: str, offset: float) -> Any:
-    """x, parameters off their initial values, batch statistics, dy."""
+    """Draws x, parameters off their initial values, batch statistics and dy."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(offset, 1, shape), dtype)
     variables = jax.eval_shape(layer.init, jax.random.key(0), x)
@@ -185,6 +185,6 @@ def _operands(layer: nn.Module, shape: tuple[int, ...], dtype: str, offset: floa
 
 
 def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The largest deviation over the largest value; infinite for what is not finite."""
+    """Returns the largest deviation over the largest value; infinity if that is not finite."""
     error = np.abs(actual.astype(np.float64) - expected).max() / (np.abs(expected).max() or 1.0)
     return float(error) if np.isfinite(error) else float("inf")

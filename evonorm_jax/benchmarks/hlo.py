@@ -1,9 +1,9 @@
 """Optimised HLO text as data: computations, instructions, and the arrays that they produce.
 
-The text is what `jax.stages.Compiled.as_text` returns, of any compiler of XLA's family: one line an
-instruction, `%name = type opcode(%operand, ...), attribute=value, ...`, in computations of which
-one is the entry. Layouts are read for what they say of memory: `T(8,128)` are tiles that an array
-is padded to, `S(1)` a memory space other than the main memory.
+The text is what `jax.stages.Compiled.as_text` returns for any compiler of XLA's family. It has one
+line for each instruction, `%name = type opcode(%operand, ...), attribute=value, ...`, in
+computations of which one is the entry. Layouts are read for what they say about memory: `T(8,128)`
+are tiles that an array is padded to, `S(1)` is a memory space other than the main memory.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class Array:
     """One array of a type.
 
     Attributes:
-      dtype: as HLO names it.
-      dims: its sizes.
-      bytes: in memory, padding to tiles included.
-      space: 0 is the main memory; the compilers give others their own meaning.
+      dtype: Dtype as HLO names it, such as "f32".
+      dims: Sizes of the axes.
+      bytes: Number of bytes in memory, padding to tiles included.
+      space: Number of the memory space. 0 is the main memory; the compilers give other numbers
+        their own meaning.
     """
 
     dtype: str
@@ -58,12 +59,12 @@ class Instruction:
     """A line of a computation.
 
     Attributes:
-      name: unique in its computation.
-      opcode: such as "fusion".
-      arrays: of the result, tuples flattened.
-      operands: names of instructions of the same computation; for a parameter, its number.
-      attributes: all that follows the operands.
-      is_root: whether it is the result of its computation.
+      name: Name, which is unique in its computation.
+      opcode: Opcode, such as "fusion".
+      arrays: Arrays of the result, with tuples flattened.
+      operands: Names of instructions of the same computation; for a parameter, its number.
+      attributes: Text that follows the operands.
+      is_root: Whether it is the result of its computation.
     """
 
     name: str
@@ -75,22 +76,22 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where in the traced program it comes from, a path of scopes; "" where that is lost."""
+        """Path of scopes in the traced program that it comes from; "" where that is lost."""
         return self.attribute(r'op_name="((?:[^"\\]|\\.)*)"')
 
     @property
     def target(self) -> str:
-        """What a custom call calls."""
+        """Name of what a custom call calls; "" for any other instruction."""
         return self.attribute(r'custom_call_target="([^"]*)"')
 
     @functools.cached_property
     def called(self) -> tuple[str, ...]:
-        """The computations that it names, such as the body of a fusion."""
+        """Names of the computations that it calls, such as the body of a fusion."""
         head = self.attributes.partition("backend_config=")[0]  # behind it: a kernel's own code
         return tuple(name for found in _CALLED.findall(head) for name in _OPERAND.findall(found))
 
     def attribute(self, pattern: str) -> str:
-        """The first group of the first match among the attributes, or ""."""
+        """Returns the first group of the first match among the attributes, or ""."""
         found = re.search(pattern, self.attributes)
         return found[1] if found else ""
 
@@ -100,15 +101,15 @@ class Module:
     """A compiled program.
 
     Attributes:
-      computations: by name, each its instructions in order.
-      entry: the name of the one that runs.
+      computations: Instructions of each computation in order, by the name of the computation.
+      entry: Name of the computation that runs.
     """
 
     computations: Mapping[str, tuple[Instruction, ...]]
     entry: str
 
     def inner(self, instruction: Instruction) -> tuple[Instruction, ...]:
-        """All instructions of a fusion, those of fusions inside it too; () for anything else."""
+        """Returns the instructions of a fusion and of the fusions inside it; () for all others."""
         if instruction.opcode not in ("fusion", "async-start"):
             return ()
         found: list[Instruction] = []
@@ -130,7 +131,7 @@ def parse_module(text: str) -> Module:
     [('parameter', ('0',), ''), ('negate', ('x',), 'jit(f)/neg')]
 
     Raises:
-      ValueError: where the text has no entry computation.
+      ValueError: The text has no entry computation.
     """
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
@@ -149,7 +150,7 @@ def parse_module(text: str) -> Module:
 
 
 def parse_arrays(text: str) -> tuple[Array, ...]:
-    """The arrays of a type, tuples flattened.
+    """Reads the arrays of a type, with tuples flattened.
 
     >>> parse_arrays("(f32[8]{0}, bf16[3,100]{1,0:T(8,128)(2,1)S(1)})")
     (Array(dtype='f32', dims=(8,), bytes=32, space=0), \
@@ -190,7 +191,7 @@ def _instruction(name: str, text: str, *, is_root: bool) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """The place of the bracket that closes the one at `start`."""
+    """Returns the place of the bracket that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")

@@ -15,7 +15,7 @@ KERNEL_LIBRARIES = ("__cudnn", "__cublas")
 
 
 def is_product(instruction: Instruction) -> bool:
-    """Whether it is a convolution or a matrix product."""
+    """Returns whether the instruction is a convolution or a matrix product."""
     return instruction.opcode in ("convolution", "dot") or instruction.target.startswith(
         KERNEL_LIBRARIES
     )
@@ -24,15 +24,15 @@ def is_product(instruction: Instruction) -> bool:
 def count_flops(
     module: Module, instruction: Instruction, arrays: Mapping[str, tuple[Array, ...]]
 ) -> float:
-    """FLOPs of an instruction and of all that is fused into it.
+    """Counts the FLOPs of an instruction and of all that is fused into it.
 
-    A multiplication and an addition are two. Products with padding and with the holes of a dilated
-    operand are left out.
+    A multiplication and an addition count as two. Products with padding and with the holes of a
+    dilated operand are left out.
 
     Args:
-      module: the compiled program.
-      instruction: one of its instructions.
-      arrays: results of the instructions beside it, by name.
+      module: Compiled program.
+      instruction: Instruction of the program.
+      arrays: Results of all instructions of the same computation, by name.
     """
     if is_product(instruction):
         return _product_flops(instruction, arrays)
@@ -73,7 +73,7 @@ def _product_flops(instruction: Instruction, arrays: Mapping[str, tuple[Array, .
 
 
 def _windows(instruction: Instruction) -> list[dict[str, int]]:
-    """Per spatial dimension: stride, padding in front, dilations of image and kernel."""
+    """Returns stride, padding in front and dilations of image and kernel per spatial dimension."""
     text = instruction.attribute(r"window=\{([^}]*)\}")
     fields = dict(field.split("=") for field in text.split())
     count = len(fields.get("size", "").split("x")) if fields else 0
@@ -90,7 +90,7 @@ def _windows(instruction: Instruction) -> list[dict[str, int]]:
 def _pairs(
     image: int, kernel: int, output: int, *, stride: int, pad: int, lhs_dilate: int, rhs_dilate: int
 ) -> int:
-    """How many (output, kernel) positions of a dimension meet an element of the image.
+    """Counts the (output, kernel) positions of a dimension that meet an element of the image.
 
     >>> _pairs(4, 3, 4, stride=1, pad=1, lhs_dilate=1, rhs_dilate=1)  # 2 + 3 + 3 + 2
     10

@@ -1,8 +1,8 @@
 """What a compiled program moves through memory, kernel by kernel, read off its optimised HLO.
 
 Bytes are those that a kernel must read from and write to main memory: every operand once, every
-result once, padding included. Of an operand that a fusion only slices, the slices count; of a
-result that it updates in place, the update. Caches are not modelled.
+result once, padding included. Where a fusion only slices an operand, the slices count; where it
+updates a result in place, the update counts. Caches are not modelled.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ Arrays = Mapping[str, tuple[Array, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One launch.
+    """One kernel that a program launches.
 
     Attributes:
-      instruction: what is launched.
-      inner: what is fused into it.
-      read: bytes.
-      written: bytes.
-      flops: of convolutions and matrix products in it.
-      count: how often it runs: the trips of the loops around it.
+      instruction: Instruction that launches the kernel.
+      inner: Instructions that are fused into it.
+      read: Bytes that one run reads.
+      written: Bytes that one run writes.
+      flops: FLOPs of one run, of the convolutions and matrix products in it.
+      count: Number of runs, which is that of the trips of the loops around it.
     """
 
     instruction: Instruction
@@ -66,12 +66,12 @@ class Kernel:
 
     @property
     def bytes(self) -> int:
-        """Read and written, over all its runs."""
+        """Bytes that are read and written, over all its runs."""
         return self.count * (self.read + self.written)
 
     @functools.cached_property
     def op_names(self) -> frozenset[str]:
-        """Where its instructions come from in the traced program, as paths of scopes."""
+        """Paths of scopes in the traced program that its instructions come from."""
         return frozenset(step.op_name for step in (self.instruction, *self.inner) if step.op_name)
 
     @property
@@ -81,7 +81,7 @@ class Kernel:
 
     @property
     def is_reordering(self) -> bool:
-        """Whether it does not compute a product, but copies or transposes."""
+        """Whether it copies or transposes, and computes no product."""
         steps = (self.instruction, *self.inner)
         return not self.is_product and any(step.opcode in ("copy", "transpose") for step in steps)
 
@@ -92,7 +92,7 @@ class Kernel:
 
     @property
     def all_reduced(self) -> int:
-        """Bytes that it sums over devices; 0 for whatever does not."""
+        """Bytes that it sums over devices, over all its runs; 0 for any other kernel."""
         if self.instruction.opcode not in ("all-reduce", "all-reduce-start"):
             return 0
         # A started one lists its operands before its results.
@@ -100,11 +100,11 @@ class Kernel:
         return self.count * sum(array.bytes for array in results)
 
     def is_within(self, scope: str) -> bool:
-        """Whether part of it was traced inside `jax.named_scope(scope)`."""
+        """Returns whether part of it was traced inside `jax.named_scope(scope)`."""
         return any(scope in name for name in self.op_names)
 
     def is_backward(self, scope: str) -> bool:
-        """As `is_within`, of what differentiation has transposed."""
+        """Returns whether part of it was traced inside the scope and transposed for gradients."""
         return any(scope in name and "transpose(" in name for name in self.op_names)
 
 
@@ -114,27 +114,27 @@ def find_kernels(
     *,
     branch: Callable[..., list[Kernel]] = max,
 ) -> list[Kernel]:
-    """The kernels of one run of a program.
+    """Returns the kernels of one run of a program.
 
-    A loop counts as often as it runs where the compiler knows that, else once.
+    The kernels of a loop count as often as it runs where the compiler knows that, else once.
 
     Args:
-      module: the compiled program.
-      platform: "tpu", "gpu" or "cpu".
-      branch: of a conditional, the branch that runs: the one that moves the most bytes (`max`) or
-        the fewest (`min`).
+      module: Compiled program.
+      platform: Platform that it is compiled for: "tpu", "gpu" or "cpu".
+      branch: Chooses the branch of a conditional that runs: the one that moves the most bytes
+        (`max`) or the fewest (`min`).
     """
     return _Walk(module, MAIN_MEMORY[platform], branch).kernels(module.entry, count=1)
 
 
 def total_bytes(kernels: Iterable[Kernel]) -> int:
-    """Read and written by all of them."""
+    """Returns the bytes that all of the kernels read and write."""
     return sum(kernel.bytes for kernel in kernels)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """Through the computations of a module, see `find_kernels`."""
+    """A walk through the computations of a module; see `find_kernels`."""
 
     module: Module
     main_memory: frozenset[int]
@@ -188,14 +188,14 @@ class _Walk:
         return total
 
     def _read_inside(self, fusion: Instruction, operand: str, size: int) -> int:
-        """Bytes that a fusion reads of an operand of `size` bytes."""
+        """Returns the bytes that a fusion reads of an operand of `size` bytes."""
         body = self.module.computations[fusion.called[0]]
         number = str(fusion.operands.index(operand))
         parameter = next(p for p in body if p.opcode == "parameter" and p.operands == (number,))
         return self._read_by_users(body, parameter.name, size)
 
     def _read_by_users(self, body: tuple[Instruction, ...], name: str, size: int) -> int:
-        """Bytes that the users of `name` read of it; more than `size` where they overlap."""
+        """Returns the bytes that users of `name` read of it, above `size` where they overlap."""
         total = 0
         for user in body:
             if user.name == name and user.is_root:

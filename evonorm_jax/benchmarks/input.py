@@ -43,11 +43,11 @@ class Source:
     """A pipeline to be measured.
 
     Attributes:
-      name: for the report.
-      config: `config.dataset`.
-      batch_size: images.
-      batches: that one sample takes.
-      figures: further numbers for the report.
+      name: Name of the pipeline in the report.
+      config: Config of the dataset, as in `config.dataset`.
+      batch_size: Number of images in a batch.
+      batches: Number of batches that one sample takes.
+      figures: Further numbers for the report, by name.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Source:
 
 
 def measure(options: Options) -> Report:
-    """Times every source: held in memory, made up on the host, JPEGs of a class folder.
+    """Times images held in memory, images made up on the host, and JPEGs of a class folder.
 
     Raises:
-      UserError: where `options.data` is no class folder.
+      UserError: `options.data` is no class folder.
     """
     size, batch_size = (16, 4) if options.quick else (224, 32)
     in_memory = dataset_config(
@@ -111,9 +111,10 @@ def make_class_folder(root: Path, num_images: int, pixels: tuple[int, int]) -> f
     """Writes a class folder of JPEGs of noise and waves; returns their mean size in bytes.
 
     Args:
-      root: gets `train/<class>/` with `num_images` and `val/<class>/` with two.
-      num_images: of both classes together.
-      pixels: height and width.
+      root: Folder to write to; it gets `train/<class>/` with `num_images` images and
+        `val/<class>/` with two, of both classes together.
+      num_images: Number of training images of both classes together.
+      pixels: Height and width of the images, in pixels.
     """
     from PIL import Image
 
@@ -171,7 +172,7 @@ def _sample(
     prefetch: bool,
     busy: float,
 ) -> float:
-    """Seconds a batch, once what was read ahead has been used up."""
+    """Measures the seconds a batch takes once what was read ahead has been used up."""
     warmup = 4  # more than prefetch_to_devices and tf.data hold ready
     host_batches = pipeline.train_batches(
         start_step=0, batch_size=source.batch_size, hosts=parallel.hosts
@@ -201,7 +202,7 @@ def _drain(
 def _compile_finish(
     pipeline: Pipeline, parallel: DataParallel, batch_size: int
 ) -> Callable[[Any], Any]:
-    """What the training step does to a batch before the network sees it, compiled."""
+    """Compiles what the training step does to a batch before the network sees it."""
     resident = parallel.replicate(pipeline.resident())
     keys = jax.random.split(jax.random.key(0), batch_size)
 

@@ -20,7 +20,12 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What all contenders of a case get: an activation and the gradient of the layer's output."""
+    """The arrays that all contenders of a case get.
+
+    Attributes:
+      x: Activation, the input of the layer.
+      dy: Gradient of the layer's output, of the same shape and dtype as x.
+    """
 
     x: jax.Array
     dy: jax.Array
@@ -31,10 +36,10 @@ class LayerProgram:
     """A compiled forward and backward pass.
 
     Attributes:
-      call: runs it.
-      compile_seconds: of tracing, lowering and compiling.
-      residuals: bytes kept from the forward for the backward pass, in bytes of x.
-      temporaries: the most bytes of scratch memory at once, in bytes of x.
+      call: Runs the program and returns its outputs.
+      compile_seconds: Seconds of tracing, lowering and compiling.
+      residuals: Bytes that the forward pass keeps for the backward pass, divided by those of x.
+      temporaries: Most bytes of scratch memory at once, divided by those of x.
     """
 
     call: Callable[[], Any]
@@ -44,7 +49,7 @@ class LayerProgram:
 
     @property
     def figures(self) -> dict[str, float]:
-        """For the report."""
+        """The figures of the program by their names in the report."""
         return {
             "residuals, copies of x": self.residuals,
             "temporaries, copies of x": self.temporaries,
@@ -53,7 +58,7 @@ class LayerProgram:
 
 
 def make_inputs(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Inputs:
-    """Normal values; x with a mean of 0.3, as an activation has one."""
+    """Draws normally distributed inputs; x has a mean of 0.3, as activations are not centred."""
     rng = np.random.default_rng(seed)
     x, dy = (rng.standard_normal(shape, np.float32) for _ in range(2))
     return Inputs(x=jnp.asarray(x + 0.3, dtype), dy=jnp.asarray(dy, dtype))
@@ -63,8 +68,9 @@ def compile_layer(layer: nn.Module, inputs: Inputs) -> LayerProgram:
     """Compiles y, the new statistics and the gradients of x and the parameters as one program.
 
     Args:
-      layer: called as `layer(x)` in training mode; batch statistics in `batch_stats`.
-      inputs: of the program.
+      layer: Module that is called as `layer(x)` in training mode; its batch statistics, if it keeps
+        any, are in the collection `batch_stats`.
+      inputs: Inputs of the program.
     """
     x, dy = inputs.x, inputs.dy
     variables = jax.jit(layer.init)(jax.random.key(0), x)
@@ -90,7 +96,7 @@ def compile_layer(layer: nn.Module, inputs: Inputs) -> LayerProgram:
 
 
 def attempt_twice(compile_or_run: Callable[[], T]) -> T:
-    """Calls it again after a runtime error.
+    """Calls a function, and calls it again after a runtime error.
 
     Where many programs are compiled at once, a GPU's assembler now and then fails to start
     ("Failed to launch ptxas" on a machine with 16 cores and 14 compilers).
@@ -104,13 +110,13 @@ def attempt_twice(compile_or_run: Callable[[], T]) -> T:
 def forward_then_backward(
     forward: Callable[..., tuple[jax.Array, Any]], x: jax.Array, params: Any, dy: jax.Array
 ) -> Any:
-    """What a layer gives in training: y, new statistics, and the gradients of x and `params`.
+    """Returns what a layer gives in training: y, new statistics, gradients of x and `params`.
 
     Args:
-      forward: gives y, and statistics that have no gradient, of x and the parameters.
-      x: `[N, H, W, C]`.
-      params: of the layer.
-      dy: gradient of y.
+      forward: Returns y, and new statistics that have no gradient, for x and the parameters.
+      x: Input `[N, H, W, C]` of the layer.
+      params: Parameters of the layer.
+      dy: Gradient of y, of the same shape and dtype as y.
     """
     y, pull, statistics = jax.vjp(forward, x, params, has_aux=True)
     # In a network dy exists only after y. Without the tie XLA starts the backward pass first, and
@@ -120,7 +126,7 @@ def forward_then_backward(
 
 
 def residual_bytes(forward: Callable[..., Any], *arguments: Any) -> int:
-    """Bytes that differentiation hands from the forward to the backward pass, each array once.
+    """Counts the bytes that the forward pass keeps for the backward pass, each array once.
 
     >>> residual_bytes(lambda x: (jnp.sin(x), ()), jnp.ones(8))  # keeps cos(x)
     32
@@ -132,7 +138,7 @@ def residual_bytes(forward: Callable[..., Any], *arguments: Any) -> int:
 
 
 def peak_bytes(program: Any) -> int:
-    """Memory that a compiled program takes at once on a device: arguments, results, scratch."""
+    """Returns the bytes that a program takes at once on a device: arguments, results, scratch."""
     memory = program.memory_analysis()
     # Donated inputs and the outputs in their place are the same memory.
     return (
@@ -144,7 +150,7 @@ def peak_bytes(program: Any) -> int:
 
 
 def compile_copy(inputs: Inputs) -> Callable[[], jax.Array]:
-    """One read and one write of x, by every core: the limit that memory sets."""
+    """Compiles one read and one write of x, by every core: the limit that memory sets."""
     # Times a number that the compiler does not know: it hands a plain copy, and a negation, to one
     # thread (0.68 instead of 0.34 ms for 12.8 MB).
     factor = jnp.asarray(-1, inputs.x.dtype)

@@ -65,7 +65,7 @@ NOTES = (
 
 
 def measure(options: Options) -> Report:
-    """Times every layer at every shape, float32 and bfloat16."""
+    """Times every layer at every shape, in float32 and bfloat16."""
     results: list[Result] = []
     for dtype in DTYPES:
         for shape in QUICK_SHAPES if options.quick else SHAPES:
@@ -89,17 +89,20 @@ def measure_case(
     use_torch: bool = True,
     compile_threads: int = 1,
 ) -> list[Result]:
-    """One shape and dtype: compiles all contenders, then samples them in turn.
+    """Compiles all contenders for one shape and dtype, then samples them in turn.
 
     Args:
-      options: number of rounds, and where to report.
-      shape: `(N, H, W, C)`.
-      dtype: of x; parameters are float32.
-      sampler: makes a sampler of a call.
-      layers: factories by contender; None means all of this file.
-      use_torch: whether PyTorch and timm take part.
-      compile_threads: how many contenders are compiled at a time; compile seconds are those of an
-        idle machine with 1 alone.
+      options: Options of the command line, with the number of rounds and where to report.
+      shape: Shape of x, `(N, H, W, C)`.
+      dtype: Dtype of x; parameters are float32.
+      sampler: Makes a sampler of a call.
+      layers: Factories of the layers by contender; None means all of this file.
+      use_torch: Whether PyTorch and timm take part.
+      compile_threads: Number of contenders that are compiled at a time. Compile seconds are those
+        of an idle machine only with 1.
+
+    Returns:
+      One result for each contender. Where a contender cannot run, its note says why.
     """
     case = "x".join(map(str, shape))
     inputs = make_inputs(shape, dtype)

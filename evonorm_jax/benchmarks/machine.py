@@ -1,4 +1,4 @@
-"""What a measurement was made on and with; a number without it cannot be repeated."""
+"""What a measurement was made on and with, without which no number can be repeated."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ VARIABLES = (
 
 
 def environment(hardware: str, *, quick: bool) -> dict[str, Any]:
-    """Hardware, command, commit, versions, settings and date of a measurement that starts now."""
+    """Returns hardware, command, commit, versions, settings and date for a measurement from now."""
     devices = jax.devices()
     return {
         "hardware": hardware,
@@ -71,7 +71,7 @@ def environment(hardware: str, *, quick: bool) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def no_preallocation() -> Iterator[None]:
-    """Devices that JAX finds in here set no memory aside for this process (75 % of a GPU)."""
+    """Keeps JAX from setting memory aside on devices that it finds inside (75 % of a GPU)."""
     name = "XLA_PYTHON_CLIENT_PREALLOCATE"
     before = os.environ.get(name)
     os.environ.setdefault(name, "false")
@@ -83,7 +83,7 @@ def no_preallocation() -> Iterator[None]:
 
 
 def hardware_name() -> str:
-    """A folder name for this machine: that of its accelerator, or processor and cores."""
+    """Returns a folder name for this machine: that of its accelerator, or processor and cores."""
     device = jax.devices()[0]
     if device.platform == "cpu":
         return slug(f"{processor()} {num_cores()} cores")
@@ -92,10 +92,10 @@ def hardware_name() -> str:
 
 
 def check_name(hardware: str) -> str:
-    """The name as it is, where it can name a folder.
+    """Returns the name as it is, where it can name a folder.
 
     Raises:
-      UserError: where it cannot.
+      UserError: The name is empty, or not lower-case letters, digits and single hyphens.
     """
     if not hardware or slug(hardware) != hardware:
         raise UserError(
@@ -106,7 +106,7 @@ def check_name(hardware: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Lower-case words joined by hyphens.
+    """Converts a text to lower-case words joined by hyphens.
 
     >>> slug("Intel(R) Xeon(R) CPU @ 2.80GHz 2 cores")
     'intel-xeon-cpu-2-80ghz-2-cores'
@@ -116,5 +116,8 @@ def slug(text: str) -> str:
 
 
 def load_average() -> list[float] | None:
-    """Over 1, 5 and 15 minutes; more than this process explains means a machine that is shared."""
+    """Returns the load average over 1, 5 and 15 minutes, or None where the system gives none.
+
+    A load above that of this process means that the machine is shared.
+    """
     return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None

@@ -20,12 +20,12 @@ _REGISTERS = re.compile(r"Used (\d+) registers")
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What one kernel takes.
+    """The resources that one kernel takes.
 
     Attributes:
-      kernel: its name.
-      registers: of a thread; 255 at most.
-      spilled: bytes that a thread stores to memory and loads again for want of registers.
+      kernel: Name of the kernel.
+      registers: Number of registers of a thread, 255 at most.
+      spilled: Bytes that a thread stores to memory and loads again for want of registers.
     """
 
     kernel: str
@@ -34,7 +34,7 @@ class Resources:
 
 
 def parse_report(text: str) -> list[Resources]:
-    """Reads the assembler's report; whatever else is printed between is left out.
+    """Reads the assembler's report, and leaves out whatever else is printed between its lines.
 
     >>> parse_report('''ptxas info    : Compiling entry function 'f' for 'sm_90a'
     ...     0 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
@@ -53,10 +53,10 @@ def parse_report(text: str) -> list[Resources]:
 
 @contextlib.contextmanager
 def record_resources() -> Iterator[list[Resources]]:
-    """Fills the list with what is compiled inside, when it ends.
+    """Yields a list, and fills it at the end with the resources of the kernels compiled inside.
 
-    The report is printed by the compiler itself, past `sys.stdout`, so the file behind it is
-    another one for that long; what else is written there is passed on.
+    The compiler itself prints the report, past `sys.stdout`, so meanwhile the output of the whole
+    process goes to a temporary file. Whatever else is written there is printed at the end.
     """
     found: list[Resources] = []
     before = os.environ.get(_VARIABLE)

@@ -3,7 +3,7 @@
 A network is built with the candidate's layers, its whole training step is compiled, 100 steps are
 made, its evaluation is compiled, and so on with each anchor; the accuracies decide. Networks, data,
 initial weights and evaluation are those of the engine, and drawing the weights is not timed; what
-differs is what this file does, written as any training script is.
+differs is the work of this file, which is written as any training script is.
 """
 
 import dataclasses
@@ -31,21 +31,25 @@ Clock = Callable[[], float]
 
 
 def clock() -> Clock:
-    """Processor time on a CPU; on an accelerator, which it does not see, the time on the wall."""
+    """Returns a clock of processor time on a CPU, and of wall time on an accelerator.
+
+    Processor time does not include the time in which an accelerator computes.
+    """
     return time.process_time if jax.default_backend() == "cpu" else time.perf_counter
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainVerdict:
-    """What the plain way found of a candidate.
+    """What the plain way found out about a candidate.
 
     Attributes:
-      passed: Whether all anchors let it pass.
-      accuracies: The accuracies in percent, by anchor.
-      seconds: The time that it took; see `clock`.
-      seconds_watched: The time that it would have taken, had a candidate that does not see x been
-        turned away, and had a loss that is not finite ended all training.
-      seconds_thrifty: Likewise, had also the first anchor that rejects it ended all training.
+      passed: Whether the candidate passes on all anchors.
+      accuracies: Accuracies in percent, one for each anchor in order.
+      seconds: Seconds that all training and evaluation took, by `clock`.
+      seconds_watched: Seconds that it would have taken, if candidates that do not see x were turned
+        away and a loss that is not finite ended all training.
+      seconds_thrifty: Seconds that it would have taken, if in addition the first anchor that
+        rejects the candidate ended all training.
     """
 
     passed: bool
@@ -61,10 +65,10 @@ def judge(
     """Trains the candidate on every anchor.
 
     Args:
-      trainers: The trainers of the anchors, for the networks, the data and the initial weights.
-      protocol: Says how many steps, which optimizer, and which accuracy passes.
-      graph: The candidate.
-      seed: The seed, as the engine takes it.
+      trainers: Trainers of the anchors, which give the networks, the data and the initial weights.
+      protocol: Protocol with the number of steps, the optimizer and the accuracy that passes.
+      graph: Graph of the candidate.
+      seed: Seed of initial weights and batches, as the engine takes it.
     """
     graph = canonical(graph)
     accuracies = []
@@ -86,7 +90,12 @@ def judge(
 def _train(
     trainer: AnchorTrainer, protocol: ProxyProtocol, graph: Graph, seed: int
 ) -> tuple[float, float, float | None]:
-    """Accuracy, seconds, and seconds until the first loss that is not finite, if there is one."""
+    """Trains the candidate on one anchor.
+
+    Returns:
+      The accuracy in percent, the seconds, and the seconds until the first loss that is not finite;
+      the last is None where all losses are finite.
+    """
     data = trainer.data
     params, batch_stats, _ = trainer.initial_state(graph, seed)
     now = clock()

@@ -1,4 +1,4 @@
-"""Results as three files that say the same: JSON for programs, Markdown and bars for people."""
+"""Results as three files of the same content: JSON for programs, Markdown and bars for people."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_report(
       The files that were written.
 
     Raises:
-      UserError: where that cannot be written.
+      UserError: The files cannot be written.
     """
     chart = chart and any(report.samples(result) for result in report.results)
     picture = f"{stem}.png"
@@ -70,11 +70,11 @@ def write_report(
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[Result]]:
-    """The environment and the results of a report's JSON file.
+    """Returns the environment and the results of a report's JSON file.
 
     Raises:
-      OSError: where it cannot be read.
-      ValueError: where it is no such file, or one of another schema.
+      OSError: The file cannot be read.
+      ValueError: The file is no such JSON file, or one of another schema.
     """
     data = json.loads(path.read_text())
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -86,7 +86,7 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Result]]:
 
 
 def as_json(report: Report, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, the samples of every round included."""
+    """Returns the whole report as a dictionary for JSON, with the samples of every round."""
     ratios = []
     for group in report.groups():
         for case in report.cases(group):
@@ -110,13 +110,16 @@ def as_json(report: Report, environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _readable(value: Any) -> str:
-    """JSON with indentation, but the samples of a contender on one line."""
+    """Returns JSON with indentation, but with the samples of a contender on one line."""
     text = json.dumps(value, indent=2)
     return re.sub(r"\[[\s\d.,e+-]+\]", lambda m: " ".join(m[0].split()), text) + "\n"
 
 
 def as_markdown(report: Report, environment: Mapping[str, Any], *, picture: str | None) -> str:
-    """Tables: per group the times, the same-round ratios, and each further figure."""
+    """Returns the report as Markdown.
+
+    Each group has tables of the times, of the further figures and of the same-round ratios.
+    """
     lines = [f"# {report.title}", ""]
     if environment["quick"]:
         lines += [f"**{report.quick_notice}**", ""]
@@ -146,7 +149,11 @@ def _environment_lines(environment: Mapping[str, Any]) -> list[str]:
 
 
 def _time_tables(report: Report, group: str) -> list[str]:
-    """Times and figures: one table for a single case, else one table each with a column a case."""
+    """Returns the lines of the tables of times and figures.
+
+    A group with a single case has one table, with a column for each measure. Any other group has a
+    table for each measure, with a column for each case.
+    """
     cases, contenders = report.cases(group), report.contenders(group)
     headline = report.headline or TIME
     measures = tuple(dict.fromkeys((headline, *report.figures(group))))
@@ -200,7 +207,7 @@ def _ratio_table(report: Report, group: str) -> list[str]:
 def _table(
     rows: Sequence[str], columns: Sequence[str], cell: Callable[[str, str], str]
 ) -> list[str]:
-    """A Markdown table with an empty line behind it."""
+    """Returns the lines of a Markdown table, with an empty line at the end."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
         lines.append(f"| {row} | " + " | ".join(cell(row, column) for column in columns) + " |")
@@ -208,7 +215,7 @@ def _table(
 
 
 def _measured(result: Result | None, measure: str, headline: str) -> str:
-    """The text of one measure of a result, or of the headline why there is none."""
+    """Returns the text of one measure of a result; for the headline, else why there is none."""
     if result is None:
         return ""
     if measure in result.figures:

@@ -13,12 +13,12 @@ class Result:
     """One contender in one case.
 
     Attributes:
-      group: cases that belong in one table, such as "float32".
-      case: what the contenders were given, such as a shape.
-      contender: who was measured.
-      seconds: one sample a round; () where nothing was measured.
-      figures: further numbers by name, the unit in the name.
-      note: why nothing was measured, such as "torch is not installed".
+      group: Name of the cases that belong in one table, such as "float32".
+      case: Name of what the contenders were given, such as a shape.
+      contender: Name of what was measured.
+      seconds: Seconds, one sample for each round; () where nothing was measured.
+      figures: Further numbers by name, with the unit in the name.
+      note: Reason that nothing was measured, such as "torch is not installed".
     """
 
     group: str
@@ -34,13 +34,13 @@ class Report:
     """A suite's results.
 
     Attributes:
-      suite: its name.
-      title: one line.
-      notes: sentences on how to read it.
-      results: all of them; those with the same group and case were sampled in the same rounds.
-      comparisons: pairs (contender, rival) whose same-round ratios are shown.
-      headline: name of the figure that bars and ratios show; None for the times.
-      quick_notice: what a reader must know of a quick run.
+      suite: Name of the suite.
+      title: Title of one line.
+      notes: Sentences on how to read the report.
+      results: All results; those with the same group and case were sampled in the same rounds.
+      comparisons: Pairs (contender, rival), for which the same-round ratios are shown.
+      headline: Name of the figure that bars and ratios show; None means the times.
+      quick_notice: Sentences that a reader of a quick run must know.
     """
 
     suite: str
@@ -52,50 +52,50 @@ class Report:
     quick_notice: str = "A quick run: tiny shapes, two rounds. It shows that the suite runs."
 
     def groups(self) -> tuple[str, ...]:
-        """In order of appearance."""
+        """Returns the groups in order of appearance."""
         return unique(result.group for result in self.results)
 
     def cases(self, group: str) -> tuple[str, ...]:
-        """Of one group, in order of appearance."""
+        """Returns the cases of one group, in order of appearance."""
         return unique(result.case for result in self.results if result.group == group)
 
     def find(self, group: str, case: str, contender: str) -> Result | None:
-        """The result of a contender, if it took part."""
+        """Returns the result of a contender, or None where it took no part."""
         for result in self.results:
             if (result.group, result.case, result.contender) == (group, case, contender):
                 return result
         return None
 
     def ratio(self, group: str, case: str, contender: str, rival: str) -> Spread | None:
-        """Same-round ratios of two contenders; None unless both were measured."""
+        """Returns the same-round ratios of two contenders; None unless both were measured."""
         found = (self.find(group, case, name) for name in (contender, rival))
         ours, theirs = (() if result is None else self.samples(result) for result in found)
         return same_round_ratios(ours, theirs) if ours and theirs else None
 
     def samples(self, result: Result) -> tuple[float, ...]:
-        """What bars and ratios show of a result: its times, or the one value of the headline."""
+        """Returns what bars and ratios show of a result: its times, or its headline figure."""
         if self.headline is None:
             return result.seconds
         return (result.figures[self.headline],) if self.headline in result.figures else ()
 
     def contenders(self, group: str) -> tuple[str, ...]:
-        """Of all cases of one group, in order of appearance."""
+        """Returns the contenders of all cases of one group, in order of appearance."""
         return unique(result.contender for result in self.results if result.group == group)
 
     def figures(self, group: str) -> tuple[str, ...]:
-        """Names of the further figures in one group, in order of appearance."""
+        """Returns the names of the further figures in one group, in order of appearance."""
         return unique(
             name for result in self.results if result.group == group for name in result.figures
         )
 
 
 def unique(names: Iterable[str]) -> tuple[str, ...]:
-    """Without repetitions, in order of appearance."""
+    """Returns the names without repetitions, in order of appearance."""
     return tuple(dict.fromkeys(names))
 
 
 def time_unit(seconds: Sequence[float]) -> tuple[float, str]:
-    """The factor from seconds to a unit in which the largest value is easy to read."""
+    """Returns a unit in which the largest value is easy to read, after its factor from seconds."""
     largest = max(seconds, default=0.0)
     if largest >= 1:
         return 1.0, "s"
@@ -103,5 +103,5 @@ def time_unit(seconds: Sequence[float]) -> tuple[float, str]:
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point: 0.0123, 1.23, 123, 12,345."""
+    """Writes a number with three digits, or all before the point: 0.0123, 1.23, 123, 12,345."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Flax's own layers, what a user has today, with the signature that a network binds."""
+"""Flax's own layers, as users have them today, with the signature that a network binds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The least time that a program's kernels can take on a chip: a prediction, not a measurement.
 
-Every kernel takes at least its bytes over the bandwidth of the memory, and its FLOPs over the peak
-of the matrix units; the larger of the two is summed over all kernels. Real programs take longer:
-starting kernels, waiting for other devices and the arithmetic beside products cost nothing here.
+Every kernel takes at least its bytes divided by the bandwidth of the memory, and at least its FLOPs
+divided by the peak of the matrix units; the larger of the two is summed over all kernels. Real
+programs take longer: starting kernels, waiting for other devices and the arithmetic beside products
+cost nothing here.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from evonorm_jax.benchmarks.hlo_traffic import Kernel
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the vendor publishes of a chip.
+    """The figures that the vendor publishes of a chip.
 
     Attributes:
-      bandwidth: of its memory, bytes a second.
-      peak: products of bfloat16 matrices that are not sparse, FLOPs a second.
-      memory: bytes.
-      source: where the vendor says so.
+      bandwidth: Bandwidth of the memory, in bytes a second.
+      peak: Peak of products of dense bfloat16 matrices, in FLOPs a second.
+      memory: Size of the memory, in bytes.
+      source: Publication in which the vendor gives these figures.
     """
 
     bandwidth: float
@@ -31,7 +32,7 @@ class Chip:
 
     @property
     def description(self) -> str:
-        """One line for the report."""
+        """The figures in one line, for the report."""
         return (
             f"{self.bandwidth / 1e9:,.0f} GB/s, {self.peak / 1e12:,.0f} TFLOP/s in bfloat16, "
             f"{self.memory / 1e9:.0f} GB ({self.source})"
@@ -49,7 +50,7 @@ CHIPS: Mapping[str, Chip] = {
 
 
 def least_seconds(kernels: Iterable[Kernel], chip: Chip) -> float:
-    """The sum over all kernels of the least time that each takes."""
+    """Returns the sum over all kernels of the least time that each takes, in seconds."""
     return sum(
         max(kernel.bytes / chip.bandwidth, kernel.count * kernel.flops / chip.peak)
         for kernel in kernels

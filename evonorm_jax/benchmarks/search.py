@@ -40,15 +40,16 @@ NOTES = (
 
 @dataclasses.dataclass(frozen=True)
 class SearchWorkload:
-    """How much is measured.
+    """The amount of work that is measured.
 
     Attributes:
-      num_random: How many random graphs the engine decides.
-      num_children: How many one-mutation children the engine decides.
-      plain_trained: How many candidates of each list are judged the plain way, of those that the
-        engine trained.
-      plain_others: Likewise, of those that see x and were not trained, and of those that do not.
-      protocol: How they are trained; without abort rules only the filters would differ.
+      num_random: Number of random graphs that the engine decides.
+      num_children: Number of one-mutation children that the engine decides.
+      plain_trained: Number of candidates of each list that are judged the plain way, out of those
+        that the engine trained.
+      plain_others: Number of candidates that are judged the plain way out of those that see x and
+        were not trained, and again out of those that do not see x.
+      protocol: Protocol of their training. Without abort rules only the filters would differ.
     """
 
     num_random: int
@@ -95,13 +96,16 @@ _QUICK = SearchWorkload(
 
 
 def random_candidates(number: int, seed: int = 0) -> list[Graph]:
-    """What random search proposes."""
+    """Returns random graphs, as random search proposes them."""
     rng = np.random.default_rng(seed)
     return [random_graph(rng, SearchSpace()) for _ in range(number)]
 
 
 def children(number: int, seed: int = 0) -> list[Graph]:
-    """Mutations of the known layers that train, in turn, padded to the size of the space."""
+    """Returns mutations of the known layers that train.
+
+    The layers are taken in turn and padded to the size of the search space, 10 nodes.
+    """
     rng = np.random.default_rng(seed)
     parents = [graph for graph in LIBRARY.values() if reject(graph) is None]
     space = SearchSpace(num_nodes=10)
@@ -116,7 +120,7 @@ def measure(options: Options) -> Report:
     """Decides both lists with the engine, then a sample of each the plain way.
 
     Raises:
-      UserError: On a full run without `--data`, the .npz file of CIFAR-10.
+      UserError: `--data`, the .npz file of CIFAR-10, is missing on a full run.
     """
     workload = _QUICK if options.quick else _FULL
     if options.quick:
@@ -165,7 +169,7 @@ def _measure_list(
         options.log(f"  verdicts differ: {graphs[both[i]]} {decided[both[i]]} {plain[both[i]]}")
 
     def mean(field: str) -> float:
-        """Over the list, each stratum by its size."""
+        """Returns the mean over the list, with each stratum weighted by its size."""
         total = 0.0
         for stratum in filter(None, strata):
             sample = [getattr(plain[i], field) for i in stratum if i in plain]
@@ -193,7 +197,7 @@ def _measure_list(
 
 
 def _decide(engine: Engine, graphs: Sequence[Graph]) -> tuple[list[Verdict], list[float]]:
-    """Decides each as a search does; returns also the seconds that it took."""
+    """Decides each graph as a search does; returns the verdicts and the seconds of each."""
     now = clock()
     duplicates = Duplicates()
     verdicts, times = [], [now()]
@@ -208,7 +212,7 @@ def _decide(engine: Engine, graphs: Sequence[Graph]) -> tuple[list[Verdict], lis
 
 
 def _figures(verdicts: Sequence[Verdict], seconds: Sequence[float]) -> dict[str, float]:
-    """What the engine's time went into."""
+    """Returns the figures of what the engine's time went into."""
     passed = [verdict.stage == DecidingStage.SCORED for verdict in verdicts]
     return {
         "candidates timed": len(verdicts),
@@ -225,7 +229,7 @@ def _sample_plain(
     graphs: Sequence[Graph],
     strata: Sequence[Sequence[int]],
 ) -> dict[int, PlainVerdict]:
-    """Verdicts by place in the list, of a random sample of each stratum."""
+    """Judges a random sample of each stratum; returns the verdicts by place in the list."""
     rng = np.random.default_rng(0)
     sizes = (workload.plain_trained, workload.plain_others, workload.plain_others)
     plain: dict[int, PlainVerdict] = {}

@@ -1,4 +1,4 @@
-"""Seconds until training has begun, as a user waits for them: in processes of their own."""
+"""Seconds that a user waits until training has begun, each measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def measure(options: Options) -> Report:
     """Times whole processes in turn.
 
     Raises:
-      UserError: where the package is installed without the launchers and configs of a clone.
+      UserError: The package is installed without the launchers and configs of a clone.
     """
     if not (ROOT / CONFIG).exists():
         raise UserError(
@@ -78,7 +78,10 @@ def _import_seconds(code: str) -> Callable[[], float]:
 
 
 def _first_step_samplers(config: str, scratch: Path) -> dict[str, Callable[[], float]]:
-    """With a compile cache of its own each time, then with that of the last such run."""
+    """Returns the samplers of the first step by contender.
+
+    A cold run gets a new compile cache; a warm run gets that of the last cold run.
+    """
     runs = 0
 
     def first_step(cache: Path) -> float:
@@ -97,10 +100,13 @@ def _first_step_samplers(config: str, scratch: Path) -> dict[str, Callable[[], f
 
 
 def first_step_seconds(config: str, workdir: Path, cache: Path) -> float:
-    """Trains one step in a process of its own; seconds from its start to the first logged row.
+    """Trains one step in a process of its own, and measures how long that takes.
+
+    Returns:
+      The seconds from the start of the process to the first logged row.
 
     Raises:
-      UserError: where that process fails; with the end of what it said.
+      UserError: The process fails; the message has the end of its error output.
     """
     command = [sys.executable, "-m", "experiments.train", f"--config={config}"]
     command += [f"--workdir={workdir}", "--config.num_epochs=0", "--config.num_steps=1"]

@@ -34,21 +34,21 @@ IN_PROCESSES = ("gpu", "gpu_cifar10")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line chooses.
+    """The choices of the command line.
 
     Attributes:
-      quick: tiny shapes and two rounds, to see that a suite runs; its numbers mean nothing. For
-        the aot suite, whose numbers are exact anyway: no whole networks.
-      data: root of a class folder for the input suite, None makes JPEGs up; CIFAR-10 as .npz for
-        the search and gpu_cifar10 suites.
-      output: folder of the results of this machine or target; suites that consist of others hand
-        it on.
-      minutes: time for a gpu suite, which leaves out what does not fit; None sets no limit.
-      stages: parts of the gpu suite to run; () means all.
-      target: what the aot suite compiles for, a name in `compile_only.TARGETS`.
-      programs: patterns of the programs that the aot suite compiles; () means all.
-      log: takes a line as soon as something is measured.
-      save: takes the report as far as it has come, so that a run cut short keeps what it measured.
+      quick: Whether to take tiny shapes and two rounds, to see that a suite runs; its numbers then
+        mean nothing. The numbers of the aot suite are exact anyway; it leaves out whole networks.
+      data: Root of a class folder for the input suite, which makes JPEGs up for None; path of
+        CIFAR-10 as .npz for the search and gpu_cifar10 suites.
+      output: Folder of the results of this machine or target. Suites that consist of other suites
+        pass it on to them.
+      minutes: Minutes that a gpu suite has; it leaves out what does not fit. None sets no limit.
+      stages: Names of the stages of the gpu suite to run; () means all.
+      target: Target that the aot suite compiles for, a name in `compile_only.TARGETS`.
+      programs: Patterns of the names of the programs that the aot suite compiles; () means all.
+      log: Takes a line of text as soon as something is measured.
+      save: Takes the report as far as it has come, so that a run cut short keeps what it measured.
     """
 
     quick: bool = False
@@ -63,28 +63,30 @@ class Options:
 
     @property
     def rounds(self) -> int:
-        """How often every contender is sampled."""
+        """Number of times that every contender is sampled."""
         return 2 if self.quick else 15
 
 
 def file_stem(name: str, *, quick: bool) -> str:
-    """Name of a suite's files without their ending."""
+    """Returns the name of a suite's files without their ending."""
     return f"{name}_quick" if quick else name
 
 
 def run_suite(name: str, options: Options, output: Path, hardware: str | None = None) -> Report:
     """Measures a suite and writes `<output>/<hardware>/<name>.json`, `.md` and `.png`.
 
-    A quick run writes `<name>_quick.*`: it must not take the place of a measurement.
+    A quick run writes `<name>_quick.*`, because it must not take the place of a measurement.
 
     Args:
-      name: one of `SUITES`.
-      options: see there.
-      output: folder of all machines.
-      hardware: name of this machine's folder; None derives it, or takes that of the target.
+      name: Name of the suite, one of `SUITES`.
+      options: Options of the suite; this function sets their `output` and `save`.
+      output: Folder of the results of all machines.
+      hardware: Name of this machine's folder. None takes the name of the target, or else derives
+        one from the machine.
 
     Raises:
-      UserError: for an unknown suite or an impossible name, and what the suite itself refuses.
+      UserError: The suite is unknown, the name of the folder is impossible, or the suite itself
+        refuses its options or the machine.
     """
     if name not in SUITES:
         raise UserError(f"Unknown suite {name!r}: take one of {', '.join(SUITES)}.")

@@ -1,9 +1,9 @@
-"""Interleaved timing: every contender in every round, in an order that turns each time.
+"""Interleaved timing: every contender in every round, in an order that is reversed each time.
 
 On a machine that is shared, or whose clock rate moves, two measurements made one after the other
 differ by more than many rivals do: the median of one program moved from 14.3 to 18.8 ms within two
-minutes on two shared cores. The ratio of neighbours in one round hardly sees that, so ratios are
-what is compared, never times of different runs.
+minutes on two shared cores. The ratio of neighbours in one round hardly changes, so ratios are
+compared, and never times of different runs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Spread(NamedTuple):
 def blocking(
     call: Callable[[], Any], *, calls: int, warmup: int = 1, clock: Clock = time.perf_counter
 ) -> Sampler:
-    """A sampler: the median seconds of `calls` calls, each waited for.
+    """Returns a sampler of the median seconds of `calls` calls, each of which is waited for.
 
     Args:
-      call: does the work; JAX arrays that it returns are waited for.
-      calls: that are timed.
-      warmup: calls before them that are not. The first call after another contender finds that
-        one's data in the caches and its threads still spinning.
-      clock: of the measurement.
+      call: Does the work; JAX arrays that it returns are waited for.
+      calls: Number of calls that are timed.
+      warmup: Number of calls before them that are not timed. The first call after another
+        contender finds that one's data in the caches and its threads still spinning.
+      clock: Clock of the measurement, in seconds.
     """
 
     def sample() -> float:
@@ -59,10 +59,10 @@ def blocking(
 def queued(
     call: Callable[[], Any], *, calls: int, warmup: int = 1, clock: Clock = time.perf_counter
 ) -> Sampler:
-    """A sampler: the seconds per call of `calls` calls that are waited for together.
+    """Returns a sampler of the seconds per call of `calls` calls that are waited for together.
 
-    For accelerators, where starting a program (tens of microseconds) may take longer than a layer
-    runs: it starts the next call while the device works.
+    It is for accelerators, where starting a program (tens of microseconds) may take longer than a
+    layer runs. The next call starts while the device works.
     """
 
     def sample() -> float:
@@ -84,8 +84,8 @@ def interleave(samplers: Mapping[str, Sampler], *, rounds: int) -> dict[str, tup
     {'a': (1.0, 1.0, 1.0), 'b': (2.0, 2.0, 2.0)}
 
     Args:
-      samplers: by contender.
-      rounds: samples of each.
+      samplers: Samplers by contender.
+      rounds: Number of rounds, which is that of the samples of each contender.
 
     Returns:
       Seconds by contender; entry i of each comes from round i.
@@ -100,7 +100,7 @@ def interleave(samplers: Mapping[str, Sampler], *, rounds: int) -> dict[str, tup
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles.
+    """Returns the median and the quartiles of the values.
 
     >>> spread([1.0, 2.0, 3.0, 4.0, 9.0])
     Spread(median=3.0, low=2.0, high=4.0)
@@ -110,7 +110,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def same_round_ratios(seconds: Sequence[float], rival: Sequence[float]) -> Spread:
-    """Median and quartiles of the ratios within each round; below 1: faster than the rival.
+    """Returns median and quartiles of the ratios of each round; below 1, the rival is slower.
 
     >>> same_round_ratios([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
     Spread(median=0.5, low=0.5, high=0.5)
@@ -119,7 +119,7 @@ def same_round_ratios(seconds: Sequence[float], rival: Sequence[float]) -> Sprea
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """The mean that ratios have: that of a ratio and its inverse is 1.
+    """Returns the geometric mean; that of a ratio and its inverse is 1.
 
     >>> geometric_mean([0.5, 2.0])
     1.0

@@ -22,13 +22,13 @@ from evonorm_jax.provenance import num_cores
 
 
 def load_timm_evonorm() -> types.ModuleType:
-    """The module timm/layers/evo_norm.py without the rest of timm, which needs torchvision.
+    """Returns the module timm/layers/evo_norm.py without the rest of timm, which needs torchvision.
 
-    timm/__init__.py imports its models, and they import torchvision; here the folder of the layers
-    becomes a package of its own, in which evo_norm.py finds its siblings.
+    timm/__init__.py imports timm's models, and they import torchvision. Here the folder of the
+    layers becomes a package of its own, in which evo_norm.py finds the modules beside it.
 
     Raises:
-      ModuleNotFoundError: where timm is not installed.
+      ModuleNotFoundError: The package timm is not installed.
     """
     if "timm_layers_only" not in sys.modules:
         spec = importlib.util.find_spec("timm")
@@ -41,7 +41,7 @@ def load_timm_evonorm() -> types.ModuleType:
 
 
 def missing_package(rival: str) -> str | None:
-    """The package that a rival lacks here, if any."""
+    """Returns the first package that a rival needs and that is not installed, or None."""
     needed = ("torch", "timm") if "timm" in rival else ("torch",)
     return next((name for name in needed if importlib.util.find_spec(name) is None), None)
 
@@ -60,7 +60,10 @@ def _batch_norm_relu(inputs: Inputs) -> Callable[[], Any]:
 
 
 def _forward_and_backward(module: Any, inputs: Inputs, *, compiled: bool) -> Callable[[], Any]:
-    """Output and gradients of the input and all parameters; channels last in memory, as ours."""
+    """Returns a call that computes the output and the gradients of the input and all parameters.
+
+    The arrays lie channels last in memory, like those of this project.
+    """
     import torch
 
     torch.set_num_threads(num_cores())
@@ -81,7 +84,7 @@ def _forward_and_backward(module: Any, inputs: Inputs, *, compiled: bool) -> Cal
 
 
 def _channels_last(array: Any) -> Any:
-    """The array `[N, H, W, C]` as a tensor `[N, C, H, W]` with the same order in memory."""
+    """Returns the array `[N, H, W, C]` as a tensor `[N, C, H, W]` with the same order in memory."""
     import torch
 
     tensor = torch.from_numpy(np.array(array, np.float32)).permute(0, 3, 1, 2)

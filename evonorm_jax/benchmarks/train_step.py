@@ -1,4 +1,4 @@
-"""One training step of small networks: how much of a layer's gain is left in a network."""
+"""One training step of small networks, to see how much of a layer's gain is left in a network."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ from evonorm_jax.training.tasks.classification import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """What a step is made of.
+    """The parts that a training step is made of.
 
     Attributes:
-      layer: of the network.
-      network_alone: the network's forward and backward pass on ready images, without the rest.
-      ema_decay: of the moving average of the weights; 0 for none.
+      layer: Norm-activation layer of the network.
+      network_alone: Whether the step is only the network's forward and backward pass on ready
+        images.
+      ema_decay: Decay of the moving average of the weights; 0 for none.
     """
 
     layer: LayerLike
@@ -78,16 +79,16 @@ NOTES = (
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is trained: network, images and batch.
+    """What is trained: the network, the images and the batch.
 
     Attributes:
-      model: a name that `create_model` knows.
-      image_size: pixels.
-      num_classes: of the made-up labels.
-      batch_size: images a step.
-      dtype: "float32" or "bfloat16".
-      fields: of the network.
-      contenders: names in `CONTENDERS`.
+      model: Name of the network, as `create_model` takes it.
+      image_size: Height and width of the images, in pixels.
+      num_classes: Number of classes of the made-up labels.
+      batch_size: Number of images in a step.
+      dtype: Dtype of the network: "float32" or "bfloat16".
+      fields: Fields of the network.
+      contenders: Names in `CONTENDERS` of the steps to measure.
     """
 
     model: str
@@ -100,7 +101,7 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """For the report."""
+        """Name of the workload in the report."""
         return f"{self.model}, {self.image_size} px, batch {self.batch_size}, {self.dtype}"
 
 
@@ -109,9 +110,9 @@ class TrainProgram:
     """A compiled training step and what it takes.
 
     Attributes:
-      call: makes the next step and returns its metrics.
-      figures: compile time and memory, for the report.
-      hlo: gives the text of the compiled program.
+      call: Makes the next step and returns its metrics.
+      figures: Compile time and memory, by their names in the report.
+      hlo: Returns the text of the compiled program.
     """
 
     call: Callable[[], Any]
@@ -187,7 +188,7 @@ def measure_workload(
 
 
 def made_up_images(workload: Workload) -> Pipeline:
-    """Images and labels that take neither a file nor a package for configs."""
+    """Returns a pipeline of made-up images, which needs neither files nor a package for configs."""
     dataset = types.SimpleNamespace(
         **dataset_fields(
             "cifar10",
@@ -203,7 +204,7 @@ def made_up_images(workload: Workload) -> Pipeline:
 
 
 def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
-    """Compiles the training step of a workload, on the first device."""
+    """Compiles the training step of a workload for the first device."""
     size, batch_size = workload.image_size, workload.batch_size
     pipeline = made_up_images(workload)
     model = create_model(
@@ -247,7 +248,7 @@ def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
 
 
 def _network_step(model: nn.Module, size: int, batch_size: int) -> Callable[..., Any]:
-    """A step that computes the gradients of the network and leaves the state as it is."""
+    """Returns a step that computes the gradients of the network and leaves the state as it is."""
 
     def step(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, Any]:
         # The same images every time; as the state is not constant, nothing is computed beforehand.
