@@ -82,7 +82,7 @@ class Network:
       fields: Fields of the network.
       optimizer: Optimizer of the training step.
       step_fields: Further arguments of `make_train_step`.
-      layers: Names in `LAYERS` of the layers that the network is built with.
+      layers: Names in `LAYERS`; the network is compiled with each of these layers in turn.
     """
 
     model: str

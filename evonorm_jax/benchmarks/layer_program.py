@@ -96,7 +96,7 @@ def compile_layer(layer: nn.Module, inputs: Inputs) -> LayerProgram:
 
 
 def attempt_twice(compile_or_run: Callable[[], T]) -> T:
-    """Calls a function, and calls it again after a runtime error.
+    """Calls a function, and calls it a second time after a runtime error.
 
     Where many programs are compiled at once, a GPU's assembler now and then fails to start
     ("Failed to launch ptxas" on a machine with 16 cores and 14 compilers).

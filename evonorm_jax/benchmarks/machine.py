@@ -50,7 +50,10 @@ VARIABLES = (
 
 
 def environment(hardware: str, *, quick: bool) -> dict[str, Any]:
-    """Returns hardware, command, commit, versions, settings and date for a measurement from now."""
+    """Describes the conditions of a measurement that starts now.
+
+    They are hardware, command, commit, versions, settings and date.
+    """
     devices = jax.devices()
     return {
         "hardware": hardware,

@@ -74,7 +74,7 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Result]]:
 
     Raises:
       OSError: The file cannot be read.
-      ValueError: The file is no such JSON file, or one of another schema.
+      ValueError: The file is no report in JSON, or one of another schema.
     """
     data = json.loads(path.read_text())
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -215,7 +215,7 @@ def _table(
 
 
 def _measured(result: Result | None, measure: str, headline: str) -> str:
-    """Returns the text of one measure of a result; for the headline, else why there is none."""
+    """Returns the text of one measure, or for a headline without a value the result's note."""
     if result is None:
         return ""
     if measure in result.figures:

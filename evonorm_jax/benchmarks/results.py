@@ -35,7 +35,7 @@ class Report:
 
     Attributes:
       suite: Name of the suite.
-      title: Title of one line.
+      title: Title in one line.
       notes: Sentences on how to read the report.
       results: All results; those with the same group and case were sampled in the same rounds.
       comparisons: Pairs (contender, rival), for which the same-round ratios are shown.
@@ -95,7 +95,7 @@ def unique(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def time_unit(seconds: Sequence[float]) -> tuple[float, str]:
-    """Returns a unit in which the largest value is easy to read, after its factor from seconds."""
+    """Returns the factor from seconds to a unit that suits the largest value, and that unit."""
     largest = max(seconds, default=0.0)
     if largest >= 1:
         return 1.0, "s"

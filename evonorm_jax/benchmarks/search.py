@@ -49,7 +49,8 @@ class SearchWorkload:
         that the engine trained.
       plain_others: Number of candidates that are judged the plain way out of those that see x and
         were not trained, and again out of those that do not see x.
-      protocol: Protocol of their training. Without abort rules only the filters would differ.
+      protocol: Protocol of their training. Without abort rules, the two ways would differ only in
+        the filters.
     """
 
     num_random: int
