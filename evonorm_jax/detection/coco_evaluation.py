@@ -49,9 +49,9 @@ def evaluate_detections(
         more objects.
 
     Returns:
-      Metrics by name: `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small`, `box_ap_medium`,
-      `box_ap_large`, `box_ar1`, `box_ar10`, `box_ar100`, and the same with `mask_` where `rows` has
-      masks.
+      A dictionary of metrics with the names `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small`,
+      `box_ap_medium`, `box_ap_large`, `box_ar1`, `box_ar10`, `box_ar100`, and the same with `mask_`
+      where `rows` has masks.
 
     Raises:
       UserError: The `detection` extra is not installed, the truth has no objects, or `rows` does

@@ -78,8 +78,7 @@ class MaskRCNN(nn.Module):
       head_num_convs: Number of 3x3 convolutions of the box head, and of the mask head.
       head_units: Number of channels of the box head's dense layer.
       anchor_scale: Side of a square anchor, in pixels of its feature map.
-      rpn_samples: Number of anchors per image whose score is trained, at most half of them
-        positive.
+      rpn_samples: Number of anchors per image with a trained score, at most half of them positive.
       train_candidates: Number of anchors of each level, those of the highest scores, that enter
         the suppression in training.
       train_proposals: Number of regions per image that leave the suppression in training.
