@@ -33,7 +33,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Encodes a mask `[H, W]` bool as COCO's compressed run lengths.
 
     Returns:
-      A dictionary `{"size": [H, W], "counts": str}`, which `json.dumps` takes.
+      A dictionary of `size`, the list `[H, W]`, and `counts`, a string; `json.dumps` takes it.
 
     Raises:
       UserError: The `detection` extra is not installed.

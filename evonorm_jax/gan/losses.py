@@ -119,7 +119,7 @@ def generate(
 
 
 def orthogonal_penalty(params: Mapping[str, Any]) -> jax.Array:
-    """Sums |W^T W * (1 - I)|^2 over all kernels W `[K, C_out]`.
+    """Sums `|W^T W * (1 - I)|^2` over all kernels W `[K, C_out]`.
 
     The terms are the squared products of different columns, so the norms of the columns stay free.
     Source: arXiv:1809.11096, equation 3.
