@@ -257,7 +257,7 @@ class Block:
         return lambda turn, carry: step(turn * groups + self._warpgroup, carry)
 
     def _in_turn(self, action: Callable[[], None]) -> None:
-        """Runs `action` in one warpgroup after the other, and all wait for the last.
+        """Runs `action` in one warpgroup after the other; all of them wait for the last.
 
         Sums across warps share one scratch space, and Mosaic keeps only the threads of one
         warpgroup from overwriting it.
@@ -273,7 +273,7 @@ class Block:
         lax.fori_loop(0, self.slab.warpgroups, turn, None)
 
     def _join(self) -> None:
-        """Waits for the other warpgroups, and sees what they wrote."""
+        """Waits for the other warpgroups; afterwards this one sees the values that they wrote."""
         if self.slab.warpgroups > 1:
             plgpu.barrier_arrive(self._scratch["joined"])
             plgpu.barrier_wait(self._scratch["joined"])

@@ -1,21 +1,23 @@
-"""The operations whose best form differs between CPU, GPU and TPU.
+"""The operations that have a best form of their own on each of CPU, GPU and TPU.
 
 A platform offers `moments`, `sums`, `group_mean`, `ungroup`, `sigmoid`, `gate`, `cast`, `isolate`
 and `separate`; the layers are written once in terms of them. `on_platform` lets the compiler choose
 when it lowers, so one traced program serves every device and exports to several. Tensors are
 `[N, H, W, C]`, statistics `[N, C]`.
 
-Measured facts behind the CPU forms (XLA:CPU of jax 0.10 and 0.12, both alike):
+The CPU forms rest on these measurements (XLA:CPU of jax 0.10 and 0.12, both alike):
 
-* A reduction over a long axis fused with its producer runs scalar code. Over an axis of at most 8
-  the compiler unrolls it and vectorises over channels: 0.8 instead of 6.0 ms at 16x56x56x64.
+* A reduction over a long axis runs scalar code when it is fused with its producer. Over an axis of
+  at most 8 the compiler unrolls it and vectorises over channels: 0.8 instead of 6.0 ms at
+  16x56x56x64.
 * Longer axes are summed in stages of such short ones: 0.55 instead of 0.72 ms at 32x14x14x256.
 * Several sums must share one pass, or the exponential is computed once for each. A variadic
-  reduction does that, and its results never fuse into what comes after.
-* Index arithmetic of a `[N, G] -> [N, C]` broadcast inside a loop over the tensor stops
-  vectorisation (5.2 instead of 2.1 ms). A barrier keeps it out, except in jax 0.10, which fuses
-  through the barrier: there groups are pooled and spread by small matrix products (a step of S0 at
-  16x56x56x64 takes 4.5 instead of 6.3 ms; in jax 0.12 they would cost 3.5 instead of 3.2 ms).
+  reduction shares the pass, and its results never fuse into later operations.
+* The index arithmetic of a `[N, G] -> [N, C]` broadcast inside a loop over the tensor stops
+  vectorisation (5.2 instead of 2.1 ms). A barrier keeps it out of the loop, except in jax 0.10,
+  which fuses through the barrier. There, groups are pooled and spread by small matrix products: a
+  step of S0 at 16x56x56x64 takes 4.5 instead of 6.3 ms. In jax 0.12 the products would cost 3.5
+  instead of 3.2 ms.
 """
 
 import functools
