@@ -1,4 +1,4 @@
-"""Which code ran, by which command, on which machine: for whatever records a number."""
+"""The code, the command and the machine behind a number, for everything that records numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ import evonorm_jax
 
 
 def command() -> list[str]:
-    """Returns the command line of this process, the interpreter by its name alone."""
+    """Returns the command line of this process, with the interpreter's name but not its folder."""
     return [Path(sys.executable).name, *sys.orig_argv[1:]]
 
 
 @functools.cache
 def code_digest() -> str:
-    """Of the package's Python files: the same for the same code, committed or not."""
+    """Returns 16 hexadecimal digits of a SHA-256 digest of the package's Python files.
+
+    The digest is the same for the same code, committed or not.
+    """
     package = Path(__file__).resolve().parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -32,7 +35,10 @@ def code_digest() -> str:
 
 
 def git_commit() -> str | None:
-    """Returns the commit of the code that runs, with `+changes` where the tree differs from it."""
+    """Returns the commit of the code that runs, or None without git or a checkout.
+
+    The suffix `+changes` says that tracked files differ from the commit.
+    """
     root = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
@@ -56,7 +62,7 @@ def now() -> str:
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Returns the versions of this package, of Python and of those packages that are installed.
 
-    None of them is imported for it.
+    It imports none of them.
     """
     found = {"evonorm_jax": evonorm_jax.__version__, "python": platform.python_version()}
     for package in packages:
@@ -90,5 +96,5 @@ def cores() -> list[int]:
 
 
 def num_cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(cores())

@@ -16,7 +16,7 @@ def anchors(
     scale: float,
     aspect_ratios: Sequence[float] = ASPECT_RATIOS,
 ) -> dict[int, np.ndarray]:
-    """Level -> `[H * W * A, 4]` float32 boxes `[y1, x1, y2, x2]`, pixel by pixel, A ratios to each.
+    """Computes the anchors of every level, pixel by pixel, one for each of A aspect ratios.
 
     The anchors of a pixel share its centre, `(i + 0.5) * stride`, and their area,
     `(scale * stride)^2`, at every stride 2^level. None is clipped at the border or left out there.
@@ -25,10 +25,14 @@ def anchors(
     [[0.0, 0.0, 32.0, 32.0], [8.0, -16.0, 24.0, 48.0]]
 
     Args:
-      image_size: height and width in pixels, multiples of the strides.
-      levels: of the feature maps.
-      scale: side of a square anchor, in pixels of its map.
-      aspect_ratios: width over height.
+      image_size: Height and width of the image in pixels, multiples of the strides.
+      levels: Levels of the feature maps.
+      scale: Side of a square anchor, in pixels of its feature map.
+      aspect_ratios: Width over height of the A anchors of a pixel.
+
+    Returns:
+      A dictionary from each level to boxes `[H * W * A, 4]` float32, `[y1, x1, y2, x2]` in pixels
+      of the image. H and W are the height and width of the feature map of that level.
     """
     result = {}
     for level in levels:

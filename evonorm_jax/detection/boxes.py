@@ -1,12 +1,12 @@
 """Boxes, `[..., 4]` float32 as `[y1, x1, y2, x2]`: the one place for the coordinate rule.
 
 Coordinates are continuous: pixel i covers the interval from i to i + 1, its centre is i + 0.5, the
-whole image is `[0, 0, H, W]`, and a width is x2 - x1. The old rule of Detectron and of the authors'
-TensorFlow code (tensorflow/tpu, models/official/detection), where a coordinate names a pixel and a
-width is x2 - x1 + 1, is `extent=1`; only weights that were trained so need it.
+whole image is `[0, 0, H, W]`, and a width is x2 - x1. `extent=1` selects the old rule of Detectron
+and of the authors' TensorFlow code (tensorflow/tpu, models/official/detection), where a coordinate
+names a pixel and a width is x2 - x1 + 1. Only weights that were trained with the old rule need it.
 
-Padding is the box `[0, 0, 0, 0]`: its area and its IoU with anything is 0, and all it leads to is
-finite, gradients included.
+Padding is the box `[0, 0, 0, 0]`. Its area is 0, its IoU with any box is 0, and all values and
+gradients computed from it are finite.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ UNIT_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
 
 
 def sizes(boxes: jax.Array, extent: float = 0.0) -> tuple[jax.Array, jax.Array]:
-    """Height and width, `[...]` each."""
+    """Returns the heights and the widths of boxes `[..., 4]` in pixels, `[...]` each."""
     y1, x1, y2, x2 = jnp.moveaxis(boxes, -1, 0)
     return y2 - y1 + extent, x2 - x1 + extent
 
 
 def area(boxes: jax.Array) -> jax.Array:
-    """Square pixels, `[...]`; 0 for a box that is empty or inside out.
+    """Returns the areas of boxes `[..., 4]` in square pixels, `[...]`.
+
+    The area is 0 for a box that is empty or inside out.
 
     >>> area(jnp.array([[0.0, 0.0, 2.0, 3.0], [5.0, 5.0, 4.0, 9.0]])).tolist()
     [6.0, 0.0]
@@ -44,7 +46,9 @@ def area(boxes: jax.Array) -> jax.Array:
 
 
 def iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
-    """Intersection over union of every pair, `[N, 4]` and `[M, 4]` to `[N, M]`; 0 where empty.
+    """Computes the intersection over union (IoU) of every pair of boxes.
+
+    Boxes `[N, 4]` and `[M, 4]` give `[N, M]`, which is 0 where the union is empty.
 
     >>> iou(jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 1.0, 2.0, 3.0]])).round(4).tolist()
     [[0.33329999446868896]]
@@ -60,7 +64,7 @@ def iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
 def encode(
     boxes: jax.Array, anchors: jax.Array, weights: Weights = UNIT_WEIGHTS, extent: float = 0.0
 ) -> jax.Array:
-    """Boxes relative to anchors: `weights * [dy, dx, log dh, log dw]`, `[..., 4]` float32.
+    """Encodes boxes relative to anchors: `weights * [dy, dx, log dh, log dw]`, `[..., 4]` float32.
 
     Source: Girshick et al., "Rich feature hierarchies" (arXiv:1311.2524), appendix C.
     """
@@ -75,7 +79,10 @@ def encode(
 def decode(
     deltas: jax.Array, anchors: jax.Array, weights: Weights = UNIT_WEIGHTS, extent: float = 0.0
 ) -> jax.Array:
-    """The inverse of `encode`, `[..., 4]` float32; a side is at most 62.5 times the anchor's."""
+    """Decodes deltas to boxes `[..., 4]` float32, the inverse of `encode`.
+
+    A side of a box is at most 62.5 times that of its anchor.
+    """
     dy, dx, dh, dw = jnp.moveaxis(deltas.astype(jnp.float32) / jnp.asarray(weights), -1, 0)
     anchor_height, anchor_width = sizes(anchors, extent)
     height = anchor_height * jnp.exp(jnp.minimum(dh, _MAX_LOG_SCALE))
@@ -86,6 +93,6 @@ def decode(
 
 
 def clip(boxes: jax.Array, size: jax.Array, extent: float = 0.0) -> jax.Array:
-    """The part of each box inside an image of `size` = `[height, width]` pixels."""
+    """Clips each box to an image of `size` = `[height, width]` pixels."""
     limits = jnp.concatenate([size, size]).astype(jnp.float32) - extent
     return jnp.clip(boxes, 0, limits)

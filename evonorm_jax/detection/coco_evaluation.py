@@ -1,9 +1,9 @@
 """Average precision of boxes and masks, on the host: COCO's own measure.
 
-faster-coco-eval does the matching and counting; it agrees with pycocotools, the reference, to six
-digits and is 20 times faster on images with hundreds of objects. Numbers here are fractions, and
-one that COCO leaves undefined, such as the precision on large objects where there is none, is left
-out.
+The library faster-coco-eval does the matching and counting. It agrees with pycocotools, the
+reference, to six digits and is 20 times faster on images with hundreds of objects. All numbers are
+fractions. A number that COCO leaves undefined is left out, such as the precision on large objects
+where there are none.
 """
 
 from __future__ import annotations
@@ -36,25 +36,26 @@ def evaluate_detections(
     max_detections: int | None = None,
     max_dets: Sequence[int] = (1, 10, 100),
 ) -> dict[str, float]:
-    """Box and mask AP and AR of a whole data set.
+    """Computes average precision (AP) and recall (AR) of boxes and masks of a whole data set.
 
     Args:
-      truth: COCO's JSON of the data set, `images`, `annotations` and `categories`, crowds
-          included.
-      rows: detections, every image of `truth` exactly once; see `coco_results`.
-      category_ids: of the classes 1, 2, ...; None where a class is a category id.
-      max_detections: how many detections of an image count, by score; None for all.
-      max_dets: COCO's parameter of that name: detections of one image and one category that
-          count. AR is given for each, AP for the largest; take more than 100 where images have
-          more objects.
+      truth: COCO's JSON of the data set: `images`, `annotations` and `categories`, crowds included.
+      rows: Detections with one row for each image of `truth`; see `coco_results`.
+      category_ids: Category ids of the classes 1, 2, ...; None where a class is a category id.
+      max_detections: Number of detections of an image that count, those of the highest scores; None
+        for all.
+      max_dets: COCO's parameter of that name: numbers of detections of one image and one category
+        that count. AR is given for each, AP for the largest. Take more than 100 where images have
+        more objects.
 
     Returns:
-      `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small`, `box_ap_medium`, `box_ap_large`,
-      `box_ar1`, `box_ar10`, `box_ar100`, and the same with `mask_` where `rows` has masks.
+      A dictionary of metrics with the names `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small`,
+      `box_ap_medium`, `box_ap_large`, `box_ar1`, `box_ar10`, `box_ar100`, and the same with `mask_`
+      where `rows` has masks.
 
     Raises:
-      UserError: the `detection` extra is not installed, the truth has no objects, or the rows
-          are not those of its images.
+      UserError: The `detection` extra is not installed, the truth has no objects, or `rows` does
+        not have one row for each image of the truth.
     """
     _check_rows(truth, rows)
     results = coco_results(
@@ -73,23 +74,25 @@ def coco_results(
     category_ids: Sequence[int] | None = None,
     max_detections: int | None = None,
 ) -> list[Record]:
-    """Detections in COCO's format for results, which `json.dumps` takes.
+    """Converts detections to COCO's format for results, which `json.dumps` takes.
 
     Args:
-      images: the `images` of COCO's JSON.
-      rows: `index` `[n]`, into `images`; `boxes` `[n, D, 4]` as `[y1, x1, y2, x2]`, `scores`
-          `[n, D]` with -1 for none, `classes` `[n, D]`, and optionally `masks` `[n, D, S, S]`, as
-          in `Detections`; `scale` `[n]`, pixels of the boxes' image over pixels of the original,
-          1 where it is not there; `mask` `[n]`, 0 for a row that only fills a batch.
-      category_ids: of the classes 1, 2, ...; None where a class is a category id.
-      max_detections: how many detections of an image to keep, by score; None for all.
+      images: The `images` of COCO's JSON.
+      rows: Arrays by name, with one row for each of n images. `index` `[n]` is the place of the
+        image in `images`. `boxes` `[n, D, 4]` as `[y1, x1, y2, x2]`, `scores` `[n, D]` with -1 for
+        none, `classes` `[n, D]` and, optionally, `masks` `[n, D, S, S]` are the fields of
+        `Detections`. `scale` `[n]` is the size of the image that the boxes refer to over the size
+        of the original, by default 1. `mask` `[n]` is 0 for a row that only fills a batch.
+      category_ids: Category ids of the classes 1, 2, ...; None where a class is a category id.
+      max_detections: Number of detections of an image to keep, those of the highest scores; None
+        for all.
 
     Returns:
       Records of `image_id`, `category_id`, `score`, `bbox` (x, y, width, height in pixels of
-      the original) and, where there are masks, `segmentation` (compressed RLE).
+      the original) and, where there are masks, `segmentation` (compressed run lengths).
 
     Raises:
-      UserError: there are masks and the `detection` extra is not installed.
+      UserError: There are masks and the `detection` extra is not installed.
     """
     results: list[Record] = []
     for row in np.flatnonzero(_is_image(rows)):
@@ -124,16 +127,18 @@ def average_precision(
     kind: str,
     max_dets: Sequence[int] = (1, 10, 100),
 ) -> dict[str, float]:
-    """AP and AR of results in COCO's format; see `evaluate_detections`.
+    """Computes AP and AR of results in COCO's format; see `evaluate_detections`.
 
     Args:
-      truth: COCO's JSON of the data set. Every image of it counts, found anything or not.
-      results: see `coco_results`.
+      truth: COCO's JSON of the data set. Every image of it counts, whether anything was found or
+        not.
+      results: Records of the detections, as `coco_results` returns them.
       kind: "bbox" for the boxes or "segm" for the masks.
-      max_dets: see `evaluate_detections`.
+      max_dets: Numbers of detections of one image and one category that count, see
+        `evaluate_detections`.
 
     Raises:
-      UserError: the `detection` extra is not installed, or the truth has no objects.
+      UserError: The `detection` extra is not installed, or the truth has no objects.
     """
     library = import_faster_coco_eval()
     check_max_dets(max_dets)
@@ -172,12 +177,12 @@ def average_precision(
 
 
 def _is_image(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`[n]` bool; False for rows that only fill a batch."""
+    """Returns whether each row is an image, `[n]` bool; False for rows that only fill a batch."""
     return np.asarray(rows["mask"]) > 0 if "mask" in rows else np.ones(len(rows["index"]), bool)
 
 
 def _check_rows(truth: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> None:
-    """An image that is missing or counts twice would change the result and tell nobody."""
+    """Raises `UserError` where an image is missing or counts twice: the result would be wrong."""
     counts = collections.Counter(np.asarray(rows["index"])[_is_image(rows)].tolist())
     number = len(truth["images"])
     wrong = [index for index in range(number) if counts[index] != 1]
@@ -193,11 +198,11 @@ def check_max_dets(max_dets: Sequence[int], name: str = "max_dets") -> None:
     """Refuses numbers of detections that mean nothing.
 
     Args:
-      max_dets: see `evaluate_detections`.
-      name: what it is called in the message.
+      max_dets: Numbers of detections that count, see `evaluate_detections`.
+      name: Name of the argument in the message.
 
     Raises:
-      UserError: there is none, or one is below 1.
+      UserError: There is no number, or one is below 1.
     """
     if not max_dets or min(max_dets) < 1:
         raise UserError(f"{name}={tuple(max_dets)}: expected numbers of at least 1.")

@@ -1,7 +1,7 @@
-"""Masks as COCO's JSON has them: run lengths and polygons.
+"""Masks in the two forms of COCO's JSON: run lengths and polygons.
 
-faster-coco-eval reads and writes both. It comes with the `detection` extra and is imported when a
-function here is called.
+The library faster-coco-eval reads and writes both. It comes with the `detection` extra and is
+imported when a function here is called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from evonorm_jax.errors import UserError
 
 
 def import_faster_coco_eval() -> Any:
-    """Imports the library.
+    """Imports faster-coco-eval and returns the module.
 
     Raises:
       UserError: The `detection` extra is not installed.
@@ -33,7 +33,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Encodes a mask `[H, W]` bool as COCO's compressed run lengths.
 
     Returns:
-      `{"size": [H, W], "counts": str}`, which `json.dumps` takes.
+      A dictionary of `size`, the list `[H, W]`, and `counts`, a string; `json.dumps` takes it.
 
     Raises:
       UserError: The `detection` extra is not installed.
@@ -48,15 +48,15 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
     Args:
       segmentation: Polygons `[[x1, y1, x2, y2, ...], ...]`, or run lengths, compressed or not.
-      size: Height and width of the image.
+      size: Height and width of the image in pixels.
 
     Returns:
-      `[H, W]` bool.
+      The mask, `[H, W]` bool.
 
     Raises:
-      UserError: It is none of these, a polygon has fewer than three points, or the run lengths are
-        of an image of another size; the message does not know which annotation it is of. Likewise
-        if the `detection` extra is not installed.
+      UserError: `segmentation` has neither of these forms, a polygon has fewer than three points,
+        the run lengths belong to an image of another size, or the `detection` extra is not
+        installed. The message does not name the annotation, which is not known here.
     """
     library = import_faster_coco_eval()
     height, width = size

@@ -18,14 +18,14 @@ NO_SCORE = -1.0
 
 
 class Detections(NamedTuple):
-    """What was found in a batch, D slots each image, the best first.
+    """The detections of a batch of images: D slots for each image, the highest scores first.
 
     Attributes:
-      boxes: `[b, D, 4]` float32, `[y1, x1, y2, x2]` in pixels of the image as it was fed.
-      scores: `[b, D]` float32; -1 where there is no detection.
-      classes: `[b, D]` int32 from 1 on; 0 where there is no detection.
-      masks: `[b, D, S, S]` uint8, 255 times the probability that a pixel belongs to the object,
-          over the box.
+      boxes: Boxes `[b, D, 4]` float32, `[y1, x1, y2, x2]` in pixels of the network's input.
+      scores: Probabilities `[b, D]` float32; -1 where there is no detection.
+      classes: Classes `[b, D]` int32 from 1 on; 0 where there is no detection.
+      masks: Masks `[b, D, S, S]` uint8 that cover the boxes. A value is 255 times the probability
+        that the place belongs to the object.
     """
 
     boxes: jax.Array
@@ -47,22 +47,22 @@ def select_detections(
     weights: Weights,
     extent: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Boxes, scores and classes of one image, after non-maximum suppression within each class.
+    """Selects the detections of one image by non-maximum suppression within each class.
 
     Args:
-      class_logits: `[P, K]`, class 0 being the background.
-      deltas: `[P, K, 4]`.
-      regions: `[P, 4]`.
-      valid: `[P]` bool, False for padding.
-      size: `[2]`, height and width that the boxes are clipped to.
-      score_threshold: probability that a detection must exceed.
-      iou_threshold: of the suppression.
-      max_detections: D, over all classes.
-      weights: of the deltas.
-      extent: see `evonorm_jax.detection.boxes`.
+      class_logits: Logits `[P, K]` of the regions; class 0 is the background.
+      deltas: Deltas `[P, K, 4]` of the boxes relative to the regions, for each class.
+      regions: Boxes `[P, 4]` of the regions, in pixels.
+      valid: Validity of the regions, `[P]` bool; False marks padding.
+      size: Height and width in pixels that the boxes are clipped to, `[2]`.
+      score_threshold: Probability that a detection must exceed.
+      iou_threshold: Overlap that the suppression tolerates, as intersection over union.
+      max_detections: Number D of detections over all classes.
+      weights: Factors of the deltas, see `evonorm_jax.detection.boxes.encode`.
+      extent: Rule of the coordinates, see `evonorm_jax.detection.boxes`.
 
     Returns:
-      The first three fields of `Detections`, without the batch axis.
+      The boxes, scores and classes of `Detections`, without the batch axis.
     """
     probabilities = jax.nn.softmax(class_logits, axis=-1)
     boxes = box_math.decode(deltas, regions[:, None], weights, extent)

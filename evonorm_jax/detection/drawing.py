@@ -28,9 +28,9 @@ class Drawn(NamedTuple):
     """An object to draw.
 
     Attributes:
-      box: `(y1, x1, y2, x2)` in pixels of the picture.
-      mask: `[h, w]` bool, of the whole picture.
-      text: What is written at its box; "" for nothing.
+      box: Box `(y1, x1, y2, x2)` in pixels of the picture.
+      mask: Mask of the whole picture, `[h, w]` bool.
+      text: Text that is written at the box; "" for none.
     """
 
     box: Sequence[float]
@@ -39,11 +39,17 @@ class Drawn(NamedTuple):
 
 
 def draw_objects(picture: np.ndarray, objects: Sequence[Drawn]) -> Image.Image:
-    """Draws objects into a picture, the first on top, each in a colour of its own.
+    """Draws objects into a copy of a picture, the first on top.
+
+    Objects take seven colours in turn. A small picture is enlarged by a whole number, so that its
+    longer side has about 256 pixels.
 
     Args:
-      picture: `[h, w, 3]` uint8; it is left as it is.
-      objects: What is drawn.
+      picture: Picture `[h, w, 3]` uint8, which is left unchanged.
+      objects: Objects to draw.
+
+    Returns:
+      The drawing, in RGB.
     """
     pixels = picture.astype(np.float32)
     coloured = [(one, _COLOURS[i % len(_COLOURS)]) for i, one in enumerate(objects)][::-1]
@@ -65,7 +71,7 @@ def draw_objects(picture: np.ndarray, objects: Sequence[Drawn]) -> Image.Image:
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Puts pictures side by side, one row below the other, on black."""
+    """Puts the pictures of each row side by side and the rows below one another, on black."""
     heights = [max(image.height for image in row) for row in rows]
     columns = [max(image.width for image in column) for column in zip(*rows, strict=True)]
     width, height = (sum(sides) + _GAP * (len(sides) - 1) for sides in (columns, heights))

@@ -1,7 +1,7 @@
 """The feature pyramid (Lin et al., "Feature Pyramid Networks", arXiv:1612.03144).
 
-In the form of the authors' TensorFlow code (tensorflow/tpu, models/official/detection), with a norm
-on every level and no activation after it: for EvoNorm that is its affine map alone.
+It has the form of the authors' TensorFlow code (tensorflow/tpu, models/official/detection), with a
+norm on every level and no activation after it. For EvoNorm, that is its affine map alone.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from evonorm_jax.models.resnet import FeatureMaps, NormActFactory
 class FeaturePyramid(nn.Module):
     """Maps of equal width on the levels `min_level` to `max_level`, `[N, H / 2^l, W / 2^l, C]`.
 
-    A 1x1 convolution brings every map of the backbone to width C, the coarser level is added
-    enlarged, a 3x3 convolution follows. Levels that the backbone does not have are 3x3 convolutions
-    of stride 2, the first of them of the map before its norm, the others after a ReLU.
+    A 1x1 convolution brings every map of the backbone to C channels. The next coarser map is
+    enlarged and added, and a 3x3 convolution follows. A level that the backbone does not have is
+    made from the level below it by a 3x3 convolution of stride 2. The first such convolution takes
+    the map before its norm; those after it take a ReLU of the map.
 
     Parameters: `level<l>_{lateral_conv,conv,norm}`.
 
     Attributes:
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      min_level: the finest level.
-      max_level: the coarsest level.
-      num_filters: C.
-      dtype: dtype of convolutions and layers.
+      norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).
+      min_level: Finest level.
+      max_level: Coarsest level.
+      num_filters: Number C of channels of every map.
+      dtype: Dtype of convolutions and layers.
     """
 
     norm_act: NormActFactory

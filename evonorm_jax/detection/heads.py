@@ -1,12 +1,12 @@
-"""The three heads: region proposals, boxes with their classes, masks.
+"""The three heads of Mask R-CNN: region proposals, boxes with their classes, and masks.
 
-After He et al., "Mask R-CNN" (arXiv:1703.06870), in the form of the authors' TensorFlow code
-(tensorflow/tpu, models/official/detection) with a layer behind every convolution but the last and
-behind the dense layer: the layout that the parameter counts of the EvoNorm paper's Table 4
-determine. The last linear map of every branch computes in float32, as its output feeds a loss.
+They follow He et al., "Mask R-CNN" (arXiv:1703.06870), in the form of the authors' TensorFlow code
+(tensorflow/tpu, models/official/detection). A norm-activation layer follows the dense layer and
+every convolution but the last. The parameter counts in Table 4 of the EvoNorm paper determine this
+layout. The last linear map of every branch computes in float32, because its output feeds a loss.
 
-Where the leading axis is regions instead of images, batch statistics must be taken over the regions
-of as many images as before: `per_region` sees to that.
+In the box and mask heads the leading axis counts regions instead of images. Batch statistics must
+still be taken over the regions of as many images as before, and `per_region` sees to that.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _branch_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def per_region(norm_act: NormActFactory, num_regions: int) -> NormActFactory:
-    """The layer for a batch of `num_regions` regions an image, in the order of the images.
+    """Returns the layer for batches of `num_regions` regions per image, in the order of the images.
 
-    `virtual_batch_size` counts images in the rest of the network; here it counts regions.
+    The field `virtual_batch_size` counts images in the rest of the network. In the layer returned
+    it counts regions.
 
     >>> from evonorm_jax.norm_act import norm_act
     >>> per_region(norm_act("bn_relu", virtual_batch_size=2), 512)().virtual_batch_size
@@ -43,18 +44,18 @@ def per_region(norm_act: NormActFactory, num_regions: int) -> NormActFactory:
 
 
 class RegionProposalHead(nn.Module):
-    """Per level an objectness logit and four deltas for every anchor.
+    """The region proposal network: an objectness logit and four deltas for every anchor.
 
-    The convolutions are shared by the levels; every level has layers of its own.
+    All levels share the convolutions, and every level has norm-activation layers of its own.
 
     Parameters: `conv<i>`, `level<l>_norm<i>`, `scores`, `deltas`.
 
     Attributes:
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      num_anchors: A, at every pixel.
-      num_convs: 3x3 convolutions before the answers.
-      num_filters: their channels.
-      dtype: dtype of convolutions and layers.
+      norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).
+      num_anchors: Number A of anchors at every pixel.
+      num_convs: Number of 3x3 convolutions before the last linear maps.
+      num_filters: Number of channels of these convolutions.
+      dtype: Dtype of convolutions and layers.
     """
 
     norm_act: NormActFactory
@@ -67,7 +68,15 @@ class RegionProposalHead(nn.Module):
     def __call__(
         self, maps: FeatureMaps, train: bool = False
     ) -> tuple[dict[int, jax.Array], dict[int, jax.Array]]:
-        """Level -> logits `[N, H * W * A]` and level -> deltas `[N, H * W * A, 4]`, float32."""
+        """Returns the answers for the anchors of every level.
+
+        Args:
+          maps: Feature maps `[N, H, W, C]` by level.
+          train: Whether the layers take the statistics of the batch.
+
+        Returns:
+          Logits `[N, H * W * A]` by level and deltas `[N, H * W * A, 4]` by level, both float32.
+        """
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
         conv = functools.partial(
             conv2d, use_bias=True, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype
@@ -87,17 +96,17 @@ class RegionProposalHead(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Classes and class-specific boxes of regions.
+    """The box head: the classes of regions, and a box of each region for every class.
 
     Parameters: `conv<i>`, `norm<i>`, `dense`, `dense_norm`, `classes`, `deltas`.
 
     Attributes:
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      num_classes: K, the background included.
-      num_convs: 3x3 convolutions before the dense layer.
-      num_filters: their channels.
-      num_units: channels of the dense layer.
-      dtype: dtype of convolutions and layers.
+      norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).
+      num_classes: Number K of classes, the background included.
+      num_convs: Number of 3x3 convolutions before the dense layer.
+      num_filters: Number of channels of these convolutions.
+      num_units: Number of output channels of the dense layer.
+      dtype: Dtype of convolutions and layers.
     """
 
     norm_act: NormActFactory
@@ -109,7 +118,15 @@ class BoxHead(nn.Module):
 
     @nn.compact
     def __call__(self, regions: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """`[N, R, S, S, C]` to float32 logits `[N, R, K]` and deltas `[N, R, K, 4]`."""
+        """Classifies regions and corrects their boxes.
+
+        Args:
+          regions: Features of R regions per image, `[N, R, S, S, C]`.
+          train: Whether the layers take the statistics of the batch.
+
+        Returns:
+          Logits `[N, R, K]` of the classes and deltas `[N, R, K, 4]` of the boxes, both float32.
+        """
         images, num_regions = regions.shape[:2]
         norm_act = functools.partial(
             per_region(self.norm_act, num_regions), use_running_average=not train, dtype=self.dtype
@@ -144,11 +161,16 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """The mask of each region, for the class that it has.
+    """The mask head: the mask of each region for one given class.
 
     Parameters: `conv<i>`, `norm<i>`, `upsample_conv`, `upsample_norm`, `masks`.
 
-    Attributes as in `BoxHead`.
+    Attributes:
+      norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).
+      num_classes: Number of classes, the background included.
+      num_convs: Number of 3x3 convolutions before the transposed convolution.
+      num_filters: Number of channels of these convolutions and of the transposed one.
+      dtype: Dtype of convolutions and layers.
     """
 
     norm_act: NormActFactory
@@ -159,7 +181,16 @@ class MaskHead(nn.Module):
 
     @nn.compact
     def __call__(self, regions: jax.Array, classes: jax.Array, train: bool = False) -> jax.Array:
-        """`[N, R, S, S, C]` and `[N, R]` to float32 logits `[N, R, 2 S, 2 S]`."""
+        """Computes the masks of regions.
+
+        Args:
+          regions: Features of R regions per image, `[N, R, S, S, C]`.
+          classes: Class of each region, `[N, R]` integers.
+          train: Whether the layers take the statistics of the batch.
+
+        Returns:
+          Logits `[N, R, 2 S, 2 S]` float32 of the masks of these classes.
+        """
         images, num_regions = regions.shape[:2]
         norm_act = functools.partial(
             per_region(self.norm_act, num_regions), use_running_average=not train, dtype=self.dtype
@@ -191,7 +222,7 @@ class MaskHead(nn.Module):
 def _conv_branch(
     x: jax.Array, *, num_convs: int, num_filters: int, norm_act: NormActFactory, dtype: Dtype
 ) -> jax.Array:
-    """3x3 convolutions with a layer behind each; call it inside a compact method."""
+    """Applies 3x3 convolutions with a layer behind each; must be called in a compact method."""
     for index in range(1, num_convs + 1):
         conv = conv2d(
             num_filters,

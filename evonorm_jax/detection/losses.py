@@ -10,8 +10,8 @@ Source: tensorflow/tpu, models/official/detection, modeling/losses.py. Detectron
 losses by the number of samples instead: its weights do not carry over.
 
 Difference: three of the means have a number of terms that depends on the images. The authors take
-it from one core; here it is averaged over the devices, `axis_name`, so that the mean loss of the
-devices is the loss of the whole batch however it is laid out.
+the number of one core. Here it is averaged over the devices of `axis_name`, so that the mean loss
+of the devices is the loss of the whole batch, however many devices hold it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from evonorm_jax.detection.targets import AnchorTargets, RegionTargets
 
 
 class TrainingOutputs(NamedTuple):
-    """What the network answers in training, and what it should, all float32.
+    """The answers of the network in training, all float32, and their targets.
 
     Attributes:
-      rpn_scores: `[b, A]` logits, one an anchor.
-      rpn_deltas: `[b, A, 4]`.
-      anchor_targets: of every image.
-      class_logits: `[b, R, K]`.
-      box_deltas: `[b, R, K, 4]`.
-      mask_logits: `[b, Q, S, S]`, those of the class of each region.
-      region_targets: of every image.
+      rpn_scores: Objectness logits of the anchors, `[b, A]`.
+      rpn_deltas: Deltas of the anchors, `[b, A, 4]`.
+      anchor_targets: Targets of the anchors, with a leading axis for the b images.
+      class_logits: Logits of the classes of R regions, `[b, R, K]`.
+      box_deltas: Deltas of the regions for every class, `[b, R, K, 4]`.
+      mask_logits: Logits of the masks of the first Q regions, `[b, Q, S, S]`, each for the class of
+        the region.
+      region_targets: Targets of the regions, with a leading axis for the b images.
     """
 
     rpn_scores: jax.Array
@@ -51,17 +52,21 @@ class TrainingOutputs(NamedTuple):
 def detection_losses(
     outputs: TrainingOutputs, axis_name: str | None = None
 ) -> dict[str, jax.Array]:
-    """The losses by name, scalars; their sum is what training minimises.
+    """Computes the five losses; training minimises their sum.
 
     Args:
-      outputs: of the images of this device.
-      axis_name: of the `pmap` or `shard_map` axis whose devices hold the batch together.
+      outputs: Answers and targets for the images of this device.
+      axis_name: Name of the `pmap` or `shard_map` axis over which the batch is split; None where
+        one device holds it all.
+
+    Returns:
+      Scalars, float32, by the names of the losses.
     """
     return rpn_losses(outputs, axis_name) | head_losses(outputs, axis_name)
 
 
 def rpn_losses(outputs: TrainingOutputs, axis_name: str | None = None) -> dict[str, jax.Array]:
-    """`rpn_score` and `rpn_box`."""
+    """Computes `rpn_score` and `rpn_box`; the arguments are those of `detection_losses`."""
     targets = outputs.anchor_targets
     sample = targets.sample
     scores = jnp.take_along_axis(outputs.rpn_scores, sample.candidates, axis=1)
@@ -76,7 +81,7 @@ def rpn_losses(outputs: TrainingOutputs, axis_name: str | None = None) -> dict[s
 
 
 def head_losses(outputs: TrainingOutputs, axis_name: str | None = None) -> dict[str, jax.Array]:
-    """`class`, `box` and `mask`."""
+    """Computes `class`, `box` and `mask`; the arguments are those of `detection_losses`."""
     targets = outputs.region_targets
     log_probabilities = jax.nn.log_softmax(outputs.class_logits, axis=-1)
     class_loss = -_of_class(log_probabilities, targets.classes)
@@ -93,7 +98,7 @@ def head_losses(outputs: TrainingOutputs, axis_name: str | None = None) -> dict[
 
 
 def huber(error: jax.Array, delta: float) -> jax.Array:
-    """Half the square of the error below `delta`, linear beyond.
+    """Computes the Huber loss elementwise: half the square of the error up to `delta`, then linear.
 
     >>> huber(jnp.array([-0.5, 3.0]), delta=1.0).tolist()
     [0.125, 2.5]
@@ -104,7 +109,7 @@ def huber(error: jax.Array, delta: float) -> jax.Array:
 
 
 def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Of probabilities from 0 to 1, elementwise.
+    """Computes the cross-entropy of logits with target probabilities from 0 to 1, elementwise.
 
     >>> sigmoid_cross_entropy(jnp.array([0.0, 200.0]), jnp.array([0.5, 1.0])).round(4).tolist()
     [0.6930999755859375, 0.0]
@@ -113,13 +118,13 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _of_class(values: jax.Array, classes: jax.Array) -> jax.Array:
-    """`[b, R, K, ...]` to `[b, R, ...]`, the values of each region's class."""
+    """Takes the values of each region's class: `[b, R, K, ...]` to `[b, R, ...]`."""
     index = classes.reshape(*classes.shape, *(1,) * (values.ndim - 2))
     return jnp.take_along_axis(values, index, axis=2).squeeze(axis=2)
 
 
 def _mean(values: jax.Array, counted: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean over the entries that are counted; 0, with gradient 0, where none is."""
+    """Returns the mean over the counted entries; 0, with gradient 0, where none is counted."""
     counted = jnp.broadcast_to(counted, values.shape)
     count = jnp.sum(counted, dtype=jnp.float32)
     if axis_name is not None:

@@ -1,18 +1,18 @@
-"""Mask R-CNN (He et al., arXiv:1703.06870), every normalisation and activation one argument.
+"""Mask R-CNN (He et al., arXiv:1703.06870), with one argument for all norms and activations.
 
 The layout is that of the EvoNorm paper's Table 4 (arXiv:2004.02967v1, section 5.3). No public code
-has it; its parameter counts determine it: levels 2 to 6, a norm on every level of the pyramid, a
-layer behind every convolution of the three heads, one per level in the proposal head, a box head of
-four convolutions and a dense layer, and the affine map alone wherever an EvoNorm has no activation.
-What the counts leave open follows the authors' TensorFlow code (tensorflow/tpu,
-models/official/detection). Deliberate differences from it:
+has it, but the parameter counts of the table determine it. The pyramid has levels 2 to 6 and a norm
+on every level. A layer stands behind every convolution of the three heads, in the proposal head one
+for each level. The box head has four convolutions and a dense layer. An EvoNorm without activation
+is its affine map alone. What the counts leave open follows the authors' TensorFlow code
+(tensorflow/tpu, models/official/detection). The differences from it are deliberate:
 
-* coordinates are continuous, and RoIAlign shifts by half a pixel; `legacy_coordinates=True` is the
-  authors' rule, for weights that were trained so;
-* regions and detections are clipped to the picture, not to the canvas that it is padded to;
-* a slot for which there is no region repeats one that was drawn and does not count, where theirs
-  counts as background;
-* the zero scale at the end of every residual block, see `evonorm_jax.models.resnet_v1`.
+* Coordinates are continuous, and RoIAlign shifts by half a pixel. `legacy_coordinates=True` selects
+  the authors' rule, for weights that were trained with it.
+* Regions and detections are clipped to the picture, not to the canvas that it is padded to.
+* A slot for which there is no region repeats one that was drawn and does not count in the losses.
+  The authors' code counts it as background.
+* The scale at the end of every residual block starts at zero, see `evonorm_jax.models.resnet_v1`.
 
 Everything has a fixed shape. Boxes, overlaps, suppression, targets and the last linear map of every
 head are float32 whatever the dtype.
@@ -58,44 +58,49 @@ _BOX_BINS, _MASK_BINS = 7, 14
 class MaskRCNN(nn.Module):
     """A detector of boxes and masks for images `[N, H, W, 3]`.
 
-    `apply(variables, images, valid_size)` detects; `method=MaskRCNN.training_outputs` gives what
-    `evonorm_jax.detection.detection_losses` takes. Parameters are float32, under `backbone`,
-    `fpn`, `rpn`, `box_head` and `mask_head`.
+    `apply(variables, images, valid_size)` detects; with `method=MaskRCNN.training_outputs` it
+    returns the argument of `evonorm_jax.detection.detection_losses`. Parameters are float32, under
+    `backbone`, `fpn`, `rpn`, `box_head` and `mask_head`.
 
     Attributes:
-      backbone: gives feature maps by level, e.g. `create_model("resnet50_v1", None, ...)`.
-      num_classes: classes with the background, which is class 0: 91 for COCO's ids 1 to 90.
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      use_fpn: whether a feature pyramid follows the backbone.
-      min_level: finest level of the maps that the heads see.
-      max_level: coarsest level; the sides of an image are multiples of 2^max_level.
-      fpn_filters: channels of the pyramid.
-      rpn_filters: channels of the proposal head.
-      rpn_num_convs: its 3x3 convolutions.
-      head_filters: channels of the convolutions of the box and the mask head.
-      head_num_convs: their 3x3 convolutions, of each.
-      head_units: channels of the box head's dense layer.
-      anchor_scale: side of a square anchor, in pixels of its map.
-      rpn_samples: anchors an image whose score is trained, half of them positive at most.
-      train_candidates: anchors of each level that enter suppression, by score, in training.
-      train_proposals: regions that leave it.
-      candidates: the same in evaluation.
-      proposals: the same in evaluation.
-      rpn_nms_iou: overlap of proposals that suppression tolerates.
-      box_samples: regions an image that the box head is trained on.
-      mask_samples: regions an image that the mask head is trained on; at most as many stand for
-          objects.
-      roi_canonical_size: side of the regions that are read from level 4, in pixels.
-      roi_sampling_ratio: points to the side of a RoIAlign bin.
-      score_threshold: probability that a detection must exceed.
-      nms_iou: overlap of detections of one class that suppression tolerates.
-      max_detections: D, an image.
-      legacy_coordinates: the rule of the authors' code, see `evonorm_jax.detection.boxes`.
-      dtype: dtype of convolutions and layers.
+      backbone: Network that returns feature maps by level, e.g.
+        `create_model("resnet50_v1", None, ...)`.
+      num_classes: Number of classes with the background, which is class 0: 91 for COCO's ids 1 to
+        90.
+      norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).
+      use_fpn: Whether a feature pyramid follows the backbone.
+      min_level: Finest level of the maps that the heads see.
+      max_level: Coarsest level; the sides of an image are multiples of 2^max_level pixels.
+      fpn_filters: Number of channels of the pyramid.
+      rpn_filters: Number of channels of the proposal head.
+      rpn_num_convs: Number of 3x3 convolutions of the proposal head.
+      head_filters: Number of channels of the convolutions of the box head and the mask head.
+      head_num_convs: Number of 3x3 convolutions of the box head, and of the mask head.
+      head_units: Number of channels of the box head's dense layer.
+      anchor_scale: Side of a square anchor, in pixels of its feature map.
+      rpn_samples: Number of anchors per image with a trained score, at most half of them positive.
+      train_candidates: Number of anchors of each level, those of the highest scores, that enter
+        the suppression in training.
+      train_proposals: Number of regions per image that leave the suppression in training.
+      candidates: Number of anchors of each level that enter the suppression in evaluation.
+      proposals: Number of regions per image that leave the suppression in evaluation.
+      rpn_nms_iou: Overlap of proposals that the suppression tolerates, as intersection over union.
+      box_samples: Number of regions per image that the box head is trained on.
+      mask_samples: Number of regions per image that the mask head is trained on, and the most that
+        may stand for objects.
+      roi_canonical_size: Side in pixels from which on a square region is read from level 4.
+      roi_sampling_ratio: Number of sampling points along the side of a RoIAlign bin.
+      score_threshold: Probability that a detection must exceed.
+      nms_iou: Overlap of detections of one class that the suppression tolerates, as intersection
+        over union.
+      max_detections: Number D of detections per image.
+      legacy_coordinates: Whether boxes follow the coordinate rule of the authors' code, see
+        `evonorm_jax.detection.boxes`.
+      dtype: Dtype of convolutions and layers.
 
     Raises:
-      UserError: when constructed with a field out of range, or called on images of the wrong
-          shape, size or dtype.
+      UserError: A field is out of range when the model is constructed, or the images have the
+        wrong shape, size or dtype when it is called.
     """
 
     backbone: nn.Module
@@ -159,8 +164,13 @@ class MaskRCNN(nn.Module):
         """Detects objects, with running statistics where the layers have them.
 
         Args:
-          images: `[N, H, W, 3]` float, normalised; padding at the bottom and on the right is 0.
-          valid_size: `[N, 2]` int32, height and width without the padding; None for no padding.
+          images: Normalised images `[N, H, W, 3]` in floating point; padding at the bottom and on
+            the right is 0.
+          valid_size: Height and width of each image without the padding, `[N, 2]` int32 in pixels;
+            None for no padding.
+
+        Returns:
+          The detections of the N images.
         """
         valid_size = _full_size(images) if valid_size is None else valid_size
         maps = self.feature_maps(images, train=False)
@@ -191,17 +201,19 @@ class MaskRCNN(nn.Module):
         valid_size: jax.Array | None = None,
         train: bool = True,
     ) -> TrainingOutputs:
-        """What the losses compare.
+        """Computes the answers of the network and the targets that the losses compare them with.
 
         Args:
-          images: `[N, H, W, 3]` float, normalised; padding at the bottom and on the right is 0.
-          truth: of the images.
-          keys: `[N]` PRNG keys, one an image, for the anchors and regions that are drawn. Keys
-              that depend on an image's place in the global batch alone make the training
-              independent of the number of devices.
-          valid_size: `[N, 2]` int32, height and width without the padding; None for no padding.
-          train: whether the layers take statistics of the batch; `batch_stats` must then be
-              mutable where they have any.
+          images: Normalised images `[N, H, W, 3]` in floating point; padding at the bottom and on
+            the right is 0.
+          truth: Objects of the images.
+          keys: PRNG keys `[N]`, one for each image, that draw the anchors and regions to train on.
+            Where a key depends only on the place of the image in the global batch, the training is
+            independent of the number of devices.
+          valid_size: Height and width of each image without the padding, `[N, 2]` int32 in pixels;
+            None for no padding.
+          train: Whether the layers take the statistics of the batch. If they keep any,
+            `batch_stats` must then be mutable.
         """
         valid_size = _full_size(images) if valid_size is None else valid_size
         maps = self.feature_maps(images, train)
@@ -227,7 +239,7 @@ class MaskRCNN(nn.Module):
         )
 
     def feature_maps(self, images: jax.Array, train: bool = False) -> FeatureMaps:
-        """Level -> `[N, H / 2^l, W / 2^l, C]` in `dtype`, what the heads read."""
+        """Returns the maps that the heads read: level -> `[N, H / 2^l, W / 2^l, C]` in `dtype`."""
         check_images(images)
         check_divisible(images, self.max_level)
         maps = self.backbone(images, train=train)
@@ -240,14 +252,19 @@ class MaskRCNN(nn.Module):
         return self.fpn(maps, train) if self.use_fpn else maps
 
     def num_parameters(self, image_size: int | tuple[int, int] = 1024) -> int:
-        """Number of trainable values; the image size has no influence, but must be acceptable."""
+        """Returns the number of trainable values, which does not depend on the image size.
+
+        `image_size` is one side or (height, width) in pixels. Sides must still be multiples of
+        2^max_level.
+        """
         return self.complexity(image_size).parameters
 
     def complexity(self, image_size: int | tuple[int, int] = 1024) -> Complexity:
-        """Parameters, and multiply-adds of the training graph for one image.
+        """Counts the parameters, and the multiply-adds of the training graph for one image.
 
-        That graph has `box_samples` regions in the box head and `mask_samples` in the mask head. As
-        in `evonorm_jax.models.complexity`, only convolutions and dense layers count.
+        `image_size` is one side or (height, width) in pixels. The training graph has `box_samples`
+        regions in the box head and `mask_samples` in the mask head. As in
+        `evonorm_jax.models.complexity`, only convolutions and dense layers count.
         """
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         truth = Truth(
@@ -280,7 +297,7 @@ class MaskRCNN(nn.Module):
         num_candidates: int,
         num_proposals: int,
     ) -> tuple[jax.Array, jax.Array]:
-        """Regions `[N, P, 4]` and whether each is one `[N, P]`."""
+        """Returns regions `[N, P, 4]` and their validity `[N, P]` bool; False marks padding."""
         one_image = functools.partial(
             propose,
             num_candidates=num_candidates,
@@ -329,7 +346,7 @@ class MaskRCNN(nn.Module):
 
 
 def _full_size(images: jax.Array) -> jax.Array:
-    """`[N, 2]` int32, the size of the canvas for every image."""
+    """Returns the height and width of the canvas for every image, `[N, 2]` int32."""
     return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (len(images), 2))
 
 

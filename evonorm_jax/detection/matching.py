@@ -1,7 +1,7 @@
-"""Which anchors and regions stand for which objects, and which of them are trained on.
+"""The choice of objects that anchors and regions stand for, and of those to train on.
 
-All functions are of one image and of fixed shape: `vmap` them. The objects of an image are padded
-to a fixed number with class 0, and padding matches nothing.
+All functions take one image and have fixed shapes; `vmap` them for a batch. The objects of an image
+are padded to a fixed number with class 0, and padding matches nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ BACKGROUND = 0
 
 
 class Truth(NamedTuple):
-    """The objects of a batch, padded to M each image.
+    """The objects of a batch of images, padded to M for each image.
 
     Attributes:
-      boxes: `[b, M, 4]` float32, `[y1, x1, y2, x2]` in pixels of the image as it is fed.
-      classes: `[b, M]` int32 from 1 on; 0 is padding.
-      masks: `[b, M, P, P]` uint8, 0 or 1, each the mask inside the box, resized to P x P.
+      boxes: Boxes `[b, M, 4]` float32, `[y1, x1, y2, x2]` in pixels of the network's input.
+      classes: Classes `[b, M]` int32 from 1 on; 0 is padding.
+      masks: Masks `[b, M, P, P]` uint8 with values 0 and 1. Each is the part of the mask inside
+        the box, resized to P x P.
     """
 
     boxes: jax.Array
@@ -33,12 +34,13 @@ class Truth(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What N candidates stand for.
+    """The objects that N candidates stand for. A candidate may be neither positive nor negative.
 
     Attributes:
-      objects: `[N]` int32, the index of the object that overlaps most; any where there is none.
-      positive: `[N]` bool, whether the candidate stands for that object.
-      negative: `[N]` bool, whether it is background. A candidate may be neither.
+      objects: Index of the object that each candidate overlaps most, `[N]` int32; arbitrary where
+        it overlaps none.
+      positive: Whether each candidate stands for that object, `[N]` bool.
+      negative: Whether each candidate is background, `[N]` bool.
     """
 
     objects: jax.Array
@@ -50,9 +52,10 @@ class Sample(NamedTuple):
     """S candidates drawn for training, the positive ones first.
 
     Attributes:
-      candidates: `[S]` int32, their indices.
-      positive: `[S]` bool.
-      drawn: `[S]` bool; False is a repetition that fills a slot and must not count.
+      candidates: Indices of the candidates, `[S]` int32.
+      positive: Whether each stands for an object, `[S]` bool.
+      drawn: Whether each was drawn, `[S]` bool; False marks a repetition that fills a slot and must
+        not count.
     """
 
     candidates: jax.Array
@@ -68,17 +71,18 @@ def match_anchors(
     positive_iou: float = 0.7,
     negative_iou: float = 0.3,
 ) -> Matches:
-    """Anchors against objects (Ren et al., "Faster R-CNN", arXiv:1506.01497, section 3.1.2).
+    """Matches anchors with objects.
 
-    Positive from `positive_iou` on, negative below `negative_iou`; besides, every object has the
-    anchor that overlaps it most, the first where several do, however little that is.
+    Besides the rule of the two thresholds, every object has the anchor that overlaps it most,
+    however little that is, and the first of them where several overlap it equally. Source: Ren et
+    al., "Faster R-CNN" (arXiv:1506.01497), section 3.1.2.
 
     Args:
-      anchors: `[N, 4]`.
-      boxes: `[M, 4]`.
-      classes: `[M]`.
-      positive_iou: see above.
-      negative_iou: see above.
+      anchors: Boxes `[N, 4]` of the anchors.
+      boxes: Boxes `[M, 4]` of the objects.
+      classes: Classes `[M]` of the objects; 0 is padding.
+      positive_iou: Intersection over union from which on an anchor is positive.
+      negative_iou: Intersection over union below which an anchor is negative.
     """
     overlaps = _overlaps(anchors, boxes, classes)
     best = jnp.max(overlaps, axis=1)
@@ -107,14 +111,16 @@ def match_regions(
     *,
     positive_iou: float = 0.5,
 ) -> Matches:
-    """Proposed regions against objects: positive above `positive_iou`, negative below.
+    """Matches proposed regions with objects.
 
     Args:
-      regions: `[N, 4]`.
-      valid: `[N]` bool; False is padding, neither positive nor negative.
-      boxes: `[M, 4]`.
-      classes: `[M]`.
-      positive_iou: see above.
+      regions: Boxes `[N, 4]` of the regions.
+      valid: Validity of the regions, `[N]` bool; False marks padding, which is neither positive nor
+        negative.
+      boxes: Boxes `[M, 4]` of the objects.
+      classes: Classes `[M]` of the objects; 0 is padding.
+      positive_iou: Intersection over union above which a region is positive, and below which it is
+        negative.
     """
     overlaps = _overlaps(regions, boxes, classes)
     best = jnp.max(overlaps, axis=1)
@@ -129,19 +135,20 @@ def sample(key: jax.Array, matches: Matches, *, num_samples: int, max_positives:
     """Draws `num_samples` candidates: up to `max_positives` positive ones, the rest negative.
 
     All candidates of a kind are equally likely. Where both kinds together are too few, those drawn
-    are repeated in turn: a slot always holds a real candidate, so that batch statistics over the
-    slots are statistics of regions of the image.
+    are repeated in turn. So every slot holds a real candidate, and batch statistics over the slots
+    are statistics of regions of the image.
 
     Args:
-      key: of this image alone, so that the sample does not depend on the batch around it.
-      matches: of N candidates.
-      num_samples: S.
-      max_positives: at most S.
+      key: PRNG key of this image alone, so that the sample does not depend on the rest of the
+        batch.
+      matches: Matches of the N candidates.
+      num_samples: Number S of slots.
+      max_positives: Largest number of positive candidates, at most S.
     """
     priority = jax.random.uniform(key, matches.positive.shape)
 
     def draw(eligible: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-        """Indices by descending priority, the eligible first; how many of them are."""
+        """Returns indices by descending priority, the eligible first, and how many are eligible."""
         score, index = lax.top_k(jnp.where(eligible, priority, -1), min(most, len(eligible)))
         return index, jnp.sum(score >= 0)
 
@@ -160,5 +167,5 @@ def sample(key: jax.Array, matches: Matches, *, num_samples: int, max_positives:
 
 
 def _overlaps(candidates: jax.Array, boxes: jax.Array, classes: jax.Array) -> jax.Array:
-    """IoU `[N, M]`, 0 with padding."""
+    """Returns the intersection over union `[N, M]`, which is 0 with padding."""
     return jnp.where(classes > BACKGROUND, box_math.iou(candidates, boxes), 0)

@@ -10,21 +10,22 @@ from evonorm_jax.detection import boxes as box_math
 
 
 def suppress(boxes: jax.Array, valid: jax.Array, threshold: float) -> jax.Array:
-    """Which boxes greedy non-maximum suppression keeps.
+    """Finds the boxes that greedy non-maximum suppression keeps.
 
-    The greedy loop keeps a box unless one that it kept before, of higher score, overlaps it by more
-    than `threshold`. Here all boxes are decided at once, again and again, until nothing changes:
-    "kept unless a kept box of higher score overlaps" has one solution, because score orders the
-    boxes, and after k rounds every box is settled that hangs on a chain of fewer than k others. So
-    the result is that of the loop, in as many rounds as the longest chain, rarely over ten.
+    The greedy loop takes the boxes by descending score. It keeps a box unless a box kept before
+    overlaps it by more than `threshold`. Here each round decides all boxes at once by that rule,
+    from the decisions of the round before, until nothing changes. The rule has one solution,
+    because the score orders the boxes: after k rounds every box is settled that hangs on a chain of
+    fewer than k others. So the result is that of the loop. It takes as many rounds as the longest
+    chain, rarely over ten.
 
     Args:
-      boxes: `[N, 4]` by descending score.
-      valid: `[N]` bool; a box without it neither stays nor suppresses.
-      threshold: intersection over union that is still tolerated.
+      boxes: Boxes `[N, 4]` by descending score.
+      valid: Validity of the boxes, `[N]` bool; an invalid box is not kept and suppresses none.
+      threshold: Intersection over union that is still tolerated.
 
     Returns:
-      `[N]` bool.
+      Whether each box is kept, `[N]` bool.
 
     >>> boxes = jnp.array([[0.0, 0, 10, 10], [0, 4, 10, 14], [0, 8, 10, 18]])
     >>> suppress(boxes, jnp.ones(3, bool), threshold=0.3).tolist()

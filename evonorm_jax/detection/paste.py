@@ -1,4 +1,4 @@
-"""Masks of regions back in their images, on the host."""
+"""Pasting of masks of regions back into their images, on the host."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 
 
 def paste_mask(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of an image that a detected mask covers.
+    """Finds the pixels of an image that a detected mask covers.
 
-    The mask is interpolated between the centres of its cells, and beyond the outermost of them it
-    falls to 0 within one cell, so that a mask of ones fills its box exactly. A pixel is covered
-    where the value at its centre exceeds one half.
+    The mask is interpolated between the centres of its cells. Beyond the outermost centres it falls
+    to 0 within one cell, so that a mask of ones fills its box exactly. A pixel is covered where the
+    value at its centre exceeds one half.
 
     Args:
-      mask: `[S, S]` over the box, 0 to 255 in uint8 or 0 to 1 in floating point.
-      box: `[4]`, `[y1, x1, y2, x2]` in pixels of the image.
-      size: height and width of the image.
+      mask: Mask `[S, S]` over the box, 0 to 255 in uint8 or 0 to 1 in floating point.
+      box: Box `[y1, x1, y2, x2]` in pixels of the image, `[4]`.
+      size: Height and width of the image in pixels.
 
     Returns:
-      `[H, W]` bool.
+      The covered pixels, `[H, W]` bool.
 
     >>> paste_mask(np.full((2, 2), 255, np.uint8), np.array([1, 0, 3, 2]), (4, 3)).astype(int)
     array([[0, 0, 0],
@@ -36,7 +36,7 @@ def paste_mask(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.n
 
 
 def _interpolation(start: float, end: float, cells: int, size: int) -> tuple[slice, np.ndarray]:
-    """The pixels whose centres lie in an interval, and their weights `[pixels, cells]`."""
+    """Returns the pixels whose centres lie in an interval, and their weights `[pixels, cells]`."""
     first = int(np.clip(np.ceil(start - 0.5), 0, size))
     stop = int(np.clip(np.ceil(end - 0.5), first, size))
     if end <= start:

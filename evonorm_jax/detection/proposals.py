@@ -1,4 +1,4 @@
-"""From the answers of the region proposal network to the regions that the heads look at."""
+"""Proposals: the regions for the heads, selected from the answers of the proposal network."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ def propose(
     iou_threshold: float,
     extent: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """The best regions of one image after non-maximum suppression within each level.
+    """Selects the best regions of one image after non-maximum suppression within each level.
 
     Args:
-      scores: level -> `[N]` logits, one an anchor.
-      deltas: level -> `[N, 4]`.
-      anchors: level -> `[N, 4]`.
-      size: `[2]`, height and width that the regions are clipped to.
-      num_candidates: how many of each level enter the suppression, by score.
-      num_proposals: how many of each level leave it at most, and of all levels together: P.
-      iou_threshold: of the suppression.
-      extent: see `evonorm_jax.detection.boxes`.
+      scores: Logits of the anchors by level, `[N]` each.
+      deltas: Deltas of the anchors by level, `[N, 4]` each.
+      anchors: Boxes of the anchors by level, `[N, 4]` each, in pixels.
+      size: Height and width in pixels that the regions are clipped to, `[2]`.
+      num_candidates: Number of anchors of each level, those of the highest scores, that enter the
+        suppression.
+      num_proposals: Number P of regions returned; also the most that one level may give.
+      iou_threshold: Overlap that the suppression tolerates, as intersection over union.
+      extent: Rule of the coordinates, see `evonorm_jax.detection.boxes`.
 
     Returns:
-      Boxes `[P, 4]` float32 by descending score, zeros where there are fewer, and whether each
-      is one, `[P]` bool. No gradient passes through them.
+      Boxes `[P, 4]` float32 by descending score, and their validity `[P]` bool. Where there are
+      fewer than P regions, the other boxes are 0 and not valid. No gradient passes through them.
     """
     # All levels to one length, so that they go through one suppression side by side.
     length = min(num_candidates, max(len(values) for values in scores.values()))
@@ -69,7 +70,9 @@ def propose(
 
 
 def best(scores: jax.Array, keep: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-    """The `number` highest scores among those kept: their indices, and whether there is one.
+    """Finds the `number` highest scores among those kept.
+
+    It returns their indices, and whether each slot holds one: False where too few are kept.
 
     >>> best(jnp.array([0.1, 0.9, 0.5]), jnp.array([True, False, True]), 4)[1].tolist()
     [True, True, False, False]

@@ -65,7 +65,7 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
 
 
 def detector_names() -> tuple[str, ...]:
-    """Names that `create_detector` accepts."""
+    """Returns the names that `create_detector` accepts."""
     return tuple(_RECIPES)
 
 
@@ -78,25 +78,27 @@ def create_detector(
     backbone_fields: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> MaskRCNN:
-    """Builds a Mask R-CNN whose every normalisation and activation comes from `norm_act`.
+    """Builds a Mask R-CNN with all normalisations and activations from `norm_act`.
 
-    The layer stands in the backbone, the pyramid and all heads; where no activation follows it is
+    The layer stands in the backbone, the pyramid and all heads. Where no activation follows, it is
     the norm alone, or for a layer that fuses the two (EvoNorm) its affine map alone. Parameters are
     float32 whatever the dtype.
 
     Args:
-      name: one of `detector_names()`; `_preact` marks pre-activation backbones, which normalise
-          their residual branches with EvoNorm too but are not the ones of the paper's Table 4.
-      num_classes: classes with the background, which is class 0: 91 for COCO's ids 1 to 90.
-      norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
-      dtype: floating-point dtype of convolutions and layers, as a type or by name.
-      norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 8}`, in images.
-      backbone_fields: fields of the backbone, such as `{"num_filters": 16}`.
-      **fields: fields of `MaskRCNN`, such as `box_samples=128` or `max_detections=400`.
+      name: One of `detector_names()`. `_preact` marks pre-activation backbones, which normalise
+        their residual branches with EvoNorm too but are not the ones of the paper's Table 4.
+      num_classes: Number of classes with the background, which is class 0: 91 for COCO's ids 1 to
+        90.
+      norm_act: Norm-activation layer, given by its name, its class or a factory
+        (`evonorm_jax.norm_act`).
+      dtype: Floating-point dtype of convolutions and layers, as a type or by name.
+      norm_act_fields: Fields of the layer, such as `{"virtual_batch_size": 8}`, in images.
+      backbone_fields: Fields of the backbone, such as `{"num_filters": 16}`.
+      **fields: Fields of `MaskRCNN`, such as `box_samples=128` or `max_detections=400`.
 
     Raises:
-      UserError: for an unknown name or field, a value out of range, or a layer that the
-          network cannot hold.
+      UserError: The name or a field is unknown, a value is out of range, or the network cannot hold
+        the layer.
 
     >>> detector = create_detector("maskrcnn_r50_fpn", norm_act="evonorm_s0")
     >>> detector.num_parameters(image_size=256)
@@ -118,7 +120,7 @@ def create_detector(
 
 
 def _check_known(given: Iterable[str], constructor: Callable[..., nn.Module], *, kind: str) -> None:
-    """Raises `UserError` for a field that the module does not have."""
+    """Raises `UserError` where a given field is none of the module."""
     known = {
         name: spec for name, spec in settable_fields(constructor).items() if name != "backbone"
     }

@@ -1,12 +1,13 @@
 """RoIAlign over a feature pyramid (He et al., "Mask R-CNN", arXiv:1703.06870, section 3).
 
-Two forms of the same linear map: one gathers the four neighbours of every sampling point, the other
-multiplies by matrices of interpolation weights. The first is for CPU and GPU: on a CPU, 2 x 64
-boxes of 14x14 points and 64 channels take 0.04 s with the gradient, the second form 0.2 s. The
-second is for TPU, which gathers slowly and multiplies fast. The compiler chooses when it lowers.
+There are two forms of the same linear map. One gathers the four neighbours of every sampling point,
+the other multiplies by matrices of interpolation weights. The first is for CPU and GPU: on a CPU,
+2 x 64 boxes of 14x14 points and 64 channels take 0.04 s with the gradient, and 0.2 s in the second
+form. The second is for TPU, which gathers slowly and multiplies fast. The compiler chooses when it
+lowers the program for a platform.
 
-The authors' TensorFlow code (tensorflow/tpu, models/official/detection) takes one point per bin, as
-the default here, but without the shift by half a pixel: `half_pixel=False`.
+The authors' TensorFlow code (tensorflow/tpu, models/official/detection) takes one point per bin,
+like the default here. It does not shift by half a pixel; `half_pixel=False` does the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from evonorm_jax.detection import boxes as box_math
 
 
 class _Points(NamedTuple):
-    """Sampling points of every box in pixels of its own map, `[b, R]` and `[b, R, S]`."""
+    """The sampling points of every box, in pixels of its own map.
+
+    The level has shape `[b, R]`, the coordinates `[b, R, S]`.
+    """
 
     level: jax.Array  # which of the maps, an index
     y: jax.Array
@@ -40,20 +44,22 @@ def roi_align(
     sampling_ratio: int = 1,
     half_pixel: bool = True,
 ) -> jax.Array:
-    """The part of the feature maps inside each box, resampled to a square.
+    """Resamples the part of the feature maps inside each box to a square.
 
     Args:
-      maps: level -> `[b, H, W, C]`, of one image size.
-      boxes: `[b, R, 4]` in pixels of the image, inside of it.
-      output_size: bins to a side.
-      canonical_size: see `choose_levels`.
-      sampling_ratio: points to the side of a bin, which has their mean.
-      half_pixel: whether a map's values sit at the centres of its pixels; False is the rule of
-          the first Detectron.
+      maps: Feature maps `[b, H, W, C]` by level, all of the same images.
+      boxes: Boxes `[b, R, 4]` in pixels of the images, inside of them.
+      output_size: Number of bins along a side of the square.
+      canonical_size: Side of a box in pixels from which on it is read from level 4, see
+        `choose_levels`.
+      sampling_ratio: Number of sampling points along a side of a bin. The value of the bin is their
+        mean.
+      half_pixel: Whether the values of a map sit at the centres of its pixels; False is the rule of
+        the first Detectron.
 
     Returns:
-      `[b, R, output_size, output_size, C]` in the dtype of the maps. Gradients reach the maps
-      alone.
+      Features `[b, R, output_size, output_size, C]` in the dtype of the maps. Gradients reach the
+      maps alone.
     """
     levels = sorted(maps)
     points = _sampling_points(
@@ -72,11 +78,12 @@ def roi_align(
 
 
 def choose_levels(boxes: jax.Array, levels: list[int], canonical_size: float) -> jax.Array:
-    """The level that each box is read from, `[...]`: 4 from `canonical_size` to twice that.
+    """Chooses the level that each box `[..., 4]` is read from, `[...]` integers.
 
-    `floor(4 + log2(sqrt(area) / canonical_size))`, but within `levels` (Lin et al., "Feature
-    Pyramid Networks", arXiv:1612.03144, equation 1). As in the authors' code, all levels take part,
-    P6 too.
+    Square boxes with sides from `canonical_size` to twice that, in pixels, are read from level 4.
+    The formula is `floor(4 + log2(sqrt(area) / canonical_size))`, limited to `levels` (Lin et al.,
+    "Feature Pyramid Networks", arXiv:1612.03144, equation 1). As in the authors' code, all levels
+    take part, P6 too.
 
     >>> choose_levels(jnp.array([[0, 0, 112.0, 112.0], [0, 0, 50, 50]]), [2, 3, 4], 224.0).tolist()
     [3, 2]
@@ -104,7 +111,7 @@ def _sampling_points(
 
 
 def _gather(maps: tuple[jax.Array, ...], points: _Points) -> jax.Array:
-    """Four rows of the maps, laid end to end, for every point."""
+    """Gathers and weighs four pixels for every point, from the maps laid end to end."""
     flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1, leaf.shape[-1]) for leaf in maps], 1)
     shapes = np.array([leaf.shape[1:3] for leaf in maps])
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]])
@@ -122,7 +129,7 @@ def _gather(maps: tuple[jax.Array, ...], points: _Points) -> jax.Array:
 
 
 def _neighbours(position: jax.Array, size: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-    """Index and weight of the pixels below and above each position `[b, R, S]`, in the map."""
+    """Returns index and weight of the map's pixels below and above each position `[b, R, S]`."""
     last = (size - 1)[..., None]
     position = jnp.clip(position, 0, last.astype(position.dtype))
     low = jnp.floor(position).astype(jnp.int32)
@@ -131,7 +138,7 @@ def _neighbours(position: jax.Array, size: jax.Array) -> list[tuple[jax.Array, j
 
 
 def _multiply(maps: tuple[jax.Array, ...], points: _Points) -> jax.Array:
-    """Products with interpolation weights, zero for the levels that a box is not read from."""
+    """Multiplies by interpolation weights, which are 0 for levels that a box is not read from."""
 
     def one_image(maps: tuple[jax.Array, ...], points: _Points) -> jax.Array:
         total = jnp.zeros((), maps[0].dtype)
@@ -150,7 +157,7 @@ def _multiply(maps: tuple[jax.Array, ...], points: _Points) -> jax.Array:
 
 
 def _weights(position: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
-    """`[R, S]` positions to `[R, S, size]`: the hat function around each, clamped to the map."""
+    """Returns weights `[R, S, size]`: the hat function around each position, clamped to the map."""
     position = jnp.clip(position, 0, size - 1)
     distance = jnp.abs(position[..., None] - jnp.arange(size, dtype=jnp.float32))
     return jnp.maximum(1 - distance, 0).astype(dtype)

@@ -1,4 +1,4 @@
-"""What the two stages are trained towards, for one image: `vmap` the functions."""
+"""The training targets of both stages. Functions take one image; `vmap` them for a batch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class AnchorTargets(NamedTuple):
     """Targets of the region proposal network.
 
     Attributes:
-      sample: the anchors whose score is trained, S of all A.
-      matched: `[A]` bool, the anchors whose box is trained: all positive ones, drawn or not.
-      deltas: `[A, 4]` float32, what these should answer.
+      sample: S of all A anchors, whose scores are trained.
+      matched: Whether the box of each anchor is trained, `[A]` bool: True for all positive anchors,
+        drawn or not.
+      deltas: Deltas that the anchors with a trained box should answer, `[A, 4]` float32.
     """
 
     sample: Sample
@@ -29,14 +30,17 @@ class AnchorTargets(NamedTuple):
 
 
 class RegionTargets(NamedTuple):
-    """Regions that the heads are trained on, R each image, the objects first.
+    """R regions of an image that the heads are trained on, with their targets.
+
+    Those that stand for objects come first.
 
     Attributes:
-      boxes: `[R, 4]` float32.
-      classes: `[R]` int32, 0 for background.
-      drawn: `[R]` bool; False is a repetition that fills a slot and must not count.
-      deltas: `[R, 4]` float32, what the box branch should answer where the class is not 0.
-      masks: `[Q, S, S]` float32 from 0 to 1 for the first Q regions.
+      boxes: Boxes of the regions, `[R, 4]` float32 in pixels.
+      classes: Classes of the regions, `[R]` int32; 0 for background.
+      drawn: Whether each region was drawn, `[R]` bool; False marks a repetition that fills a slot
+        and must not count.
+      deltas: Deltas that the box branch should answer where the class is not 0, `[R, 4]` float32.
+      masks: Masks of the first Q regions, `[Q, S, S]` float32 from 0 to 1.
     """
 
     boxes: jax.Array
@@ -73,18 +77,19 @@ def region_targets(
 ) -> RegionTargets:
     """Draws regions from the proposals and the objects of one image, with their targets.
 
-    The objects themselves are candidates, too: early proposals miss most of them.
+    The objects themselves are candidates, too, because early proposals miss most of them.
 
     Args:
-      key: of this image alone.
-      proposals: `[P, 4]`.
-      valid: `[P]` bool, False for padding.
-      truth: of the image, M objects.
-      num_samples: R.
-      max_positives: Q, regions for the mask branch; at most this many stand for objects.
-      mask_size: S.
-      weights: of the deltas.
-      extent: see `evonorm_jax.detection.boxes`.
+      key: PRNG key of this image alone.
+      proposals: Boxes `[P, 4]` of the proposals, in pixels.
+      valid: Validity of the proposals, `[P]` bool; False marks padding.
+      truth: The M objects of the image, without the batch axis.
+      num_samples: Number R of regions drawn.
+      max_positives: Number Q of regions for the mask branch, and the most that may stand for
+        objects.
+      mask_size: Side S of the masks.
+      weights: Factors of the deltas, see `evonorm_jax.detection.boxes.encode`.
+      extent: Rule of the coordinates, see `evonorm_jax.detection.boxes`.
     """
     candidates = jnp.concatenate([proposals, truth.boxes])
     valid = jnp.concatenate([valid, truth.classes > BACKGROUND])
@@ -107,16 +112,16 @@ def region_targets(
 
 
 def crop_mask(mask: jax.Array, box: jax.Array, region: jax.Array, *, size: int) -> jax.Array:
-    """The part of an object's mask that lies in a region: `[P, P]` to `[size, size]` float32.
+    """Crops the mask of an object to a region: `[P, P]` to `[size, size]` float32.
 
-    Bilinear and not rounded, as in the authors' code: the target of a pixel on the outline lies
-    between 0 and 1. Outside of the object's box it is 0.
+    The interpolation is bilinear and not rounded, as in the authors' code, so that the target of a
+    pixel on the outline lies between 0 and 1. Outside of the object's box the result is 0.
 
     Args:
-      mask: over the box of the object.
-      box: of the object, `[4]`.
-      region: `[4]`, in the same pixels.
-      size: of the result.
+      mask: Mask of the object over its box, `[P, P]`.
+      box: Box of the object, `[4]` in pixels.
+      region: Box of the region, `[4]` in the same pixels.
+      size: Side of the result.
     """
     side = jnp.maximum(box[2:] - box[:2], 1e-3)
     start, end = (region[:2] - box[:2]) / side, (region[2:] - box[:2]) / side  # in boxes

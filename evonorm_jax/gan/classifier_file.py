@@ -1,7 +1,7 @@
-"""A trained classifier as one small file, and the one of the digits that comes along.
+"""A trained classifier in one small file; a classifier of the digits comes with the package.
 
 Figures compare only where the same network saw the images, so a classifier travels with them. The
-file of the digits, a ResNet-8 with 64 features, is in the package; made with
+classifier of the digits is a ResNet-8 with 64 features. These commands made its file:
 
     python -m experiments.train --config configs/digits_resnet_bn_relu.py --workdir RUN
     python -m experiments.export_classifier --workdir RUN evonorm_jax/gan/digits_classifier.npz
@@ -36,14 +36,17 @@ def write_classifier(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """Writes a classifier; its weights are rounded to float16, at half the size.
+    """Writes a classifier with its weights rounded to float16, which halves the size.
 
     Args:
-      path: the file, `.npz`; it appears whole or not at all.
-      variables: `params` and, where it has them, `batch_stats`.
-      model: arguments of `create_model`: `name`, `num_classes`, `norm_act` and others.
-      mean: of each channel, in the units of the pixels.
-      std: likewise.
+      path: Path of the `.npz` file, which appears whole or not at all.
+      variables: Variables of the model: `params` and, if it has any, `batch_stats`.
+      model: Arguments of `create_model`: `name`, `num_classes`, `norm_act` and others.
+      mean: Mean of each channel that is subtracted from the pixels, in their units.
+      std: Standard deviation of each channel that the pixels are divided by, in their units.
+
+    Raises:
+      UserError: A weight is beyond the range of float16.
     """
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     with np.errstate(over="ignore"):  # refused in the next line
@@ -60,13 +63,15 @@ def write_classifier(
 
 
 def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
-    """The features of a classifier that `write_classifier` wrote; by default that of the digits.
+    """Reads a classifier that `write_classifier` wrote, as a network with features for the metrics.
+
+    By default it reads the classifier of the digits.
 
     >>> read_classifier().name
     'digits_classifier.npz'
 
     Raises:
-      UserError: the file is not there, or is another.
+      UserError: The file is not there, or `write_classifier` did not write it.
     """
     path = Path(path)
     try:

@@ -1,4 +1,4 @@
-"""Signs that a pair of players has collapsed, from what a run logs."""
+"""Signs in the metrics of a run that generator and discriminator have collapsed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _STEPS_APART = 500
 
 
 class CollapseAlarms:
-    """Looks for signs of collapse.
+    """Looks for signs of collapse in the metrics of a run.
 
     Args:
-      log_every_steps: Steps that a run's means are taken over.
+      log_every_steps: Number of steps that the run takes the means of its metrics over.
     """
 
     def __init__(self, log_every_steps: int):
@@ -20,11 +20,13 @@ class CollapseAlarms:
         self._steps_apart = 0
 
     def __call__(self, values: Mapping[str, float]) -> dict[str, str]:
-        """Returns messages by the symptom.
+        """Returns a message for each symptom of collapse, by the name of the symptom.
+
+        It must be called in the order in which a run logs its metrics.
 
         Args:
-          values: Means of the metrics of the last steps, or what an evaluation gave, by their full
-            names; in the order in which a run logs them.
+          values: Means of the metrics of the last steps, or the results of an evaluation, by their
+            full names.
 
         >>> alarms = CollapseAlarms(log_every_steps=250)
         >>> [list(alarms({"discriminator_loss": 0.0})) for _ in range(3)]

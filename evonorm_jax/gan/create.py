@@ -24,7 +24,7 @@ _IMAGE_SIZES = {f"biggan_deep_{size}": size for size in STAGES}
 
 
 class ParameterCounts(NamedTuple):
-    """Trainable values of both players."""
+    """The numbers of trainable values of both players."""
 
     generator: int
     discriminator: int
@@ -35,11 +35,11 @@ class Gan:
     """A generator and a discriminator that belong together.
 
     Attributes:
-      generator: `generator.apply(variables, z, labels, train=..., mutable=...)` gives images
-        `[N, size, size, C]` in (-1, 1); its `network` is a `Generator`.
-      discriminator: `discriminator.apply(variables, images, labels, mutable=...)` gives scores
-        `[N]`; its `network` is a `Discriminator`.
-      image_size: height and width of the images in pixels.
+      generator: Generator; `generator.apply(variables, z, labels, train=..., mutable=...)` gives
+        images `[N, size, size, C]` in (-1, 1). Its `network` is a `Generator`.
+      discriminator: Discriminator; `discriminator.apply(variables, images, labels, mutable=...)`
+        gives scores `[N]`. Its `network` is a `Discriminator`.
+      image_size: Height and width of the images in pixels.
     """
 
     generator: SpectralNorm
@@ -48,12 +48,12 @@ class Gan:
 
     @property
     def num_classes(self) -> int:
-        """Classes that both players know."""
+        """Number of classes that both players know."""
         return self._generator.num_classes
 
     @property
     def z_dim(self) -> int:
-        """Length of the noise."""
+        """Length of a noise vector."""
         return self._generator.z_dim
 
     @property
@@ -62,10 +62,10 @@ class Gan:
         return self.image_size, self.image_size, self._generator.image_channels
 
     def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Variables of the generator and of the discriminator.
+        """Initialises the variables of the generator and of the discriminator.
 
-        Each has `params` and `spectral`, the generator `batch_stats` too where its layers keep
-        statistics. All is drawn on the host: nothing of the networks is compiled.
+        Both have `params` and `spectral`. The generator also has `batch_stats` where its layers
+        keep statistics. All values are drawn on the host, and nothing of the networks is compiled.
         """
         generator_key, discriminator_key = jax.random.split(key)
         z, labels, images = self.shapes()
@@ -75,7 +75,7 @@ class Gan:
         )
 
     def num_parameters(self) -> ParameterCounts:
-        """How many numbers each player trains; nothing is drawn or compiled.
+        """Counts the trainable values of each player; draws and compiles nothing.
 
         >>> create_gan("biggan_deep_128", num_classes=1000, norm_act="bn_relu").num_parameters()
         ParameterCounts(generator=50244484, discriminator=34590210)
@@ -88,7 +88,7 @@ class Gan:
         return ParameterCounts(_size(generator["params"]), _size(discriminator["params"]))
 
     def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes and dtypes of noise, labels and images, one of each."""
+        """Returns the shapes and dtypes of noise, labels and images for a batch of one."""
         return (
             jax.ShapeDtypeStruct((1, self.z_dim), jnp.float32),
             jax.ShapeDtypeStruct((1,), jnp.int32),
@@ -103,7 +103,7 @@ class Gan:
 
 
 def gan_names() -> tuple[str, ...]:
-    """Names that `create_gan` accepts."""
+    """Returns the names that `create_gan` accepts."""
     return tuple(_IMAGE_SIZES)
 
 
@@ -123,30 +123,31 @@ def create_gan(
     head_features: int | None = None,
     spectral_epsilon: float = 1e-6,
 ) -> Gan:
-    """Builds a BigGAN-deep whose generator takes every normalisation and activation of `norm_act`.
+    """Builds a BigGAN-deep; its generator has all norms and activations from `norm_act`.
 
-    The discriminator normalises nothing but its kernels, and activates by ReLU: the paper swaps
-    layers in the generator alone.
+    The discriminator normalises its kernels alone and has ReLU activations, as the paper swaps
+    layers in the generator only.
 
     Args:
-      name: one of `gan_names()`; the number is the height and width of the images.
-      num_classes: of the data set; at least 2.
-      norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
-      dtype: floating-point dtype of convolutions and layers, as a type or by name.
-      norm_act_fields: fields of the layer, such as `{"group_size": 8}`.
-      num_filters: the paper's ch, of both players.
-      discriminator_num_filters: that of the discriminator where it differs.
-      z_dim: length of the noise.
-      embedding_dim: length of the embedding of a class in the generator.
-      image_channels: 3 for RGB, 1 for grey.
-      attention_size: side of the maps that get the non-local block; None means that of the table
-        of stages, 0 none.
-      head_features: output channels of the generator's last convolution, of which the first are
-        the image; None means as many as the image has.
-      spectral_epsilon: of `SpectralNorm`.
+      name: One of `gan_names()`; the number is the height and width of the images in pixels.
+      num_classes: Number of classes of the data set, at least 2.
+      norm_act: Norm-activation layer, given by its name, its class or a factory
+        (`evonorm_jax.norm_act`).
+      dtype: Floating-point dtype of convolutions and layers, as a type or by name.
+      norm_act_fields: Fields of the layer, such as `{"group_size": 8}`.
+      num_filters: Unit of the widths of both players, the paper's ch.
+      discriminator_num_filters: Unit of the widths of the discriminator; None means `num_filters`.
+      z_dim: Length of a noise vector.
+      embedding_dim: Length of the embedding of a class in the generator.
+      image_channels: Number of channels of the images: 3 for RGB, 1 for grey.
+      attention_size: Side in pixels of the maps that get the non-local block; 0 for no such block,
+        None for the side in `evonorm_jax.gan.stages.STAGES`.
+      head_features: Number of output channels of the generator's last convolution, of which the
+        first are the image; None means `image_channels`.
+      spectral_epsilon: Least norm that `SpectralNorm` divides a vector by.
 
     Raises:
-      UserError: for an unknown name or layer, or a value out of range.
+      UserError: The name or the layer is unknown, or a value is out of range.
 
     >>> gan = create_gan("biggan_deep_32", 10, norm_act="evonorm_s0", num_filters=16)
     >>> gan.image_shape, gan.z_dim
@@ -207,7 +208,7 @@ def _check_classes(num_classes: object) -> None:
 
 
 def _check_attention(name: str, image_size: int, attention_size: int | None) -> None:
-    """Both players have maps of 8 pixels up to half the image, where the table has them."""
+    """Raises `UserError` unless both players have maps of this side: 8 pixels to half the image."""
     stages = STAGES[image_size]
     sizes = [image_size // 2**i for i in range(1, stages.num_downsampled + 1)]
     sizes = [size for size in sizes if size > FIRST_SIZE]

@@ -1,4 +1,4 @@
-"""The discriminator of BigGAN-deep: no normalisation but the spectral one of its kernels.
+"""The discriminator of BigGAN-deep, which normalises its kernels alone, by their spectral norm.
 
 Source: Brock, Donahue and Simonyan 2019 (arXiv:1809.11096), appendix B, Figure 16 and Table 7; the
 order of the operations is that of the first author's PyTorch code.
@@ -26,12 +26,12 @@ from evonorm_jax.models.convolution import avg_pool
 
 
 class DiscriminatorBlock(nn.Module):
-    """`[N, H, W, C]` to `[N, H, W, features]`, or half as high and wide.
+    """A residual block from `[N, H, W, C]` to `[N, H, W, features]`, or half as high and wide.
 
     Attributes:
-      features: output channels, at least those of the input.
-      downsample: whether the map halves its side.
-      dtype: of the convolutions.
+      features: Number of output channels, at least that of the input.
+      downsample: Whether the block halves the height and width of the map.
+      dtype: Dtype of the convolutions.
     """
 
     features: int
@@ -55,20 +55,22 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """From images `[N, size, size, C]` and their classes to scores `[N]`, float32.
+    """A network from images `[N, size, size, C]` and their classes to scores `[N]`, float32.
 
     Parameters are float32, under `stem_conv`, `stage<i>_block<j>/conv<k>`, `non_local`, `linear`
-    and `class_embedding`. To be run inside `SpectralNorm`, which normalises the embedding too.
+    and `class_embedding`. `create_gan` runs the network inside `SpectralNorm`, which normalises the
+    kernels and the embedding.
 
     Attributes:
-      widths: multiples of `num_filters`: of the convolution on the image, then of each stage of two
-        blocks.
-      num_classes: rows of the class embedding.
-      image_size: height and width of the images in pixels.
-      num_downsampled: how many stages, the first ones, halve the map in their first block.
-      num_filters: the paper's ch.
-      attention_size: side of the maps that get the non-local block; None for none.
-      dtype: of the convolutions; from the sum over the map on all is float32.
+      widths: Widths as multiples of `num_filters`: first that of the convolution on the image, then
+        that of each stage of two blocks.
+      num_classes: Number of classes, the rows of the class embedding.
+      image_size: Height and width of the images in pixels.
+      num_downsampled: Number of stages, from the first on, that halve the map in their first block.
+      num_filters: Unit of the widths, the paper's ch.
+      attention_size: Side in pixels of the maps that get the non-local block; None for no such
+        block.
+      dtype: Dtype of the convolutions. The sum over the map and all that follows are float32.
     """
 
     widths: Sequence[int]
@@ -81,14 +83,14 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array) -> jax.Array:
-        """Scores images; the hinge loss wants real ones above 1 and others below -1.
+        """Scores images; the hinge loss is 0 for real ones above 1 and others below -1.
 
         Args:
-          images: `[N, H, W, C]`, floating point, from -1 to 1.
-          labels: `[N]` integers from 0 to num_classes - 1.
+          images: Images `[N, H, W, C]` in floating point, from -1 to 1.
+          labels: Classes of the images, `[N]` integers from 0 to num_classes - 1.
 
         Raises:
-          UserError: for images or labels of another shape or dtype.
+          UserError: The images or the labels have another shape or dtype.
         """
         check_images(images, self.get_variable("params", "stem_conv"))
         if images.shape[1:3] != (self.image_size, self.image_size):

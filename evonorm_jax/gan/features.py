@@ -1,10 +1,10 @@
-"""What a network sees in images: the features and logits that the metrics compare.
+"""The features and logits that a network computes from images and that the metrics compare.
 
-Two kinds of networks, and their figures never go by the same name. With FID's Inception network and
-its published weights the figures are `fid`, `kid`, `inception_score`, `precision` and `recall`.
-Where that file is not at hand, a classifier that this project trained takes its place: its last
-features before the logits give `classifier_fid` and so on by the same formulas, which compare
-generators with one another but with nothing published.
+There are two kinds of networks, and their figures have different names. With FID's Inception
+network and its published weights the figures are `fid`, `kid`, `inception_score`, `precision` and
+`recall`. Where the file of these weights is not at hand, a classifier that this project trained
+takes its place. Its last features before the logits give `classifier_fid` and so on by the same
+formulas. These figures compare generators with one another, but with nothing published.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Kind = Literal["inception", "classifier"]
 
 
 class Features(NamedTuple):
-    """Of N images.
+    """The features of N images.
 
     Attributes:
-      network: `FeatureNetwork.identity` of the network that saw them.
-      values: `[N, D]`.
-      logits: `[N, K]`.
-      labels: `[N]` classes that the images are of, or were drawn for; None where they have none.
+      network: Network that saw the images, as its `FeatureNetwork.identity`.
+      values: Features, `[N, D]`.
+      logits: Logits of K classes, `[N, K]`.
+      labels: Classes `[N]` that the images show or were drawn for; None where they have none.
     """
 
     network: str
@@ -44,14 +44,14 @@ class Features(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureNetwork:
-    """A network whose features the metrics take.
+    """A network that computes features for the metrics.
 
     Attributes:
-      kind: "inception" or "classifier".
-      name: for people, e.g. the file of the weights or the run directory.
-      variables: of the network.
-      function: `function(variables, images)` of uint8 images `[N, H, W, C]` gives values `[N, D]`
-        and logits `[N, K]`; pure, so that a training task may call it in a compiled step.
+      kind: Kind of the network, "inception" or "classifier".
+      name: Name for people, e.g. the file of the weights or the run directory.
+      variables: Variables of the network.
+      function: Pure function of the variables and of uint8 images `[N, H, W, C]` that returns
+        features `[N, D]` and logits `[N, K]`. A training task may call it in a compiled step.
     """
 
     kind: Kind
@@ -61,16 +61,17 @@ class FeatureNetwork:
 
     @property
     def identity(self) -> str:
-        """Kind, name and a hash of the weights: what a figure is worth nothing without."""
+        """Kind, name and a hash of the weights; a figure has no meaning without them."""
         return f"{self.kind} {self.name} {tensors_hash(self.variables)}"
 
     def __call__(
         self, images: np.ndarray, labels: np.ndarray | None = None, *, batch_size: int = 100
     ) -> Features:
-        """Features of uint8 images `[N, H, W, C]`, a batch at a time, every image once.
+        """Computes the features of uint8 images `[N, H, W, C]`, a batch at a time, each image once.
 
         Raises:
-          UserError: for no images, other than uint8, or another number of labels.
+          UserError: There are no images, they have another shape or dtype, or the number of labels
+            is not N.
         """
         if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
             raise UserError(
@@ -92,11 +93,11 @@ class FeatureNetwork:
 
 
 def inception_features(variables: Mapping[str, Any], name: str) -> FeatureNetwork:
-    """FID's Inception network.
+    """Returns FID's Inception network; it takes grey images, too.
 
     Args:
-      variables: those that `interop.load_inception_weights` reads.
-      name: what to call them, e.g. the file.
+      variables: Variables that `interop.load_inception_weights` read.
+      name: Name of the weights for people, e.g. their file.
     """
 
     def function(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -116,14 +117,15 @@ def classifier_features(
     std: Sequence[float],
     name: str,
 ) -> FeatureNetwork:
-    """A classifier of `create_model`: the features that its layer `head` takes, and its logits.
+    """Returns a classifier with the input of its layer `head` as features.
 
     Args:
-      model: the network.
-      variables: `params` and, where it has them, `batch_stats`.
-      mean: of each channel, in the units of the pixels, as the classifier was trained with.
-      std: likewise.
-      name: what to call it, e.g. the run directory that it is from.
+      model: Classifier of `create_model`.
+      variables: Variables of the classifier: `params` and, if it has any, `batch_stats`.
+      mean: Mean of each channel that the classifier was trained with, in the units of the pixels.
+      std: Standard deviation of each channel that the classifier was trained with, in the units of
+        the pixels.
+      name: Name for people, e.g. the run directory that the classifier is from.
     """
     shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 
@@ -149,7 +151,7 @@ def classifier_features(
 
 
 def tensors_hash(variables: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name these weights: a figure is nothing without them.
+    """Returns twelve hexadecimal digits that identify these weights.
 
     >>> tensors_hash({"a": np.zeros(2, np.float32)})
     'b8eeb4bf5f75'

@@ -3,13 +3,13 @@
 Source: Brock, Donahue and Simonyan 2019 (arXiv:1809.11096), appendix B, Figure 16 and Table 7;
 where the paper is silent, the published generator (huggingface/pytorch-pretrained-BigGAN).
 
-    condition   [z, embedding of the class]                            to every block, whole
+    condition   [z, embedding of the class], whole to every block
     block       layer, 1x1 to C_in/4, layer, [up], 3x3, layer, 3x3, layer, 1x1 to C_out
     skip        the first C_out channels of x, [up]
     network     linear to 4x4, blocks, layer, 3x3, tanh
 
-Every layer of a block is conditional (`ConditionalNormAct`), the last one of the network is not.
-All of them normalise and activate, so EvoNorm fits everywhere.
+Every norm-activation layer of a block is conditional (`ConditionalNormAct`); the last one of the
+network is not. All of them normalise and activate, so EvoNorm fits everywhere.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ModuleFactory = type[nn.Module] | functools.partial  # what `norm_act` returns, 
 
 
 class GeneratorBlock(nn.Module):
-    """`[N, H, W, C]` to `[N, H, W, features]`, or twice as high and wide.
+    """A residual block from `[N, H, W, C]` to `[N, H, W, features]`, or twice as high and wide.
 
     Attributes:
-      features: output channels, at most those of the input.
-      norm_act: makes a layer that is called with x and the condition.
-      upsample: whether the map doubles its side.
-      dtype: of the convolutions.
+      features: Number of output channels, at most that of the input.
+      norm_act: Factory of layers that are called with a map and the condition.
+      upsample: Whether the block doubles the height and width of the map.
+      dtype: Dtype of the convolutions.
     """
 
     features: int
@@ -64,26 +64,28 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """From noise `[N, z_dim]` and classes to images `[N, size, size, channels]` in (-1, 1).
+    """A network from noise and classes to images `[N, size, size, image_channels]` in (-1, 1).
 
     Parameters are float32, under `class_embedding`, `linear`, `stage<i>_block<j>/norm<k>` and
-    `.../conv<k>`, `non_local`, `head_norm` and `head_conv`; batch-dependent layers keep their
-    statistics in `batch_stats` under the same names. To be run inside `SpectralNorm`, as
-    `create_gan` does.
+    `.../conv<k>`, `non_local`, `head_norm` and `head_conv`. Batch-dependent layers keep their
+    statistics in `batch_stats` under the same names. `create_gan` runs the network inside
+    `SpectralNorm`, which normalises the kernels.
 
     Attributes:
-      widths: multiples of `num_filters`; each stage of two blocks goes from one to the next and
-        doubles the side of the map, which starts at 4 pixels.
-      num_classes: rows of the class embedding.
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      num_filters: the paper's ch.
-      z_dim: length of the noise.
-      embedding_dim: length of the embedding of a class, shared by all blocks.
-      attention_size: side of the maps that get the non-local block; None for none.
-      image_channels: 3 for RGB.
-      head_features: output channels of the last convolution, of which the first `image_channels`
-        are the image: `num_filters` in the published weights. None means `image_channels`.
-      dtype: of convolutions and layers; condition and tanh are float32.
+      widths: Widths as multiples of `num_filters`. Each stage of two blocks goes from one width to
+        the next and doubles the side of the map, which starts at 4 pixels.
+      num_classes: Number of classes, the rows of the class embedding.
+      norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).
+      num_filters: Unit of the widths, the paper's ch.
+      z_dim: Length of a noise vector.
+      embedding_dim: Length of the embedding of a class, which all blocks share.
+      attention_size: Side in pixels of the maps that get the non-local block; None for no such
+        block.
+      image_channels: Number of channels of the images: 3 for RGB, 1 for grey.
+      head_features: Number of output channels of the last convolution, of which the first
+        `image_channels` are the image. None means `image_channels`; the published weights have
+        `num_filters`.
+      dtype: Dtype of convolutions and layers. The condition and the final tanh are float32.
     """
 
     widths: Sequence[int]
@@ -99,19 +101,19 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
-        """Draws images.
+        """Generates images.
 
         Args:
-          z: `[N, z_dim]`, floating point.
-          labels: `[N]` integers from 0 to num_classes - 1; or `[N, num_classes]` weights of the
-            classes, to go from one to another.
-          train: whether layers use the statistics of the batch.
+          z: Noise `[N, z_dim]` in floating point.
+          labels: Classes `[N]`, integers from 0 to num_classes - 1; or weights of the classes
+            `[N, num_classes]` in floating point, to interpolate between classes.
+          train: Whether the layers take the statistics of the batch.
 
         Returns:
-          `[N, size, size, image_channels]`, float32.
+          Images `[N, size, size, image_channels]`, float32.
 
         Raises:
-          UserError: for z or labels of another shape or dtype.
+          UserError: `z` or `labels` has another shape or dtype.
         """
         condition = jnp.concatenate([z.astype(jnp.float32), self._embed(z, labels)], axis=-1)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)

@@ -1,4 +1,4 @@
-"""What is drawn and computed by NumPy, on the host, at initialisation."""
+"""Initialisation that NumPy draws and computes on the host."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import numpy as np
 
 
 def on_host(function: Callable[..., Any], result: Any, *args: Any) -> Any:
-    """`function` of NumPy arrays, at once; where an argument is traced, when the program runs.
+    """Calls `function` on the host, with NumPy arrays in the place of those of JAX.
+
+    The call happens at once or, where an argument is traced, when the compiled program runs.
 
     Args:
-      function: takes and returns PyTrees of NumPy arrays.
-      result: its shapes and dtypes, as `jax.ShapeDtypeStruct`.
-      *args: PyTrees of arrays.
+      function: Function that takes and returns PyTrees of NumPy arrays.
+      result: Shapes and dtypes of the result, as a PyTree of `jax.ShapeDtypeStruct`.
+      *args: PyTrees of arrays, the arguments of the function.
+
+    Returns:
+      The result as a PyTree of JAX arrays.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
         return jax.pure_callback(
@@ -27,10 +32,10 @@ def on_host(function: Callable[..., Any], result: Any, *args: Any) -> Any:
 
 
 def key_data(key: jax.Array) -> jax.Array:
-    """The numbers of a PRNG key, of either kind that JAX has."""
+    """Returns the numbers of a PRNG key, which may be a typed key or an array of uint32."""
     return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
 
 
 def numpy_rng(key_data: np.ndarray) -> np.random.Generator:
-    """The generator that the numbers of a PRNG key start."""
+    """Returns a NumPy generator that is seeded with the numbers of a PRNG key."""
     return np.random.Generator(np.random.Philox(key_data.ravel().tolist()))

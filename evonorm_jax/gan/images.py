@@ -1,4 +1,4 @@
-"""Pixels of generated images."""
+"""Conversion between the pixels of files and those of the players."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def to_uint8(images: jax.Array) -> jax.Array:
-    """Images from -1 to 1 as a PNG file has them, uint8 of the same shape.
+    """Converts images from -1 to 1 to pixels from 0 to 255, uint8 of the same shape.
 
     >>> to_uint8(jnp.array([-1.0, 0.0, 1.0, 2.0])).tolist()
     [0, 128, 255, 255]
@@ -16,7 +16,7 @@ def to_uint8(images: jax.Array) -> jax.Array:
 
 
 def from_uint8(images: jax.Array) -> jax.Array:
-    """Pixels from 0 to 255 as the players take them: float32 from -1 to 1.
+    """Converts pixels from 0 to 255 to images from -1 to 1, float32 of the same shape.
 
     >>> from_uint8(jnp.array([0, 255], jnp.uint8)).tolist()
     [-1.0, 1.0]

@@ -2,9 +2,9 @@
 
 Its names are those of torch-fidelity's copy, whose weights `interop.load_inception_weights` reads.
 It is not the Inception-v3 of torchvision or Keras: it has 1,008 classes, its average pools leave
-the padding out, its last block (`Mixed_7c`) has a maximum pool instead, and its images are resized
-as TensorFlow 1 does. Source: Szegedy et al. 2016 (arXiv:1512.00567) for the architecture, the code
-of torch-fidelity 0.4 and pytorch-fid for how that graph differs from it.
+the padding out, its last block (`Mixed_7c`) has a maximum pool instead of an average pool, and its
+images are resized by the rule of TensorFlow 1. Sources: Szegedy et al. 2016 (arXiv:1512.00567) for
+the architecture; the code of torch-fidelity 0.4 and pytorch-fid for how the graph differs from it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _BLOCK_D: list[list[_Unit]] = [
 
 
 class ConvUnit(nn.Module):
-    """Convolution without bias, batch normalisation by running statistics, ReLU."""
+    """A convolution without bias, batch normalisation by running statistics, and a ReLU."""
 
     features: int
     kernel_size: tuple[int, int]
@@ -96,7 +96,7 @@ class ConvUnit(nn.Module):
 
 
 class Block(nn.Module):
-    """Branches side by side, the last of them behind a pool."""
+    """A block of parallel branches, concatenated; the last branch follows an average pool."""
 
     branches: Sequence[Sequence[_Unit]]
 
@@ -108,7 +108,7 @@ class Block(nn.Module):
 
 
 class ReductionBlock(nn.Module):
-    """Branches that halve the map, beside its maximum pool."""
+    """A block of parallel branches that halve the map, concatenated with its maximum pool."""
 
     branches: Sequence[Sequence[_Unit]]
 
@@ -122,7 +122,7 @@ class ReductionBlock(nn.Module):
 
 
 class ForkedBlock(nn.Module):
-    """The blocks of the smallest maps: two branches end in a 1x3 beside a 3x1."""
+    """A block for the smallest maps; two branches end in parallel 1x3 and 3x1 convolutions."""
 
     max_pool: bool
 
@@ -147,7 +147,7 @@ class ForkedBlock(nn.Module):
 
 
 class _Logits(nn.Module):
-    """The last layer without its bias, a parameter of the published weights that no figure uses."""
+    """The last linear layer. It has the bias of the published weights but does not add it."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -157,11 +157,12 @@ class _Logits(nn.Module):
 
 
 class InceptionOutput(NamedTuple):
-    """What the metrics take.
+    """The features and logits that the metrics take.
 
     Attributes:
-      features: `[N, 2048]`, averages of the last map.
-      logits: `[N, 1008]` without the bias of the last layer, as the Inception Score has them.
+      features: Means of the last map over its pixels, `[N, 2048]` float32.
+      logits: Logits without the bias of the last layer, `[N, 1008]` float32, as the Inception Score
+        takes them.
     """
 
     features: jax.Array
@@ -169,9 +170,10 @@ class InceptionOutput(NamedTuple):
 
 
 class InceptionV3(nn.Module):
-    """From images `[N, 299, 299, 3]` that `preprocess` returns to features and logits, float32.
+    """A network from images `[N, 299, 299, 3]` that `preprocess` returns to features and logits.
 
-    It cannot be trained: batch normalisation takes the running statistics.
+    It computes in float32 and cannot be trained, as its batch normalisation takes the running
+    statistics.
     """
 
     @nn.compact
@@ -197,13 +199,14 @@ class InceptionV3(nn.Module):
 
 
 def preprocess(images: jax.Array, size: int = IMAGE_SIZE) -> jax.Array:
-    """Images uint8 `[N, H, W, 3]` as the network takes them: `[N, size, size, 3]`, from -1 to 1.
+    """Resizes uint8 images `[N, H, W, 3]` to `[N, size, size, 3]` float32 from -1 to 1.
 
-    Bilinear as `tf.image.resize_bilinear` of TensorFlow 1: output pixel i lies at i * H / size of
-    the input, without the half pixel of `jax.image.resize`; nothing is smoothed on the way down.
+    The interpolation is bilinear, as in `tf.image.resize_bilinear` of TensorFlow 1: output pixel i
+    lies at i * H / size of the input, without the half pixel of `jax.image.resize`. Images that
+    shrink are not smoothed before.
 
     Raises:
-      UserError: for another shape or dtype.
+      UserError: The images have another shape or dtype.
     """
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(
@@ -230,7 +233,10 @@ def _resize_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
 
 
 def _run_branch(x: jax.Array, units: Sequence[_Unit]) -> jax.Array:
-    """Call it in a compact method: the units become submodules of the calling module."""
+    """Applies the units of a branch in order.
+
+    It must be called in a compact method: the units become submodules of the calling module.
+    """
     for name, features, height, width in units:
         x = ConvUnit(features, (height, width), name=name)(x)
     return x

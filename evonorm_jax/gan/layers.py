@@ -1,4 +1,4 @@
-"""What the blocks of generator and discriminator are made of."""
+"""The layers that generator and discriminator share, and upsampling."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ dense = functools.partial(nn.Dense, kernel_init=orthogonal)
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Every pixel of `[N, H, W, C]` twice in both directions."""
+    """Repeats every pixel twice in both directions: `[N, H, W, C]` to `[N, 2 H, 2 W, C]`."""
     n, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
     return x.reshape(n, 2 * h, 2 * w, c)
 
 
 class NonLocal(nn.Module):
-    """Attention of every pixel to every 2x2 pool, `[N, H, W, C]` to the same.
+    """The non-local block, where every pixel attends to all 2x2 pools; the shape stays the same.
 
-    x + gamma o(softmax(theta(x) phi(x)^T) g(x)) with 1x1 convolutions without bias, theta and phi
-    to C/8 channels, g to C/2, phi and g max-pooled; gamma, a parameter, starts at 0. No
-    1/sqrt(C/8) in the softmax. Source: Zhang et al. 2019 (arXiv:1805.08318), as in BigGAN.
+    It computes x + gamma o(softmax(theta(x) phi(x)^T) g(x)) for maps x `[N, H, W, C]`. Theta, phi,
+    g and o are 1x1 convolutions without bias. Theta and phi have C/8 channels, g has C/2, and phi
+    and g are max-pooled. Gamma is a parameter that starts at 0. There is no factor 1/sqrt(C/8) in
+    the softmax. Source: Zhang et al. 2019 (arXiv:1805.08318), in the form of BigGAN.
+
+    Attributes:
+      dtype: Dtype of the convolutions.
     """
 
     dtype: Dtype = jnp.float32

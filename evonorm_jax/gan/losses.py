@@ -1,6 +1,6 @@
-"""What each player minimises, and what of the other it may move: nothing.
+"""The losses of both players; the loss of one player moves nothing of the other.
 
-The hinge loss (Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957):
+Both take the hinge loss (Lim and Ye 2017, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957):
 
     discriminator   mean(max(0, 1 - D(real))) + mean(max(0, 1 + D(fake)))
     generator       -mean(D(fake))
@@ -23,15 +23,15 @@ Variables = Mapping[str, Any]
 
 
 class DiscriminatorLoss(NamedTuple):
-    """The parts of the discriminator's loss: float32 scalars, the variables aside.
+    """The parts of the discriminator's loss, float32 scalars, and its updated variables.
 
     Attributes:
-      loss: the sum of the next two.
-      loss_real: the hinge of the real images.
-      loss_fake: the hinge of the generator's images.
-      score_real: mean D of the real images.
-      score_fake: mean D of the generator's images.
-      updates: the discriminator's `spectral` after the step.
+      loss: Sum of `loss_real` and `loss_fake`.
+      loss_real: Hinge loss of the real images.
+      loss_fake: Hinge loss of the generator's images.
+      score_real: Mean score D of the real images.
+      score_fake: Mean score D of the generator's images.
+      updates: Collection `spectral` of the discriminator after the step, in a dictionary.
     """
 
     loss: jax.Array
@@ -48,15 +48,16 @@ def discriminator_loss(
     real: tuple[jax.Array, jax.Array],
     fake: tuple[jax.Array, jax.Array],
 ) -> DiscriminatorLoss:
-    """Loss of the discriminator on real and drawn images, scored in one call.
+    """Computes the loss of the discriminator on real and generated images.
 
-    So one step of the power method serves both. No gradient reaches what drew the fake images.
+    Both are scored in one call, so that one step of the power method serves both. No gradient
+    reaches the network that generated the fake images.
 
     Args:
-      gan: both players.
-      variables: of the discriminator.
-      real: images `[N, H, W, C]` and labels `[N]` of the data.
-      fake: images `[M, H, W, C]` and labels `[M]` of the generator.
+      gan: Both players.
+      variables: Variables of the discriminator.
+      real: Images `[N, H, W, C]` and labels `[N]` of the data.
+      fake: Images `[M, H, W, C]` and labels `[M]` of the generator.
     """
     images = jnp.concatenate([real[0], jax.lax.stop_gradient(fake[0])])
     labels = jnp.concatenate([real[1], fake[1]])
@@ -77,16 +78,20 @@ def discriminator_loss(
 def generator_loss(
     gan: Gan, variables: Variables, discriminator: Variables, z: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """Loss of the generator, float32, and its updated `spectral` and `batch_stats`.
+    """Computes the loss of the generator, a float32 scalar, and its updated variables.
 
-    The discriminator is used as it is: no gradient by its variables, no step of its power method.
+    The discriminator stays as it is: its variables get no gradient, and its power method takes no
+    step.
 
     Args:
-      gan: both players.
-      variables: of the generator.
-      discriminator: variables of the discriminator.
-      z: `[N, z_dim]`.
-      labels: `[N]`.
+      gan: Both players.
+      variables: Variables of the generator.
+      discriminator: Variables of the discriminator.
+      z: Noise, `[N, z_dim]`.
+      labels: Classes to generate, `[N]` integers.
+
+    Returns:
+      The loss, and a dictionary of the updated `spectral` and, if there is any, `batch_stats`.
     """
     images, updates = generate(gan, variables, z, labels)
     discriminator = jax.lax.stop_gradient(dict(discriminator))
@@ -96,16 +101,28 @@ def generator_loss(
 def generate(
     gan: Gan, variables: Variables, z: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """Images of the generator in training, and its updated `spectral` and `batch_stats`."""
+    """Generates images in training mode.
+
+    Args:
+      gan: Both players.
+      variables: Variables of the generator.
+      z: Noise, `[N, z_dim]`.
+      labels: Classes to generate, `[N]` integers.
+
+    Returns:
+      Images `[N, size, size, C]`, float32, and a dictionary of the updated `spectral` and, if there
+      is any, `batch_stats`.
+    """
     return gan.generator.apply(
         variables, z, labels, train=True, mutable=[COLLECTION, "batch_stats"]
     )
 
 
 def orthogonal_penalty(params: Mapping[str, Any]) -> jax.Array:
-    """Sum over all kernels W `[K, C_out]` of |W^T W * (1 - I)|^2: products of different columns.
+    """Sums `|W^T W * (1 - I)|^2` over all kernels W `[K, C_out]`.
 
-    Norms of the columns stay free. Source: arXiv:1809.11096, equation 3.
+    The terms are the squared products of different columns, so the norms of the columns stay free.
+    Source: arXiv:1809.11096, equation 3.
 
     >>> float(orthogonal_penalty({"conv": {"kernel": jnp.array([[2.0, 1.0], [0.0, 3.0]])}}))
     8.0

@@ -2,8 +2,8 @@
 
 A kernel `[..., C_out]` is a matrix `[K, C_out]` with orthonormal columns or, where it is wider than
 high, rows (Saxe et al. 2014, arXiv:1312.6120; for BigGAN arXiv:1809.11096, section 3). Compiling
-the QR decompositions of all kernels of a BigGAN, as `nn.initializers.orthogonal` needs it, takes
-longer than anything else before the first step; NumPy just computes them.
+the QR decompositions of all kernels of a BigGAN, which `nn.initializers.orthogonal` needs, takes
+longer than anything else before the first step. NumPy computes them without compiling.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from evonorm_jax.gan.host import key_data, numpy_rng, on_host
 
 
 def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """An initializer of Flax; the same numbers under `jit`, where it is a call of the host.
+    """Draws an orthogonal kernel; an initializer for Flax.
+
+    The numbers are the same under `jit`, where the initializer is a call to the host.
 
     >>> kernel = orthogonal(jax.random.key(0), (3, 3, 2, 4)).reshape(-1, 4)
     >>> bool(jnp.allclose(kernel.T @ kernel, jnp.eye(4), atol=1e-6))

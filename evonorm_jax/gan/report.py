@@ -1,8 +1,8 @@
-"""All figures of a set of samples, each beside what it needs to be read.
+"""All figures of a set of samples, each with the numbers that it is read against.
 
-No figure stands alone: its name says which kind of network it is from, and beside it stand the
-numbers of samples and the same figure for real images that the reference does not hold, which is
-the best that a generator can hope for.
+No figure stands alone. Its name says which kind of network it is from. Beside it stand the numbers
+of samples, and the same figure for real images that the reference does not hold. The latter is the
+best that a generator can hope for.
 """
 
 from __future__ import annotations
@@ -49,14 +49,15 @@ class Figure:
     """A figure of generated images.
 
     Attributes:
-      name: e.g. "classifier_fid".
-      value: of the samples.
-      spread: standard deviation over parts or subsets of the samples; None where there are none.
-      num_samples: how many samples there were.
-      reference: what they were compared with, e.g. "train", and how many images that is.
-      num_reference: how many images that is.
-      real: the same figure of held-out real images; None where none were given.
-      num_real: how many these are; 0 where none were given.
+      name: Name of the figure, e.g. "classifier_fid".
+      value: Value for the samples.
+      spread: Standard deviation over parts or subsets of the samples; None for a figure without
+        them.
+      num_samples: Number of samples.
+      reference: Name of the images that the samples were compared with, e.g. "train".
+      num_reference: Number of these images.
+      real: Value for held-out real images; None where none were given.
+      num_real: Number of held-out real images; 0 where none were given.
     """
 
     name: str
@@ -88,17 +89,22 @@ def measure(
     *,
     reference_name: str = "train",
 ) -> list[Figure]:
-    """All figures of samples against real images.
+    """Computes all figures of samples against real images.
+
+    A classifier with labelled samples also gives the figures of classes. The variance within a
+    class needs labels of the reference, too.
 
     Args:
-      samples: of the generator, with the labels that they were drawn for.
-      reference: of real images, e.g. the training set; with labels, the figures of classes come
-        with the others.
-      held_out: of other real images, e.g. the test set, for the real-against-real figures.
-      reference_name: what the reference is: training and validation images differ by several FID.
+      samples: Features of the samples, with the labels that they were drawn for.
+      reference: Features of real images, e.g. of the training set.
+      held_out: Features of other real images, e.g. of the test set, for the figures of real images
+        against real images; None leaves these out.
+      reference_name: Name of the reference; the FID against training and against validation images
+        differs by several points.
 
     Raises:
-      UserError: the features are from different networks, or there are fewer samples than features.
+      UserError: The features are from different networks, or the samples or the reference have no
+        more images than features.
     """
     sets = [samples, reference, *([] if held_out is None else [held_out])]
     networks = sorted({features.network for features in sets})
@@ -127,7 +133,10 @@ def measure(
 
 
 def scalars(figures: Sequence[Figure]) -> dict[str, float]:
-    """The figures as a log takes them: with `_real` and the numbers of samples.
+    """Converts figures to the scalars of a log.
+
+    Beside each figure stand its spread (`_std`) and that of real images (`_real`) where there are
+    any. The numbers of samples come last.
 
     >>> figure = Figure("kid", 0.5, 0.1, 100, "train", 200, 0.25, 50)
     >>> scalars([figure])  # doctest: +NORMALIZE_WHITESPACE
@@ -150,7 +159,7 @@ def scalars(figures: Sequence[Figure]) -> dict[str, float]:
 def _values(
     features: Features, reference: Features, of_reference: Moments
 ) -> dict[str, tuple[float, float | None]]:
-    """Value and spread of every figure."""
+    """Computes the value and the spread of every figure; the spread is None where there is none."""
     names = _NAMES[features.network.split(" ", 1)[0]]
     values: dict[str, tuple[float, float | None]] = {}
     values[names.fid] = frechet_distance(feature_moments(features.values), of_reference), None

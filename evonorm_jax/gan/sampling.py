@@ -1,10 +1,11 @@
-"""Images from a generator: noise and classes by their keys, and the statistics that layers need.
+"""Sampling of images: noise and classes drawn from keys, and the statistics that layers need.
 
-A number t as truncation draws t times a normal distribution that is cut at -2 and 2 (arXiv:
-1809.11096, section 3.1, as in the published generators); no truncation draws a standard normal one.
+With a truncation t, noise is t times a normal distribution that is cut at -2 and 2
+(arXiv:1809.11096, section 3.1, as in the published generators). Without truncation it is standard
+normal.
 
-Layers with batch statistics are evaluated with standing statistics: those of training-mode passes
-over fresh noise, averaged (arXiv:1809.11096, appendix C.1). Others have none.
+Layers with batch statistics are evaluated with standing statistics: the mean of the statistics of
+training-mode passes over fresh noise (arXiv:1809.11096, appendix C.1). Other layers have none.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ _STANDING_FIELDS = {
 
 
 def check_truncation(truncation: float | None) -> None:
-    """Refuses a truncation that leaves nothing to draw, or none at all.
+    """Checks a truncation; None, which stands for no truncation, is allowed.
 
     Raises:
-      UserError: It is not above 0 and at most 1.
+      UserError: The truncation is not above 0 and at most 1.
     """
     if truncation is not None and not 0 < truncation <= 1:
         raise UserError(
@@ -54,9 +55,12 @@ def draw_noise(keys: jax.Array, z_dim: int, truncation: float | None = None) -> 
     """Draws noise `[N, z_dim]`, float32.
 
     Args:
-      keys: `[N]` typed PRNG keys.
-      z_dim: Length of the noise.
-      truncation: Above 0 and at most 1; None for a standard normal distribution.
+      keys: Typed PRNG keys, `[N]`.
+      z_dim: Length of a noise vector.
+      truncation: Truncation above 0 and at most 1; None for a standard normal distribution.
+
+    Raises:
+      UserError: The truncation is not above 0 and at most 1.
     """
     check_truncation(truncation)
     if truncation is None:
@@ -85,7 +89,8 @@ def draw_inputs(
 def averaged_variables(gan: Gan, variables: Mapping[str, Any], params: Any) -> dict[str, Any]:
     """Returns the generator's variables with averaged parameters in the place of its own.
 
-    They have singular vectors of their own, reached from the newest ones by the power method.
+    The averaged parameters have singular vectors of their own, which the power method reaches from
+    the newest ones.
     """
 
     def step(_: Any, spectral: Any) -> Any:
@@ -104,10 +109,10 @@ def with_standing_statistics(
 
     Args:
       gan: Both players.
-      variables: Those of the generator.
-      key: A typed PRNG key.
-      num_passes: Batches.
-      pass_size: Images of a batch, whose statistics are taken together.
+      variables: Variables of the generator.
+      key: Typed PRNG key.
+      num_passes: Number of batches.
+      pass_size: Number of images of a batch; the statistics are taken over all of them together.
     """
     if "batch_stats" not in variables or not num_passes:
         return dict(variables)
@@ -133,8 +138,8 @@ class Sampler:
 
     Attributes:
       gan: Both players.
-      variables: Those of the generator, with standing statistics where its layers have any.
-      batch_size: Images at once.
+      variables: Variables of the generator, with standing statistics where its layers have any.
+      batch_size: Number of images of a batch.
     """
 
     gan: Gan
@@ -145,8 +150,9 @@ class Sampler:
         """Returns images `[N, size, size, C]`, uint8.
 
         Args:
-          z: `[N, z_dim]`.
-          labels: `[N]` classes, or `[N, num_classes]` weights of the classes.
+          z: Noise, `[N, z_dim]`.
+          labels: Classes, `[N]` integers; or weights of the classes, `[N, num_classes]` in floating
+            point.
 
         Raises:
           UserError: A class is not one of the generator's.

@@ -1,7 +1,7 @@
-"""Sheets of many generated images in one: by class, between images, by truncation, by neighbour.
+"""Sheets of many generated images: by class, between images, by truncation and with neighbours.
 
-Every function takes `draw(z, labels) -> uint8 images`, a `sampling.Sampler`, and returns images
-`[rows, columns, H, W, C]` for `write_sheet`.
+Every function but `neighbour_sheet` takes a function `draw(z, labels)` that returns uint8 images,
+such as a `sampling.Sampler`. All return images `[rows, columns, H, W, C]` for `write_sheet`.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def class_sheet(
 def interpolation_sheet(
     draw: Draw, z_dim: int, num_classes: int, columns: int = 9, rows: int = 2, seed: int = 0
 ) -> np.ndarray:
-    """Draws the way from one image to another, in three groups of rows.
+    """Draws the way from one image to another, in three groups of `rows` rows.
 
-    In the first the class moves and the noise stays, in the second it is the other way round, and
-    in the third both move.
+    In the first group the class moves and the noise stays, in the second the noise moves and the
+    class stays, and in the third both move.
     """
     ends = _noise(seed, 2 * rows, z_dim).reshape(rows, 2, z_dim)
     first, last = np.arange(rows) % num_classes, (np.arange(rows) + 1) % num_classes
@@ -90,7 +90,10 @@ def interpolation_sheet(
 
 
 def truncation_sheet(draw: Draw, z_dim: int, classes: Sequence[int], seed: int = 0) -> np.ndarray:
-    """Draws one row for each of `TRUNCATIONS`; a column has one class and one noise, scaled."""
+    """Draws one row for each of `TRUNCATIONS`; the images of a column share class and noise.
+
+    The noise is scaled by the truncation of the row.
+    """
     z = _noise(seed, len(classes), z_dim, truncation=1.0)
     scaled = np.concatenate([truncation * z for truncation in TRUNCATIONS])
     images = draw(scaled, np.tile(np.asarray(classes), len(TRUNCATIONS)))
@@ -98,13 +101,13 @@ def truncation_sheet(draw: Draw, z_dim: int, classes: Sequence[int], seed: int =
 
 
 def neighbour_sheet(samples: np.ndarray, real: np.ndarray, columns: int = 5) -> np.ndarray:
-    """Puts each sample beside the images of the data nearest to it, which shows copies of them.
+    """Puts each sample beside the real images nearest to it, which reveals copies of them.
 
     Args:
-      samples: `[N, H, W, C]`, uint8.
-      real: `[M, H, W, C]`, uint8.
-      columns: One for the sample, the others for its neighbours by Euclidean distance of pixels,
-        the nearest first.
+      samples: Generated images `[N, H, W, C]`, uint8.
+      real: Real images `[M, H, W, C]`, uint8.
+      columns: Number of columns. The first holds the sample, the others its neighbours by the
+        Euclidean distance of pixels, the nearest first.
     """
     flat, others = (x.reshape(len(x), -1).astype(np.float32) for x in (samples, real))
     distances = (others**2).sum(1) - 2 * flat @ others.T  # but for what each sample adds to all

@@ -1,21 +1,24 @@
-"""Spectral normalisation of a whole network: every kernel over its largest singular value.
+"""Spectral normalisation of a whole network: every kernel is divided by its largest singular value.
 
 A kernel `[..., C_out]` counts as a matrix W `[K, C_out]`. One step of the power method
 
     v = W u / |W u|        u = W^T v / |W^T v|        sigma = v^T W u
 
-gives sigma, the largest singular value from below; u and v are kept in the collection `spectral`,
-float32 whatever the network computes in, and count as constants in the gradient. Source: Miyato et
-al. 2018 (arXiv:1802.05957), section 2 and appendix A; BigGAN (arXiv:1809.11096, appendix C) takes
-one step for each forward pass in training, of generator and discriminator alike.
+gives sigma, which approaches the largest singular value from below. The vectors u and v are kept in
+the collection `spectral`, in float32 whatever the network computes in, and count as constants in
+the gradient. Source: Miyato et al. 2018 (arXiv:1802.05957), section 2 and appendix A. BigGAN
+(arXiv:1809.11096, appendix C) takes one step for each forward pass in training, in generator and
+discriminator alike.
 
-The kernels are normalised before the network runs, those of one shape together: a BigGAN-deep for
-128 pixels has 126 kernels of 27 shapes in its generator alone, and power steps one by one would be
-most of what there is to compile. So the layers are plain ones, which know nothing of all this.
+The kernels are normalised before the network runs, and those of one shape together. A BigGAN-deep
+for 128 pixels has 126 kernels of 27 shapes in its generator alone, and separate power steps would
+be most of the program to compile. So the layers are plain ones that do not know of the
+normalisation.
 
-Why not `flax.linen.SpectralNorm`: it keeps its vectors in `batch_stats`, which are averaged over
-devices and over time; it multiplies at the default precision, bfloat16 on TPU; its first sigma is
-that of a random vector, 29 % short at 32x64; and evaluation still takes a step.
+`flax.linen.SpectralNorm` does not serve here for four reasons. It keeps its vectors in
+`batch_stats`, which are averaged over devices and over time. It multiplies at the default
+precision, bfloat16 on TPU. Its first sigma is that of a random vector, 29 % short at 32x64. And its
+evaluation still takes a step.
 """
 
 from __future__ import annotations
@@ -46,15 +49,15 @@ _Vectors = dict[str, dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class SpectralNorm:
-    """A network whose kernels are normalised before it runs; called as the network itself.
+    """A network with kernels that are normalised before it runs; it is called like the network.
 
     The collection `spectral` has an entry for each shape KxC of kernels, with u `[G, C]` and v
     `[G, K]` of the G kernels of that shape, in the order of their paths.
 
     Attributes:
-      network: a Linen module.
-      names: what the parameters to normalise are called, by their last name.
-      epsilon: least norm that a vector of the power method is divided by.
+      network: Linen module to normalise.
+      names: Names of the parameters to normalise, the last parts of their paths.
+      epsilon: Least norm that a vector of the power method is divided by.
 
     >>> layer = SpectralNorm(nn.Dense(3))
     >>> x = jnp.ones((2, 4))
@@ -70,20 +73,20 @@ class SpectralNorm:
     epsilon: float = 1e-6
 
     def init(self, key: jax.Array, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The variables of the network, and `spectral` after 15 steps of the power method.
+        """Initialises the variables of the network, and `spectral` by 15 steps of the power method.
 
         Nothing of the forward pass is computed or compiled, so `args` may be shapes.
 
         Args:
-          key: a PRNG key.
-          *args: of the network, as arrays or `jax.ShapeDtypeStruct`.
-          **kwargs: of the network.
+          key: PRNG key.
+          *args: Arguments of the network, as arrays or `jax.ShapeDtypeStruct`.
+          **kwargs: Keyword arguments of the network.
         """
         variables = self.network.lazy_init(key, *args, **kwargs)
         return {**variables, COLLECTION: self.initial_vectors(key, variables["params"])}
 
     def initial_vectors(self, key: jax.Array, params: Mapping[str, Any]) -> _Vectors:
-        """u and v of these parameters, from random vectors by 15 steps of the power method."""
+        """Computes u and v of these parameters by 15 power steps from random vectors."""
 
         def draw(key_data: np.ndarray, params: Any) -> _Vectors:
             rng = numpy_rng(key_data)
@@ -98,15 +101,16 @@ class SpectralNorm:
     def iterate(
         self, params: Mapping[str, Any], spectral: Mapping[str, Any], num_steps: int
     ) -> _Vectors:
-        """u and v after more steps, e.g. for averaged parameters, which have none of their own.
+        """Returns u and v after `num_steps` more steps of the power method.
 
-        Computed on the host, so that a few steps between others need no program of their own.
+        Averaged parameters, for example, need such steps, because they have no vectors of their
+        own. The host computes the steps, so that they need no compiled program of their own.
         """
         run = functools.partial(self._iterate, num_steps=num_steps)
         return on_host(run, self.vector_shapes(params), params, spectral)
 
     def _iterate(self, params: Any, spectral: Any, num_steps: int) -> _Vectors:
-        """`iterate` for NumPy arrays."""
+        """Does the work of `iterate` on NumPy arrays."""
         flat = traverse_util.flatten_dict(params)
         result: _Vectors = {}
         for name, paths in self.groups(params).items():
@@ -124,7 +128,10 @@ class SpectralNorm:
     def normalize(
         self, params: Mapping[str, Any], spectral: Mapping[str, Any], *, step: bool
     ) -> tuple[dict[str, Any], _Vectors]:
-        """The parameters with normalised kernels, and u and v, after a step where `step` is set."""
+        """Returns the parameters with normalised kernels, and u and v.
+
+        If `step` is True, a step of the power method updates u and v first.
+        """
         flat = traverse_util.flatten_dict(params)
         vectors: _Vectors = {}
         for name, paths in self.groups(params).items():
@@ -144,7 +151,7 @@ class SpectralNorm:
     def largest_singular_value(
         self, params: Mapping[str, Any], spectral: Mapping[str, Any]
     ) -> jax.Array:
-        """The largest sigma of all kernels, before they are normalised; a float32 scalar."""
+        """Returns the largest sigma of all kernels before normalisation, a float32 scalar."""
         flat = traverse_util.flatten_dict(params)
         sigmas = [
             _sigma(_stack(flat, paths, name), spectral[name]["u"], spectral[name]["v"])
@@ -159,17 +166,19 @@ class SpectralNorm:
         mutable: str | Sequence[str] | Literal[False] = False,
         **kwargs: Any,
     ) -> Any:
-        """What the network computes with normalised kernels.
+        """Applies the network with normalised kernels.
 
         Args:
-          variables: those of `init`.
-          *args: of the network.
-          mutable: names of the collections to update. With "spectral" among them a step of the
-            power method is taken and returned; without, sigma comes from u and v as they are.
-          **kwargs: of the network, and of its `apply`.
+          variables: Variables as `init` returns them.
+          *args: Arguments of the network.
+          mutable: Names of the collections to update. With "spectral" among them, a step of the
+            power method is taken and the new u and v are returned. Without it, sigma comes from
+            u and v as they are.
+          **kwargs: Keyword arguments of the network and of its `apply`.
 
         Returns:
-          The output; with a dict of the changed collections where `mutable` is given.
+          The output of the network. If `mutable` is given, a dictionary of the updated collections
+          comes with it.
         """
         names = [mutable] if isinstance(mutable, str) else list(mutable or ())
         step = COLLECTION in names
@@ -183,7 +192,7 @@ class SpectralNorm:
         return y, {**updates, COLLECTION: spectral} if step else updates
 
     def groups(self, params: Mapping[str, Any]) -> dict[str, list[_Path]]:
-        """The paths of the kernels of each shape KxC, in order.
+        """Returns the paths of the kernels of each shape KxC, in order.
 
         >>> layer = SpectralNorm(nn.Dense(3))
         >>> layer.groups({"a": {"kernel": np.ones((2, 2, 1, 3))}, "b": {"kernel": np.ones((4, 3))}})
@@ -197,7 +206,7 @@ class SpectralNorm:
         return groups
 
     def vector_shapes(self, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Shapes and dtypes of the collection `spectral` for these parameters."""
+        """Returns the shapes and dtypes of the collection `spectral` for these parameters."""
         shapes = {}
         for name, paths in self.groups(params).items():
             rows, columns = map(int, name.split("x"))
@@ -208,7 +217,7 @@ class SpectralNorm:
         return shapes
 
     def _step(self, w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """One step of the power method for W `[G, K, C]`: u, v and sigma `[G]`."""
+        """Takes one step of the power method for W `[G, K, C]`; returns u, v and sigma `[G]`."""
         wu = jnp.einsum("gkc,gc->gk", w, u, precision=lax.Precision.HIGHEST)
         norm = jnp.maximum(jnp.linalg.norm(wu, axis=-1), self.epsilon)
         v = wu / norm[:, None]
@@ -218,7 +227,7 @@ class SpectralNorm:
 
 
 def _stack(flat: Mapping[_Path, jax.Array], paths: list[_Path], name: str) -> jax.Array:
-    """The kernels of one shape as `[G, K, C]`, without their gradient."""
+    """Stacks the kernels of one shape to `[G, K, C]`, without their gradient."""
     shape = tuple(map(int, name.split("x")))
     kernels = [flat[path].astype(jnp.float32).reshape(shape) for path in paths]
     return lax.stop_gradient(jnp.stack(kernels))
@@ -231,9 +240,9 @@ def _sigma(w: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _scale(w: jax.Array, inverse: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
-    """W / sigma; `inverse` is 1 / sigma, and sigma = v^T W u as far as the gradient goes.
+    """Returns W / sigma, where `inverse` is 1 / sigma and the gradient takes sigma = v^T W u.
 
-    Its derivative written out is a third of the operations that JAX would make of it.
+    The derivative written out by hand has a third of the operations that JAX would derive.
     """
     del u, v
     return w * inverse

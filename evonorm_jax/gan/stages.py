@@ -1,12 +1,14 @@
 """The sizes of BigGAN-deep: one row for each image size.
 
 A stage is two blocks, and the generator doubles the side of the map in the second one. A width is a
-multiple of `num_filters`, the paper's ch. At 128 and 256 pixels the rows are those of Tables 7 and
-8 of Brock, Donahue and Simonyan 2019 (arXiv:1809.11096); at 32 and 64 those of the first author's
-PyTorch code (ajbrock/BigGAN-PyTorch, BigGANdeep.py); at 8 and 16 ours, after that at 32.
+multiple of `num_filters`, the paper's ch. The rows for 128 and 256 pixels are those of Tables 7 and
+8 of Brock, Donahue and Simonyan 2019 (arXiv:1809.11096). Those for 32 and 64 pixels are from the
+first author's PyTorch code (ajbrock/BigGAN-PyTorch, BigGANdeep.py). Those for 8 and 16 pixels are
+our own, after the one for 32.
 
 In the paper's networks the non-local block stands where maps are 64 pixels wide. The PyTorch code
-has none at 32; that of 64 pixels, at 32, is ours.
+has none for images of 32 pixels. For images of 64 pixels, its place at maps of 32 pixels is our own
+choice.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ class Stages(NamedTuple):
     """The networks for one image size.
 
     Attributes:
-      generator: widths; each stage goes from one to the next.
-      discriminator: widths, likewise; the first is that of the convolution on the image.
-      num_downsampled: how many stages of the discriminator halve the map; the first ones.
-      attention_size: side of the maps that get the non-local block; None for none.
+      generator: Widths of the generator; each stage goes from one width to the next.
+      discriminator: Widths of the discriminator; the first is that of the convolution on the image,
+        and each stage goes from one width to the next.
+      num_downsampled: Number of stages of the discriminator, from the first on, that halve the map.
+      attention_size: Side in pixels of the maps that get the non-local block; None for no such
+        block.
     """
 
     generator: tuple[int, ...]

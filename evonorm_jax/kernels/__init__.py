@@ -1,16 +1,16 @@
 """EvoNorm and its baselines as fused, differentiable functions of arrays.
 
 Training keeps x and two statistics per sample and channel for the backward pass, where plain
-differentiation keeps 6 (S0) or 8 (B0) float32 tensors of x's shape. That is memory saved where a
-layer is differentiated by itself and on CPU; inside a compiled network XLA:GPU computes those
-tensors again, and needs as much memory for the plain formulas. The form is chosen when the program
-is lowered: one for CPU, one for GPU, one for everything else.
+differentiation keeps 6 (S0) or 8 (B0) float32 tensors of x's shape. This saves memory where a layer
+is differentiated by itself, and on CPU. Inside a compiled network it saves none on GPU: XLA:GPU
+computes those tensors again, so that the plain formulas need no more memory. The form is chosen
+when the program is lowered: one for CPU, one for GPU, one for everything else.
 
 * `evonorm.py`, `baselines.py`: the functions, with checks and the choice of an implementation.
-* `validation.py`: the checks of what callers pass.
+* `validation.py`: the checks of the arguments.
 * `layers.py`: each layer as coefficients of an elementwise form (`elementwise.py`).
 * `fused.py`: the one differentiable operation made of these.
-* `platforms.py`, `cpu_math.py`: what differs between CPU, GPU and TPU.
+* `platforms.py`, `cpu_math.py`: the operations that differ between CPU, GPU and TPU.
 * `pooling.py`: moments of groups, batches and devices from those of single maps.
 * `moments.py`: the moments of whole tensors, for layers that have no kernel.
 * `pallas.py`, `mosaic_gpu*.py`: EvoNorm-S0 written by hand for Hopper GPUs.

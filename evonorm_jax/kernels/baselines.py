@@ -1,8 +1,8 @@
 """Normalisation followed by an activation: the layers EvoNorm is compared with.
 
-Shapes, dtypes and `implementation` as in `evonorm_jax.kernels.evonorm`. `activation` is "identity",
-"relu", "relu6" (min(max(z, 0), 6)), "silu" (z sigmoid(z)) or "swish" (z sigmoid(v z), with the
-parameter v `[C]`).
+Shapes, dtypes and `implementation` are those of `evonorm_jax.kernels.evonorm`. `activation` is
+"identity", "relu", "relu6" (min(max(z, 0), 6)), "silu" (z sigmoid(z)) or "swish" (z sigmoid(v z),
+with the parameter v `[C]`).
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ def group_norm(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """activation((x - group mean) / group standard deviation * scale + bias).
+    """Computes activation((x - group mean) / group standard deviation * scale + bias).
 
     One group is layer normalisation over space and channels, C groups are instance normalisation.
 
     Raises:
-      UserError: a shape, a dtype, a group count, an activation or an implementation that does not
+      UserError: A shape, a dtype, the group count, the activation or the implementation does not
         fit.
     """
     check_operands(x, epsilon, scale=scale, bias=bias, v=v)
@@ -63,17 +63,17 @@ def batch_norm(
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """activation((x - batch mean) / batch standard deviation * scale + bias).
+    """Computes activation((x - batch mean) / batch standard deviation * scale + bias).
 
-    The statistics arguments are those of `evonorm_b0`.
+    `evonorm_b0` documents the arguments that choose the statistics.
 
     Returns:
-      y, and the batch's mean and variance, `[C]` in float32, means over the virtual batches,
-      without a gradient.
+      y, the batch's mean and the batch's variance. The mean and the variance are `[C]` in float32,
+      averaged over the virtual batches, without a gradient.
 
     Raises:
-      UserError: a shape, a dtype, a batch size, an activation or an implementation that does not
-        fit.
+      UserError: A shape, a dtype, the virtual batch size, the activation or the implementation does
+        not fit, or the arguments that choose the statistics contradict one another.
     """
     check_operands(x, epsilon, scale=scale, bias=bias, v=v)
     pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
@@ -99,9 +99,12 @@ def batch_norm_inference(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """activation((x - running mean) / running standard deviation * scale + bias).
+    """Computes activation((x - running mean) / running standard deviation * scale + bias).
 
     It has no statistics of x, so every implementation is the plain one.
+
+    Raises:
+      UserError: A shape, a dtype, the activation or the implementation does not fit.
     """
     check_operands(
         x, epsilon, scale=scale, bias=bias, v=v, running_mean=running_mean, running_var=running_var
@@ -122,10 +125,12 @@ def filter_response_norm(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """max(x / instance root mean square * scale + bias, threshold); without `max` where None.
+    """Computes max(x / instance root mean square * scale + bias, threshold).
+
+    If `threshold` is None, it leaves out the maximum.
 
     Raises:
-      UserError: a shape, a dtype or an implementation that does not fit.
+      UserError: A shape, a dtype or the implementation does not fit.
     """
     check_operands(x, epsilon, scale=scale, bias=bias, threshold=threshold)
     if is_reference(implementation):

@@ -11,9 +11,9 @@ grouped against shifted):
 
 Differentiating the shifted form leaves k * k overlapping pads to be added and k * k reductions over
 a long axis, which run scalar: 3.3 and 22 ms instead of 0.8 and 1.1 in the first row. So both
-gradients are written out. Elsewhere (GPU, TPU) it is the grouped convolution and its own gradients.
+gradients are written out. GPU and TPU run the grouped convolution and its own gradients.
 
-The gradients are a custom rule: reverse mode of any order, no forward mode.
+The gradients are a custom rule, which has reverse mode of any order and no forward mode.
 """
 
 import functools
@@ -32,22 +32,23 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int, pads: Pads) -> jax.Array:
-    """Each channel of `x` `[N, H, W, C]` convolved with its own filter of `kernel` `[k, k, 1, C]`.
+    """Convolves each channel of `x` `[N, H, W, C]` with its own filter of `kernel` `[k, k, 1, C]`.
 
-    Sums are taken in float32 on a CPU, whatever the dtype.
+    On a CPU the sums are taken in float32, or in float64 for float64.
 
     Args:
-      x: Images of any floating dtype.
-      kernel: Filters of the same dtype; k is odd.
+      x: Images `[N, H, W, C]` of any floating dtype.
+      kernel: Filters `[k, k, 1, C]` of the same dtype; k is odd.
       strides: Step in both directions.
       pads: Zeros before and after H, and before and after W. Widths that are symbols stand for
         TensorFlow's "same".
 
     Returns:
-      `[N, (H + pads - k) // strides + 1, (W + pads - k) // strides + 1, C]`, in the dtype of `x`.
+      The output `[N, (H + pads - k) // strides + 1, (W + pads - k) // strides + 1, C]`, in the
+      dtype of `x`.
 
     Raises:
-      UserError: The kernel has another shape.
+      UserError: The kernel has another shape than `[k, k, 1, C]` with odd k.
 
     >>> image = jnp.arange(9.0).reshape(1, 3, 3, 1)
     >>> y = depthwise_conv(image, jnp.ones((3, 3, 1, 1)), strides=2, pads=((1, 1), (1, 1)))
@@ -67,7 +68,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, strides: int, pads: Pads)
 
 
 class Window(NamedTuple):
-    """How the filter moves: static, as `lax.conv_general_dilated` takes it."""
+    """The static movement of the filter, as `lax.conv_general_dilated` takes it."""
 
     strides: int
     pads: Any  # `Pads`; for `grouped` also "SAME"
@@ -100,7 +101,7 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 def grouped(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution as XLA knows it."""
+    """Computes the convolution by XLA's own operation."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -114,13 +115,13 @@ def grouped(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
 def grouped_gradients(
     window: Window, x: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """XLA's own gradients of `grouped`."""
+    """Computes the gradients of `grouped` with respect to `x` and `kernel`, as JAX derives them."""
     _, gradients = jax.vjp(functools.partial(grouped, window), x, kernel)
     return gradients(cotangent)
 
 
 def shifted(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """One multiply-add of the whole image per filter tap."""
+    """Computes the convolution by one multiply-add of the whole image for each filter tap."""
     height, width = (
         (length + sum(pads) - kernel.shape[0]) // window.strides + 1
         for length, pads in zip(x.shape[1:3], window.pads, strict=True)
@@ -136,7 +137,7 @@ def shifted(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
 def shifted_gradients(
     window: Window, x: jax.Array, kernel: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of `shifted`, of the same kind."""
+    """Computes the gradients of `shifted`, also by shifted multiply-adds."""
     return (
         _image_gradient(window, x.shape, kernel, cotangent).astype(x.dtype),
         _kernel_gradient(window, x, kernel.shape[0], cotangent).astype(kernel.dtype),
@@ -146,14 +147,17 @@ def shifted_gradients(
 def _image_gradient(
     window: Window, shape: tuple[int, ...], kernel: jax.Array, cotangent: jax.Array
 ) -> jax.Array:
-    """The pixels s * t + phase, for each phase in turn: a tap reaches one phase only."""
+    """Computes the gradient of the image, for one phase of the strides after the other.
+
+    The pixels of a phase are s * t + phase; each tap reaches the pixels of one phase only.
+    """
     strides, ((top, _), (left, _)) = window
     n, h, w, c = shape
     height, width = -(-h // strides), -(-w // strides)
     size = kernel.shape[0]
 
     def pads(length: int, given: int, before: int) -> tuple[int, int]:
-        """What pixels 0 ... length - 1 of every phase read beyond the `given` cotangents."""
+        """Returns how far pixels 0 ... length - 1 of any phase read beyond the cotangents."""
         after = length - given + (strides - 1 + before) // strides
         return (size - 1 - before) // strides, max(after, 0)
 
@@ -179,7 +183,7 @@ def _image_gradient(
 
 
 def _kernel_gradient(window: Window, x: jax.Array, size: int, cotangent: jax.Array) -> jax.Array:
-    """Sums of shifted image times cotangent; those of one row of the filter share a pass."""
+    """Sums the products of shifted image and cotangent; one row of the filter shares a pass."""
     padded = _pad(x, window.pads)
     rows = []
     for i in range(size):
@@ -195,14 +199,17 @@ def _taps(kernel: jax.Array) -> Iterator[tuple[int, int]]:
 
 
 def _pad(x: jax.Array, pads: Pads) -> jax.Array:
-    """Zeros around the images; float32, which is converted once here instead of for every tap."""
+    """Puts zeros around the images, in the accumulation dtype.
+
+    The images are converted once here instead of for every tap.
+    """
     return Cpu.isolate(jnp.pad(x.astype(accumulation_dtype(x)), ((0, 0), *pads, (0, 0))))
 
 
 def _shift(
     padded: jax.Array, row: int, column: int, strides: int, height: int, width: int
 ) -> jax.Array:
-    """Every `strides`-th pixel from (row, column) on, `[N, height, width, C]`."""
+    """Returns every `strides`-th pixel from (row, column) on, `[N, height, width, C]`."""
     return padded[
         :,
         row : row + strides * (height - 1) + 1 : strides,

@@ -1,10 +1,10 @@
 """The elementwise halves of the layers, each with its gradient.
 
-A form maps the tensor `x` and coefficients that vary by sample and channel (`[N, 1, 1, C]`) or by
-channel alone (`[1, 1, 1, C]`) to the output. `terms` gives what must be summed over H and W for the
-gradients of the coefficients, `coefficient_gradients` turns the sums into them, and
-`input_gradient` is the derivative along x with the coefficients held fixed. All arithmetic is in
-the accumulation dtype.
+A form maps the tensor `x` and its coefficients to the output. The coefficients vary by sample and
+channel (`[N, 1, 1, C]`) or by channel alone (`[1, 1, 1, C]`). The gradients of the coefficients
+need sums over H and W: `terms` returns the summands, and `coefficient_gradients` turns the sums
+into gradients. `input_gradient` is the gradient of x with the coefficients held fixed. All
+arithmetic is in the accumulation dtype.
 """
 
 import dataclasses
@@ -19,25 +19,28 @@ Sums = tuple[jax.Array, ...]
 
 
 class Form(Protocol):
-    """What `fused.fused_layer` needs of an elementwise form."""
+    """The methods of an elementwise form that `fused.fused_layer` calls."""
 
     def apply(self, platform: Platform, x: jax.Array, coefficients: Any) -> jax.Array:
-        """The output."""
+        """Computes the output `[N, H, W, C]`."""
 
     def terms(self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: Any) -> Sums:
-        """What is summed over H and W."""
+        """Computes the tensors `[N, H, W, C]` that are then summed over H and W."""
 
     def coefficient_gradients(self, coefficients: Any, sums: Sums) -> Any:
-        """Gradients of the coefficients; here these and the sums are `[N, C]` or `[1, C]`."""
+        """Computes the gradients of the coefficients.
+
+        Here the coefficients and the sums are `[N, C]` or `[1, C]`.
+        """
 
     def input_gradient(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: Any
     ) -> jax.Array:
-        """The gradient of x, coefficients held fixed."""
+        """Computes the gradient of `x` with the coefficients held fixed, `[N, H, W, C]`."""
 
 
 class GateCoefficients(NamedTuple):
-    """`v` None stands for the constant 1."""
+    """The coefficients of `Gate`; None for `v` stands for the constant 1."""
 
     v: jax.Array | None
     scale: jax.Array
@@ -46,7 +49,7 @@ class GateCoefficients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """x * sigmoid(v * x) * scale + bias: the EvoNorm S series."""
+    """The form of the EvoNorm S series: x * sigmoid(v * x) * scale + bias."""
 
     def apply(self, platform: Platform, x: jax.Array, coefficients: GateCoefficients) -> jax.Array:
         v, scale, bias = coefficients
@@ -74,7 +77,7 @@ class Gate:
 
 
 class RatioCoefficients(NamedTuple):
-    """`slope` None stands for the constant -1 (EvoNorm-B2)."""
+    """The coefficients of `Ratio`; None for `slope` stands for the constant -1 (EvoNorm-B2)."""
 
     slope: jax.Array | None
     offset: jax.Array
@@ -85,7 +88,7 @@ class RatioCoefficients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """x / max(floor, slope * x + offset) * scale + bias: the EvoNorm B series."""
+    """The form of the EvoNorm B series: x / max(floor, slope * x + offset) * scale + bias."""
 
     def apply(self, platform: Platform, x: jax.Array, coefficients: RatioCoefficients) -> jax.Array:
         denominator = jnp.maximum(coefficients.floor, _line(coefficients, x))
@@ -126,7 +129,10 @@ class Ratio:
     def _parts(
         self, x: jax.Array, dy: jax.Array, coefficients: RatioCoefficients
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """1 / denominator, dy x / denominator^2 where the line is the larger, dy / denominator."""
+        """Returns 1 / denominator, dy x / denominator^2 and dy / denominator.
+
+        The second is 0 where the line slope * x + offset is not above the floor.
+        """
         line = _line(coefficients, x)
         inverse = 1 / jnp.maximum(coefficients.floor, line)
         ratio = dy * inverse
@@ -135,7 +141,10 @@ class Ratio:
 
 
 class AffineCoefficients(NamedTuple):
-    """`mean` None stands for 0; `v` is the parameter of "swish" or "tlu"."""
+    """The coefficients of `Affine`; None for `mean` stands for 0.
+
+    `v` is the parameter of "swish" or "tlu", and None for the other activations.
+    """
 
     mean: jax.Array | None
     scale: jax.Array
@@ -145,7 +154,7 @@ class AffineCoefficients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """activation((x - mean) * scale + bias): normalisation followed by an activation.
+    """The form of a normalisation and an activation: activation((x - mean) * scale + bias).
 
     `activation` is "identity", "relu", "relu6", "silu", "swish" (z * sigmoid(v z)) or "tlu"
     (max(z, v)).
@@ -192,7 +201,7 @@ class Affine:
     def _gradients(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: AffineCoefficients
     ) -> Sums:
-        """The gradient of z, and the terms of the gradient of v if there is one."""
+        """Returns the gradient of z, and the terms of the gradient of v if there is a v."""
         z = _affine(coefficients, x)
         match self.activation:
             case "identity":
@@ -220,7 +229,7 @@ def _threshold(v: jax.Array | None) -> jax.Array | int:
 def _gate_derivative(
     platform: Platform, v: jax.Array | None, x: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """d(x sigmoid(v x))/dx, and sigmoid(v x)."""
+    """Returns the derivative of x sigmoid(v x) with respect to x, and sigmoid(v x)."""
     gate = platform.sigmoid(_steepness(v), x)
     return gate + _steepness(v) * x * gate * (1 - gate), gate
 

@@ -1,21 +1,21 @@
 """EvoNorm B0, B1, B2, S0, S1 and S2 as functions of arrays (paper, tables 2 and 3).
 
-`scale` and `bias` may be `[N, C]` as well, one row for each sample; not for "pallas".
-
-Everywhere: x is `[N, ..., C]`, any number of spatial axes; parameters are `[C]` of any floating
-dtype; the arithmetic is float32 (float64 for float64) and y has x's dtype. Variances are biased,
-epsilon stands inside the root. `implementation` is
+In all functions x is `[N, ..., C]` with any number of spatial axes, and the parameters are `[C]` of
+any floating dtype. `scale` and `bias` may also be `[N, C]`, one row for each sample, except with
+"pallas" and "pallas_interpret". The arithmetic is float32 (float64 for float64), and y has x's
+dtype. Variances are biased, and epsilon stands inside the root. `implementation` is
 
 - None: "xla", except for S0 on NVIDIA Hopper GPUs. There it is the hand-written kernel for the
-  shapes that this can take (`evonorm_jax.kernels.pallas.supports`), if the program is one device's
-  own: there is one device, or it is inside `pmap`, or `shard_map` over all axes of the mesh. Under
-  `jit` with sharded arrays the kernel could not be partitioned, and "xla" stays. A program exported
-  from such a GPU runs on Hopper GPUs alone; export with "xla" for others.
-- "xla": fused, reverse mode.
-- "reference": plain JAX; forward mode too, slow.
-- "pallas", for S0 alone: the kernel wherever the program runs; "xla" stands in on other devices and
-  for shapes that it cannot take, and the log says so.
-- "pallas_interpret": the kernel's program on any device, to check it; needs JAX 0.11.
+  shapes that the kernel can take (`evonorm_jax.kernels.pallas.supports`), if the program is for one
+  device: there is one device, or the call is inside `pmap`, or inside `shard_map` over all axes of
+  the mesh. Under `jit` with sharded arrays the kernel could not be partitioned, so it is "xla". A
+  program exported from such a GPU runs on Hopper GPUs alone; export with "xla" for others.
+- "xla": the fused form, with derivatives in reverse mode.
+- "reference": plain JAX, which is slow but also has derivatives in forward mode.
+- "pallas", for S0 alone: the kernel on Hopper GPUs. On other devices, and for shapes that the
+  kernel cannot take, "xla" takes its place, and the log says so.
+- "pallas_interpret", for S0 alone: the kernel's program on any device, to check it. It needs JAX
+  0.11.
 """
 
 from collections.abc import Sequence
@@ -41,22 +41,23 @@ def evonorm_s0(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """x sigmoid(v x) / group standard deviation * scale + bias.
+    """Computes x sigmoid(v x) / group standard deviation * scale + bias.
 
     Args:
-      x: `[N, ..., C]`.
-      v: `[C]`, steepness of the gate.
-      scale: `[C]` or `[N, C]`.
-      bias: `[C]` or `[N, C]`.
-      num_groups: groups of neighbouring channels that share a standard deviation.
-      epsilon: added to the variance.
-      implementation: see the module docstring.
+      x: Tensor `[N, ..., C]`.
+      v: Steepness of the gate, `[C]`.
+      scale: Scale, `[C]` or `[N, C]`.
+      bias: Bias, `[C]` or `[N, C]`.
+      num_groups: Number of groups of neighbouring channels that share a standard deviation.
+      epsilon: Constant added to the variance.
+      implementation: None or one of `evonorm_jax.kernels.IMPLEMENTATIONS` (see the module
+        docstring).
 
     Returns:
       y of x's shape and dtype.
 
     Raises:
-      UserError: a shape, a dtype, a group count or an implementation that does not fit.
+      UserError: A shape, a dtype, the group count or the implementation does not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -104,7 +105,10 @@ def evonorm_s1(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """x sigmoid(x) / group standard deviation * scale + bias; see `evonorm_s0`."""
+    """Computes x sigmoid(x) / group standard deviation * scale + bias.
+
+    Arguments, result and errors are those of `evonorm_s0`, but there is no v.
+    """
     check_operands(x, epsilon, scale=scale, bias=bias)
     check_groups(x, num_groups)
     if is_reference(implementation):
@@ -121,7 +125,10 @@ def evonorm_s2(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """x sigmoid(x) / group root mean square * scale + bias; see `evonorm_s0`."""
+    """Computes x sigmoid(x) / group root mean square * scale + bias.
+
+    Arguments, result and errors are those of `evonorm_s0`, but there is no v.
+    """
     check_operands(x, epsilon, scale=scale, bias=bias)
     check_groups(x, num_groups)
     if is_reference(implementation):
@@ -142,26 +149,29 @@ def evonorm_b0(
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """x / max(batch standard deviation, v x + instance standard deviation) * scale + bias.
+    """Computes x / max(batch standard deviation, v x + instance standard deviation) * scale + bias.
 
     Args:
-      x: `[N, ..., C]`.
-      v: `[C]`.
-      scale: `[C]` or `[N, C]`.
-      bias: `[C]` or `[N, C]`.
-      epsilon: added to both variances.
-      virtual_batch_size: neighbouring samples that share batch statistics; None means all N.
-      axis_name: mapped axis (pmap, shard_map) whose devices join their batches; gradients flow
-        through the collectives. Excludes `virtual_batch_size`.
-      axis_index_groups: devices of that axis that belong together; None means all.
-      implementation: None, "xla" or "reference", see the module docstring.
+      x: Tensor `[N, ..., C]`.
+      v: Slope of the instance term, `[C]`.
+      scale: Scale, `[C]` or `[N, C]`.
+      bias: Bias, `[C]` or `[N, C]`.
+      epsilon: Constant added to both variances.
+      virtual_batch_size: Number of neighbouring samples that share batch statistics; None means all
+        N.
+      axis_name: Name of a mapped axis (pmap, shard_map); its devices join their batches, and
+        gradients flow through the collectives. It excludes `virtual_batch_size`.
+      axis_index_groups: Lists of the devices of that axis that join their batches; None means that
+        all of them do.
+      implementation: None, "xla" or "reference" (see the module docstring).
 
     Returns:
-      y of x's shape and dtype, and the batch variance for the running average. That is `[C]` in
-      float32, the mean over the virtual batches, without a gradient.
+      y of x's shape and dtype, and the batch variance for the running average. The variance is
+      `[C]` in float32, averaged over the virtual batches, without a gradient.
 
     Raises:
-      UserError: a shape, a dtype, a batch size or an implementation that does not fit.
+      UserError: A shape, a dtype, the virtual batch size or the implementation does not fit, or the
+        arguments that choose the statistics contradict one another.
     """
     check_operands(x, epsilon, v=v, scale=scale, bias=bias)
     pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
@@ -179,9 +189,9 @@ def evonorm_b1(
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """x / max(batch standard deviation, (x + 1) instance root mean square) * scale + bias.
+    """Computes x / max(batch standard deviation, (x + 1) instance root mean square) * scale + bias.
 
-    Arguments, results and errors as in `evonorm_b0`.
+    Arguments, results and errors are those of `evonorm_b0`, but there is no v.
     """
     check_operands(x, epsilon, scale=scale, bias=bias)
     pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
@@ -199,9 +209,9 @@ def evonorm_b2(
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """x / max(batch standard deviation, instance root mean square - x) * scale + bias.
+    """Computes x / max(batch standard deviation, instance root mean square - x) * scale + bias.
 
-    Arguments, results and errors as in `evonorm_b0`.
+    Arguments, results and errors are those of `evonorm_b0`, but there is no v.
     """
     check_operands(x, epsilon, scale=scale, bias=bias)
     pool = batch_pool(x, virtual_batch_size, axis_name, axis_index_groups)
@@ -218,9 +228,10 @@ def evonorm_b0_inference(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """`evonorm_b0` with the running variance `[C]` for the batch's; the instance term stays x's.
+    """Computes `evonorm_b0` with the running variance `[C]` in place of the batch's.
 
-    Differentiable in every array, the running variance included.
+    The instance term is still that of x. The result is differentiable in every array, the running
+    variance included.
     """
     check_operands(x, epsilon, v=v, scale=scale, bias=bias, running_var=running_var)
     return _b_series(0, x, v, scale, bias, epsilon, BatchPool(), implementation, running_var)[0]
@@ -235,7 +246,10 @@ def evonorm_b1_inference(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """`evonorm_b1` with the running variance `[C]` for the batch's; see `evonorm_b0_inference`."""
+    """Computes `evonorm_b1` with the running variance `[C]` in place of the batch's.
+
+    The instance term is still that of x, as in `evonorm_b0_inference`.
+    """
     check_operands(x, epsilon, scale=scale, bias=bias, running_var=running_var)
     return _b_series(1, x, None, scale, bias, epsilon, BatchPool(), implementation, running_var)[0]
 
@@ -249,7 +263,10 @@ def evonorm_b2_inference(
     epsilon: float = 1e-5,
     implementation: str | None = None,
 ) -> jax.Array:
-    """`evonorm_b2` with the running variance `[C]` for the batch's; see `evonorm_b0_inference`."""
+    """Computes `evonorm_b2` with the running variance `[C]` in place of the batch's.
+
+    The instance term is still that of x, as in `evonorm_b0_inference`.
+    """
     check_operands(x, epsilon, scale=scale, bias=bias, running_var=running_var)
     return _b_series(2, x, None, scale, bias, epsilon, BatchPool(), implementation, running_var)[0]
 

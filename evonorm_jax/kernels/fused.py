@@ -1,13 +1,16 @@
 """One differentiable operation for every layer: statistics, coefficients, elementwise form.
 
-Forward: per-sample, per-channel moments -> coefficients (pooled over groups or the batch, tiny) ->
-elementwise form. Backward keeps x and those moments alone, 1.0 to 1.1 times the bytes of x. It
-computes the rest again: it sums over the maps what the gradients of the coefficients need, lets JAX
-differentiate the tiny part (collectives included) and writes dx. On a CPU that reads x and dy
-twice; how often a GPU reads them stands at `platforms.Gpu`.
+The forward pass has three steps. It takes the moments of each sample and channel; it computes the
+coefficients from them, pooled over groups or the batch, which is a tiny part; and it applies the
+elementwise form.
+
+The backward pass keeps x and those moments alone, 1.0 to 1.1 times the bytes of x, and computes the
+rest again. It sums over the maps what the gradients of the coefficients need, lets JAX
+differentiate the tiny part (collectives included) and writes dx. On a CPU it reads x and dy twice;
+`platforms.Gpu` says how often a GPU reads them.
 
 Differentiated by itself, the plain formula keeps 6 (S0) or 8 (B0) float32 tensors of x's shape.
-Inside a compiled network on a GPU that saves no memory, see `evonorm_jax.kernels`.
+Inside a compiled network on a GPU the fused operation saves no memory (see `evonorm_jax.kernels`).
 """
 
 import functools
@@ -29,16 +32,22 @@ class Layer(Protocol):
 
     @property
     def form(self) -> Form:
-        """The elementwise part."""
+        """The elementwise form of the layer."""
 
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[Any, Statistics]:
-        """Coefficients of `form`, and the statistics that the caller gets beside the output."""
+        """Computes the coefficients of `form`, and the statistics returned beside the output.
+
+        `mean` and `variance` are `[N, C]`.
+        """
 
 
 def run(layer: Layer, x: jax.Array, params: Params) -> tuple[jax.Array, Statistics]:
-    """The layer on x `[N, ..., C]`: y of x's shape and dtype, and statistics without gradient."""
+    """Applies the layer to x `[N, ..., C]`.
+
+    It returns y of x's shape and dtype, and the statistics without a gradient.
+    """
     spatial = x.reshape(x.shape[0], -1, 1, x.shape[-1]) if x.ndim != 4 else x
     y, statistics = fused_layer(layer, spatial, params)
     return y.reshape(x.shape), jax.tree.map(lax.stop_gradient, statistics)
@@ -46,7 +55,7 @@ def run(layer: Layer, x: jax.Array, params: Params) -> tuple[jax.Array, Statisti
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def fused_layer(layer: Layer, x: jax.Array, params: Params) -> tuple[jax.Array, Statistics]:
-    """`run` for x `[N, H, W, C]`."""
+    """Applies the layer to x `[N, H, W, C]`; it returns y and the statistics."""
     y, statistics, _ = _forward(layer, x, params)
     return y, statistics
 
@@ -124,7 +133,7 @@ def _backward(
 
 
 def _as_coefficients(params: Params, dtype: jnp.dtype) -> Params:
-    """`[C]` as `[1, C]`; a scale or bias of its own for each sample, `[N, C]`, stays."""
+    """Reshapes `[C]` to `[1, C]`, leaves `[N, C]` (a row for each sample), and casts to `dtype`."""
     return {
         name: (value if value.ndim == 2 else value[None]).astype(dtype)
         for name, value in params.items()

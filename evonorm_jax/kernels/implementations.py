@@ -1,4 +1,4 @@
-"""The closed list of implementations, and what None stands for, in one place."""
+"""The list of implementations, and the rule for the one that None stands for."""
 
 import jax
 
@@ -12,10 +12,11 @@ PALLAS = ("pallas", "pallas_interpret")
 
 
 def is_reference(implementation: str | None) -> bool:
-    """Whether the plain transcription is asked for.
+    """Returns whether `implementation` asks for the plain formulas.
 
     Raises:
-      UserError: an unknown implementation, or a hand-written kernel where there is none.
+      UserError: The implementation is unknown, or is a hand-written kernel, which these layers do
+        not have.
     """
     if implementation is None or implementation in ("xla", "reference"):
         return implementation == "reference"
@@ -29,14 +30,20 @@ def is_reference(implementation: str | None) -> bool:
 
 
 def compute_capability() -> str | None:
-    """Of the GPU that programs run on by default, "9.0" for Hopper; None if that is no GPU."""
+    """Returns the compute capability of the default GPU, "9.0" for Hopper.
+
+    It returns None if programs do not run on a GPU by default.
+    """
     if jax.default_backend() != "gpu":
         return None
     return str(getattr(jax.local_devices()[0], "compute_capability", "unknown"))
 
 
 def without_kernel() -> str | None:
-    """Why the GPU here cannot run the hand-written kernel; None if it can, or there is none."""
+    """Returns why the GPU here cannot run the hand-written kernel.
+
+    It returns None if the GPU can, or if there is no GPU.
+    """
     capability = compute_capability()
     if capability is None or capability.startswith("9."):
         return None
@@ -47,14 +54,14 @@ def without_kernel() -> str | None:
 
 
 def prefers_kernel() -> bool:
-    """Whether the program that is being traced is for a Hopper GPU, and for that alone."""
+    """Returns whether the program that is being traced is for a Hopper GPU, and for that alone."""
     return compute_capability() is not None and without_kernel() is None and not is_partitioned()
 
 
 def is_partitioned() -> bool:
-    """Whether the compiler may lay the program that is being traced on several devices.
+    """Returns whether the compiler may split the program being traced over several devices.
 
-    It does not where there is one device, in `pmap`, and in `shard_map` over all axes of its mesh.
+    It may not if there is one device, in `pmap`, or in `shard_map` over all axes of its mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
     is_one_devices = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)

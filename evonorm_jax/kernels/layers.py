@@ -1,7 +1,7 @@
 """Each layer as coefficients of an elementwise form (paper, tables 2 and 3).
 
-Statistics are `[N, C]`; parameters arrive as `[1, C]` in the accumulation dtype, `scale` and `bias`
-also as `[N, C]`.
+Statistics are `[N, C]`. Parameters are `[1, C]` in the accumulation dtype; `scale` and `bias` can
+also be `[N, C]`.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from evonorm_jax.kernels.pooling import BatchPool, finite, group_moments, over_e
 
 @dataclasses.dataclass(frozen=True)
 class EvoNormS:
-    """S0 (params hold v), S1 (no v) and S2 (no v, not centred)."""
+    """EvoNorm-S0 (with v among the params), S1 (without v) and S2 (without v, not centred)."""
 
     num_groups: int
     epsilon: float
@@ -35,7 +35,7 @@ class EvoNormS:
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[GateCoefficients, Statistics]:
-        """scale / group standard deviation (or root mean square)."""
+        """Computes scale / group standard deviation (or root mean square), and v and bias."""
         if self.centred:
             _, moment = group_moments(platform, mean, variance, self.num_groups)
         else:
@@ -46,7 +46,10 @@ class EvoNormS:
 
 @dataclasses.dataclass(frozen=True)
 class EvoNormB:
-    """B0, B1 and B2 (`variant`); with `running_var` among the params, inference."""
+    """EvoNorm-B0, B1 and B2, by `variant` 0, 1 and 2.
+
+    With `running_var` among the params it is the layer in inference.
+    """
 
     variant: int
     epsilon: float
@@ -56,7 +59,7 @@ class EvoNormB:
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[RatioCoefficients, Statistics]:
-        """The instance term as a line in x, the batch term as its floor."""
+        """Computes the instance term as a line in x, and the batch term as its floor."""
         del platform
         moment = variance if self.variant == 0 else variance + jnp.square(mean)
         offset = jnp.sqrt(moment + self.epsilon)
@@ -74,7 +77,10 @@ class EvoNormB:
 
 @dataclasses.dataclass(frozen=True)
 class GroupNorm:
-    """Group normalisation and an activation; as many groups as channels: instance, one: layer."""
+    """Group normalisation and an activation.
+
+    One group makes layer normalisation, as many groups as channels make instance normalisation.
+    """
 
     num_groups: int
     epsilon: float
@@ -83,7 +89,7 @@ class GroupNorm:
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[AffineCoefficients, Statistics]:
-        """The group's mean and scale / standard deviation."""
+        """Computes the group's mean and scale / standard deviation."""
         channels = mean.shape[-1]
         mean, variance = group_moments(platform, mean, variance, self.num_groups)
         scale = platform.ungroup(lax.rsqrt(variance + self.epsilon), channels) * params["scale"]
@@ -102,7 +108,7 @@ class BatchNorm:
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[AffineCoefficients, Statistics]:
-        """The batch's mean and scale / standard deviation."""
+        """Computes the batch's mean and scale / standard deviation."""
         del platform
         n = mean.shape[0]
         mean, variance = self.pool.moments(mean, variance)
@@ -116,7 +122,7 @@ class BatchNorm:
 
 @dataclasses.dataclass(frozen=True)
 class FilterResponseNorm:
-    """x / root mean square over H and W, and the thresholded linear unit or nothing."""
+    """x / root mean square over H and W, then the thresholded linear unit or no activation."""
 
     epsilon: float
     form: Affine
@@ -124,12 +130,12 @@ class FilterResponseNorm:
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[AffineCoefficients, Statistics]:
-        """scale / root mean square."""
+        """Computes scale / root mean square over H and W."""
         del platform
         scale = lax.rsqrt(variance + jnp.square(mean) + self.epsilon) * params["scale"]
         return AffineCoefficients(None, scale, params["bias"], params.get("v")), ()
 
 
 def _per_channel(statistic: jax.Array) -> jax.Array:
-    """`[V, C] -> [C]` in float32, the mean over virtual batches."""
+    """Averages `[V, C]` over the V virtual batches, to `[C]` in float32."""
     return jnp.mean(statistic, axis=0).astype(jnp.float32)

@@ -2,9 +2,10 @@
 
 A thread block owns a slab: one sample, a block of neighbouring channels, all H*W rows. The copy
 engine (TMA) brings the slab into shared memory once, the statistics are taken there by the
-two-pass formula, and the result is written over the slab and copied out. So memory sees x and y
-forward, x, dy and dx backward: 5 passes, where XLA needs 9 for the same layer. Where one block
-would have to take narrow rows, a cluster of blocks shares a slab, cut along its rows.
+two-pass formula, and the result is written over the slab and copied out. So x and y pass through
+memory once forward, and x, dy and dx once backward. These are 5 passes, and XLA needs 9 for the
+same layer. Where one block would have to take narrow rows, a cluster of blocks shares a slab, cut
+along its rows.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ _LOG2_E = 1 / math.log(2)
 
 
 def supports(shape: tuple[int, ...], dtype: Any, num_groups: int) -> str | None:
-    """None when forward and backward can take x `[N, H, W, C]`, else the reason, a sentence."""
+    """Returns None if both passes can take x `[N, H, W, C]`, and the reason in words otherwise."""
     for tensors in (1, 2):
         slab = plan(shape, dtype, num_groups, tensors)
         if isinstance(slab, str):
@@ -44,12 +45,16 @@ def forward(
     interpret: bool = False,
     parts: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """y, and each group's mean and 1 / standard deviation for its channels, `[2, N, C]` float32.
+    """Computes y and the statistics for `backward`.
 
     `parts` thread blocks share a slab; None leaves the number to `mosaic_gpu_slab.plan`.
 
+    Returns:
+      y of x's shape and dtype; and, for each channel, its group's mean and 1 / standard deviation,
+      `[2, N, C]` in float32.
+
     Raises:
-      UserError: the shape or dtype does not fit (`supports`), or no interpreter in this JAX.
+      UserError: The shape or dtype does not fit (`supports`), or this JAX has no interpreter.
     """
     n, height, width, channels = x.shape
     slab = _checked_plan(x, num_groups, 1, parts)
@@ -70,13 +75,17 @@ def backward(
     interpret: bool = False,
     parts: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """dx, and per sample and channel the sums A, B, D over H and W, `[3, N, C]` in float32.
+    """Computes dx and the sums for the parameters' gradients.
 
-    `statistics` are those of `forward`. With h = x sigmoid(v x): A = sum dy h, B = sum dy,
-    D = sum dy h (x - h).
+    `statistics` are those of `forward`.
+
+    Returns:
+      dx of x's shape and dtype; and, for each sample and channel, the sums A, B and D over H and W,
+      `[3, N, C]` in float32. With h = x sigmoid(v x) they are A = sum dy h, B = sum dy and
+      D = sum dy h (x - h).
 
     Raises:
-      UserError: as in `forward`.
+      UserError: The shape or dtype does not fit (`supports`), or this JAX has no interpreter.
     """
     n, height, width, channels = x.shape
     slab = _checked_plan(x, num_groups, 2, parts)
@@ -105,9 +114,12 @@ def _launch(
     columns: tuple[jax.Array, ...],
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """Runs `body`: a tensor like those in `tensors`, and vectors `[slab.vectors, N, C]`.
+    """Runs `body` in the thread blocks of one launch.
 
     `columns` are per-channel operands, `[C]` or several in `[K, N, C]`.
+
+    Returns:
+      A tensor like those in `tensors`, and vectors `[slab.vectors, N, C]` in float32.
     """
     x = tensors[0]
     n, _, channels = x.shape
@@ -244,7 +256,7 @@ def _backward_body(block: Block) -> None:
 
 
 def _sigmoid(exponent: jax.Array) -> jax.Array:
-    """1 / (1 + 2**exponent), so sigmoid(v x) for -v x / log 2."""
+    """Computes 1 / (1 + 2**exponent), which is sigmoid(v x) for exponent = -v x / log 2."""
     # A division takes about 8 instructions; the square of the hardware's reciprocal root takes 2,
     # and is 0 where the exponential overflows.
     root = lax.rsqrt(1 + jnp.exp2(exponent))

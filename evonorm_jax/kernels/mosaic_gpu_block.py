@@ -1,4 +1,4 @@
-"""What one thread block of the GPU kernels does with its slab, as seen from its warpgroups."""
+"""The operations of one thread block of the GPU kernels on its slab."""
 
 import functools
 import inspect
@@ -44,7 +44,7 @@ class Block:
     def fetch(self, columns: Sequence[Any]) -> None:
         """Starts the copies of this warpgroup's tiles, and copies the per-channel operands.
 
-        These are `[C]`, or several in `[K, N, C]`.
+        The operands are `[C]`, or several in `[K, N, C]`.
         """
         slab, scratch = self.slab, self._scratch
 
@@ -76,15 +76,15 @@ class Block:
         self._join()
 
     def column(self, operand: int) -> jax.Array:
-        """A per-channel operand, a vector."""
+        """Returns a per-channel operand as a vector."""
         return self._load(self._scratch["columns"].at[operand])
 
     # Sums, means, and what the blocks of a cluster tell each other.
 
     def sums(self, indices: range, terms: Callable[..., Vectors], *, first: bool) -> None:
-        """Takes sums over the rows; they are then found under `total`, at `indices`.
+        """Sums over the rows; `total` then returns the sums at `indices`.
 
-        `terms(tile, *values)` gives what is summed. `first` says that the tiles may still be on
+        `terms(tile, *values)` returns the summands. `first` says that the tiles may still be on
         their way.
         """
         slab, scratch = self.slab, self._scratch
@@ -116,7 +116,7 @@ class Block:
         self._in_turn(add)
 
     def total(self, index: int) -> jax.Array:
-        """A sum over this block's rows, a vector."""
+        """Returns a sum over this block's rows, a vector."""
         return self._load(self._scratch["sums"].at[index])
 
     def pool(self, values: jax.Array) -> jax.Array:
@@ -139,7 +139,11 @@ class Block:
         return self._load(pool.at[pl.ds(0, slab.channels)])
 
     def exchange(self, vectors: Vectors) -> Parts:
-        """Makes `vectors` of each block of the cluster known to all of them."""
+        """Gives the `vectors` of each block of the cluster to all of its blocks.
+
+        Returns:
+          A function that calls `term(rows, *vectors)` for each block and returns the sums.
+        """
         if self.slab.parts == 1:
             rows = self.slab.rows
             return lambda term: term(rows, *vectors)
@@ -174,7 +178,7 @@ class Block:
         return sum_parts
 
     def rows(self) -> Any:
-        """Rows of the tensor in this block."""
+        """Returns the number of rows of the tensor in this block."""
         return self._rows_in(self._part)
 
     def _rows_in(self, part: Any) -> Any:
@@ -225,11 +229,11 @@ class Block:
     # Pieces of the above.
 
     def widen(self, vector: jax.Array) -> jax.Array:
-        """A vector for every row of a tile; takes no registers."""
+        """Repeats a vector for every row of a tile; this takes no registers."""
         return self._widen(vector, self.slab.tile_rows)
 
     def mask(self, tile: Any, values: jax.Array) -> jax.Array:
-        """Zero in the rows past H*W."""
+        """Sets `values` to zero in the rows past H*W."""
         if not self.slab.padded:
             return values
         rows = plgpu.broadcasted_iota(jnp.int32, values.shape, 0, layout=self._layout)
@@ -242,7 +246,7 @@ class Block:
         return lax.fori_loop(0, self._turns(self.slab.tiles), self._in_turns(step), carry)
 
     def _turns(self, count: int) -> Any:
-        """How many of `count` tiles, or copies, are this warpgroup's."""
+        """Returns how many of `count` tiles, or copies, are this warpgroup's."""
         groups = self.slab.warpgroups
         if groups == 1:
             return count
@@ -253,7 +257,7 @@ class Block:
         return lambda turn, carry: step(turn * groups + self._warpgroup, carry)
 
     def _in_turn(self, action: Callable[[], None]) -> None:
-        """Runs `action` in one warpgroup after the other, and all wait for the last.
+        """Runs `action` in one warpgroup after the other; all of them wait for the last.
 
         Sums across warps share one scratch space, and Mosaic keeps only the threads of one
         warpgroup from overwriting it.
@@ -269,7 +273,7 @@ class Block:
         lax.fori_loop(0, self.slab.warpgroups, turn, None)
 
     def _join(self) -> None:
-        """Waits for the other warpgroups, and sees what they wrote."""
+        """Waits for the other warpgroups; afterwards this one sees the values that they wrote."""
         if self.slab.warpgroups > 1:
             plgpu.barrier_arrive(self._scratch["joined"])
             plgpu.barrier_wait(self._scratch["joined"])
@@ -304,11 +308,11 @@ class Block:
         return self._part * self.slab.part_rows
 
     def _rows(self, tile: Any) -> Any:
-        """Of a tile, in the slab."""
+        """Returns the rows of a tile in the slab."""
         return pl.ds(tile * self.slab.tile_rows, self.slab.tile_rows)
 
     def _in_tensor(self, ref: Any, rows: Any) -> Any:
-        """Rows of the slab, in device memory."""
+        """Returns the reference to these rows of the slab in device memory."""
         return ref.at[
             self._sample, pl.ds(self._first_row() + rows.start, rows.size), self._channels
         ]

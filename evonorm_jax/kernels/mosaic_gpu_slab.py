@@ -1,4 +1,4 @@
-"""How the GPU kernels cut a tensor: the slab of a thread block, its tiles, and what it costs.
+"""The way the GPU kernels cut a tensor: the slab of a thread block, its tiles and its costs.
 
 The numbers are Hopper's (compute capability 9.0).
 """
@@ -43,15 +43,15 @@ _LANES = 32  # in a warp
 
 @dataclasses.dataclass(frozen=True)
 class Slab:
-    """How a thread block, or a cluster of them, lays out its part of `[N, H*W, C]`.
+    """The layout of the part of `[N, H*W, C]` that a thread block or a cluster of them takes.
 
     Attributes:
-      rows: H*W.
-      channels: neighbouring channels in the slab, whole groups.
-      group_size: channels of a group.
-      itemsize: bytes of a value.
-      tensors: slabs that the kernel holds at once: 1 forward (x), 2 backward (x and dy).
-      parts: thread blocks that share the rows, a cluster.
+      rows: Number of rows, H*W.
+      channels: Number of neighbouring channels in the slab, which are whole groups.
+      group_size: Number of channels of a group.
+      itemsize: Bytes of a value.
+      tensors: Number of slabs that the kernel holds at once: 1 forward (x), 2 backward (x and dy).
+      parts: Number of thread blocks that share the rows; they are a cluster.
     """
 
     rows: int
@@ -63,17 +63,21 @@ class Slab:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of the slab, neighbours in device memory."""
+        """Bytes of one row of the slab, which are neighbours in device memory."""
         return self.channels * self.itemsize
 
     @property
     def step_rows(self) -> int:
-        """Rows that a warpgroup covers with one vector per thread (and group of lane columns)."""
+        """Number of rows that a warpgroup covers with one vector per thread.
+
+        If the slab is wider than the columns of the lanes, a thread takes one such vector for each
+        group of these columns.
+        """
         return _step_rows(self.channels)
 
     @property
     def small(self) -> bool:
-        """Whether one warpgroup does it all, and one bulk copy each way.
+        """Whether one warpgroup and one bulk copy each way do the whole slab.
 
         Then many blocks share a multiprocessor: one copies while others compute, and none waits
         for other warpgroups or for one tile after the other.
@@ -83,12 +87,13 @@ class Slab:
 
     @property
     def tile_rows(self) -> int:
-        """Rows that a warpgroup works on at once; also those of a bulk copy, unless `small`.
+        """Number of rows that a warpgroup works on at once, and of a bulk copy unless `small`.
 
-        Up to 16 values per thread, enough independent work to hide latencies, as long as the rows
-        that pad the last tile stay below a sixteenth of the slab. If a small slab takes more than
-        one such tile, up to 8 and a quarter: other blocks hide latencies too, if they find
-        registers (for 64 channels backward: 64 with 8 values, 98 with 16).
+        A thread takes up to 16 values, enough independent work to hide latencies, as long as the
+        rows that pad the last tile stay within a sixteenth of the slab. If a small slab takes more
+        than one such tile, a thread takes up to 8 values, and the padding may be a quarter: other
+        blocks hide latencies too, if they find registers (for 64 channels backward a thread needs
+        64 registers with 8 values, 98 with 16).
         """
         step = self.step_rows
         least = self._tiles(step) * step
@@ -103,27 +108,27 @@ class Slab:
 
     @property
     def tiles(self) -> int:
-        """Tiles in one thread block."""
+        """Number of tiles in one thread block."""
         return self._tiles(self.tile_rows)
 
     @property
     def copies(self) -> int:
-        """Bulk copies that bring a tensor in."""
+        """Number of bulk copies that bring a tensor in."""
         return 1 if self.small else self.tiles
 
     @property
     def copy_rows(self) -> int:
-        """Rows of each of these."""
+        """Number of rows of each of the `copies`."""
         return self.part_rows if self.small else self.tile_rows
 
     @property
     def part_rows(self) -> int:
-        """Rows of one thread block, those that pad the last tile included."""
+        """Number of rows of one thread block, those that pad the last tile included."""
         return self.tiles * self.tile_rows
 
     @property
     def last_part_rows(self) -> int:
-        """Rows of the tensor in the last thread block of a cluster."""
+        """Number of rows of the tensor in the last thread block of a cluster."""
         return self.rows - (self.parts - 1) * self.part_rows
 
     @property
@@ -133,10 +138,10 @@ class Slab:
 
     @property
     def warpgroups(self) -> int:
-        """Groups of 128 threads that take the tiles in turn.
+        """Number of groups of 128 threads that take the tiles in turn.
 
-        512 threads on a multiprocessor: two, or four where there is no room in shared memory for a
-        second block.
+        A multiprocessor runs up to 512 threads: two groups in each of two blocks, or four groups
+        where there is no room in shared memory for a second block.
         """
         if self.small:
             return 1
@@ -152,16 +157,17 @@ class Slab:
 
     @property
     def pool_rows(self) -> int:
-        """Rows of the matrix that pools channels into groups."""
+        """Number of rows of the matrix that pools channels into groups."""
         return self.step_rows * math.ceil(self.channels / self.step_rows)
 
     def layout(self) -> Any:
-        """Of a `[rows, channels]` value: 4 neighbours per thread, whole rows per warp.
+        """Returns the layout of a `[rows, channels]` value over the threads of a warpgroup.
 
-        The accesses to shared memory are wide and free of bank conflicts, and a thread always meets
-        the same columns, so a sum over rows stays in its registers until the end. (The layout of
-        the matrix units, `Layout.WGMMA`, takes 2 neighbours, and without swizzling, which needs
-        H*W to be a multiple of 8, meets 2- to 8-way conflicts.)
+        A thread has 4 neighbours, and a warp has whole rows. The accesses to shared memory are wide
+        and free of bank conflicts, and a thread always has the same columns, so a sum over rows
+        stays in its registers until the end. (The layout of the matrix units, `Layout.WGMMA`, takes
+        2 neighbours. Without swizzling, which needs H*W to be a multiple of 8, it has 2- to 8-way
+        conflicts.)
         """
         columns, rows = _lane_columns(self.channels), self.step_rows // _WARPS
         tiling = plgpu.Tiling(((self.step_rows, columns), (rows, columns), (_VECTOR,)))
@@ -170,26 +176,26 @@ class Slab:
 
     @property
     def vectors(self) -> int:
-        """Per-channel vectors that a kernel exchanges and gives back: 2 forward, 3 backward."""
+        """Number of per-channel vectors that a kernel sums and returns: 2 forward, 3 backward."""
         return self.tensors + 1
 
     @property
     def exchanged(self) -> int:
-        """Vectors that a block sends to the others of a cluster.
+        """Number of vectors that a block sends to the others of a cluster.
 
-        An even number: Mosaic copies multiples of 128 bytes, and there are 2 blocks, and 8
-        channels, at least.
+        It is even, because Mosaic copies multiples of 128 bytes, and a cluster has at least 2
+        blocks and 8 channels.
         """
         return 2 * self.tensors
 
     @property
     def columns(self) -> int:
-        """Per-channel operands of a kernel."""
+        """Number of per-channel operands of a kernel."""
         return 2 + self.tensors
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a thread block."""
+        """Bytes of shared memory of a thread block."""
         channels = 4 * self.channels
         sizes = (
             *(self.tensors * [self.part_rows * self.row_bytes]),
@@ -213,7 +219,7 @@ class Slab:
 
     @property
     def valid(self) -> bool:
-        """Whether Mosaic and the copy engine can lay it out, whatever the memory it takes."""
+        """Whether Mosaic and the copy engine can lay the slab out, whatever memory it takes."""
         return self.last_part_rows > 0 and self.tiles <= _MAX_TILES
 
 
@@ -224,7 +230,10 @@ def plan(
     tensors: int,
     parts: int | None = None,
 ) -> Slab | str:
-    """The fastest slab for x `[N, H, W, C]`, with the `parts` asked for, or why there is none."""
+    """Returns the fastest slab for x `[N, H, W, C]`, or the reason in words if there is none.
+
+    If `parts` is not None, it considers only slabs with that many parts.
+    """
     if not all(isinstance(size, int) for size in shape):
         return f"x is {list(shape)}, and the GPU kernels are made for numbers, not for symbols"
     n, height, width, channels = shape
@@ -285,13 +294,14 @@ def plan(
 
 
 def _preference(slab: Slab) -> tuple[int, ...]:
-    """Orders slabs by their speed on an H100 and an H200, the first entry counting most.
+    """Returns a key that orders slabs by their speed on an H100 and an H200.
 
-    With 128 images in bfloat16, forward + backward: 56 x 56 x 256 takes 539 us with rows of 32
-    bytes in one block, 481 with 32 to 64 in two, and 461 with 64 to 128 in four; the backward pass
-    of 112 x 112 x 32 takes 178 us in eight blocks of which two share a multiprocessor, and 212 in
-    four that do not. Forward, 32 channels do best: 148 instead of 160 us with 64 at 56 x 56 x 256,
-    77 instead of 88 at 28 x 28 x 512, 172 instead of 184 with 16 at 112 x 112 x 64.
+    The first entry counts most. With 128 images in bfloat16, the forward and backward pass of
+    56 x 56 x 256 takes 539 us with rows of 32 bytes in one block, 481 with 32 to 64 in two, and 461
+    with 64 to 128 in four. The backward pass of 112 x 112 x 32 takes 178 us in eight blocks of
+    which two share a multiprocessor, and 212 in four that do not. The forward pass is fastest with
+    32 channels: 148 instead of 160 us with 64 at 56 x 56 x 256, 77 instead of 88 at 28 x 28 x 512,
+    172 instead of 184 with 16 at 112 x 112 x 64.
     """
     enough = slab.row_bytes >= _ENOUGH_BYTES
     if slab.tensors == 1 and slab.rows > _MAX_COPY:
@@ -308,7 +318,7 @@ def _preference(slab: Slab) -> tuple[int, ...]:
 
 
 def _lane_columns(width: int) -> int:
-    """Columns that the lanes of a warp cover side by side: 2 to 16 vectors."""
+    """Returns how many columns the lanes of a warp cover side by side: 2 to 16 vectors."""
     return math.gcd(width, _LANES // 2 * _VECTOR)
 
 

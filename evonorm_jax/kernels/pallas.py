@@ -1,10 +1,11 @@
 """EvoNorm-S0 through the hand-written kernel for Hopper GPUs, as one differentiable function.
 
-The kernel (`mosaic_gpu`) keeps x and two numbers per sample and channel for the backward pass, and
-gives per-sample, per-channel sums from which the parameters' gradients are put together here. It is
-taken when the program is lowered for an NVIDIA GPU; XLA's form stands in for it on every other
-platform, and where it cannot take x. The log says so, once for each reason, if it is asked to.
-Under `jit` with sharded arrays the kernel is opaque to the partitioner: call it inside `shard_map`.
+The kernel (`mosaic_gpu`) keeps x and two numbers per sample and channel for the backward pass. It
+returns sums for each sample and channel, from which this module computes the parameters' gradients.
+The kernel is used when the program is lowered for an NVIDIA GPU. On every other platform, and where
+the kernel cannot take x, XLA's form takes its place. With `log` the log says so, once for each
+reason. Under `jit` with sharded arrays the kernel is opaque to the partitioner: call it inside
+`shard_map`.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ Arrays = tuple[jax.Array, ...]
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """What is static of a layer."""
+    """The static arguments of a layer."""
 
     num_groups: int
     epsilon: float
@@ -53,28 +54,29 @@ def evonorm_s0_pallas(
     parts: int | None = None,
     log: bool = True,
 ) -> jax.Array:
-    """x sigmoid(v x) / group standard deviation * scale + bias.
+    """Computes x sigmoid(v x) / group standard deviation * scale + bias.
 
-    Differentiable in reverse mode, any number of times; beyond the first by the plain formula.
+    It is differentiable in reverse mode, any number of times. Derivatives beyond the first are
+    those of the plain formula.
 
     Args:
-      x: `[N, ..., C]`, float32 or bfloat16 for the kernel.
-      v: `[C]`.
-      scale: `[C]`.
-      bias: `[C]`.
-      num_groups: groups of neighbouring channels; divides C.
-      epsilon: added to the variance.
-      interpret: run the kernel's program on whatever device there is, slowly, to check it; needs
+      x: Tensor `[N, ..., C]`; the kernel takes float32 and bfloat16.
+      v: Steepness of the gate, `[C]`.
+      scale: Scale, `[C]`.
+      bias: Bias, `[C]`.
+      num_groups: Number of groups of neighbouring channels, which divides C.
+      epsilon: Constant added to the variance.
+      interpret: Whether to run the kernel's program, slowly, on any device, to check it. This needs
         JAX 0.11.
-      parts: thread blocks (1, 2, 4 or 8) that share a sample's block of channels; None takes what
-        `mosaic_gpu_slab.plan` thinks best.
-      log: say why, if XLA's form is taken.
+      parts: Number of thread blocks (1, 2, 4 or 8) that share a sample's block of channels; None
+        leaves it to `mosaic_gpu_slab.plan`.
+      log: Whether the log says why, if XLA's form takes the kernel's place.
 
     Returns:
       y of x's shape and dtype.
 
     Raises:
-      UserError: with `interpret`, if the kernel cannot take x, or JAX is too old.
+      UserError: `interpret` is True, and the kernel cannot take x or JAX is too old.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,7 +93,7 @@ def evonorm_s0_pallas(
 
 
 def supports(shape: tuple[int, ...], dtype: Any, num_groups: int) -> str | None:
-    """None when the kernel can take x `[N, ..., C]`, else the reason, a sentence."""
+    """Returns None if the kernel can take x `[N, ..., C]`, and the reason in words otherwise."""
     if len(shape) != 4:
         shape = (shape[0], math.prod(shape[1:-1]), 1, shape[-1])
     return mosaic_gpu.supports(shape, dtype, num_groups)
@@ -101,7 +103,7 @@ def supports(shape: tuple[int, ...], dtype: Any, num_groups: int) -> str | None:
 def _evonorm_s0(
     layer: _Layer, x: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """y, and what the kernel keeps beside the operands: `[2, N, C]`, see `mosaic_gpu.forward`."""
+    """Returns y and the statistics `[2, N, C]` that the kernel keeps (see `mosaic_gpu.forward`)."""
     return _forward(layer, x, v, scale, bias)
 
 
@@ -121,7 +123,7 @@ _evonorm_s0.defvjp(_evonorm_s0_fwd, _evonorm_s0_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gradients(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
-    """Gradients of x, v, scale and bias."""
+    """Computes the gradients of x, v, scale and bias."""
     return _backward(layer, operands, statistics, dy)
 
 
@@ -130,9 +132,10 @@ def _gradients_fwd(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: j
 
 
 def _gradients_bwd(layer: _Layer, residuals: Any, cotangents: Arrays) -> Any:
-    """The second derivative, of the plain formula.
+    """Computes the second derivative, from the plain formula.
 
-    The statistics are functions of x there, so what goes through them is in x's cotangent.
+    In the plain formula the statistics are functions of x, so x's cotangent includes the part that
+    goes through them.
     """
     operands, statistics, dy = residuals
 
@@ -194,7 +197,10 @@ def _xla_form(
 
 
 def _varying_as(x: jax.Array, results: Any) -> Any:
-    """Inside `shard_map`: `results` of x, of which the kernel does not say that they vary as x."""
+    """Marks `results` as varying over the same devices as x, inside `shard_map`.
+
+    The kernel's results do not carry this mark.
+    """
 
     def vary(result: jax.Array) -> jax.Array:
         axes = _varying_axes(x) - _varying_axes(result)
@@ -204,7 +210,10 @@ def _varying_as(x: jax.Array, results: Any) -> Any:
 
 
 def _gradient_of(param: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Inside `shard_map`: a replicated parameter gets the sum of the devices' gradients."""
+    """Returns the gradient of a parameter in its dtype.
+
+    Inside `shard_map` a replicated parameter gets the sum of the devices' gradients.
+    """
     axes = _varying_axes(gradient) - _varying_axes(param)
     return (lax.psum(gradient, tuple(axes)) if axes else gradient).astype(param.dtype)
 
@@ -216,7 +225,10 @@ def _varying_axes(x: jax.Array) -> frozenset[Any]:
 def _choose(
     layer: _Layer, kernel: Callable[..., Any], stand_in: Callable[..., Any], *operands: Any
 ) -> Any:
-    """The kernel where the program is lowered for a GPU that has it and it can take x."""
+    """Calls the kernel if the GPU that the program is lowered for has it and it can take x.
+
+    Otherwise it calls `stand_in`.
+    """
     x = operands[0]
     if layer.interpret:
         return kernel(*operands)

@@ -1,21 +1,23 @@
-"""The operations whose best form differs between CPU, GPU and TPU.
+"""The operations that have a best form of their own on each of CPU, GPU and TPU.
 
 A platform offers `moments`, `sums`, `group_mean`, `ungroup`, `sigmoid`, `gate`, `cast`, `isolate`
 and `separate`; the layers are written once in terms of them. `on_platform` lets the compiler choose
 when it lowers, so one traced program serves every device and exports to several. Tensors are
 `[N, H, W, C]`, statistics `[N, C]`.
 
-Measured facts behind the CPU forms (XLA:CPU of jax 0.10 and 0.12, both alike):
+The CPU forms rest on these measurements (XLA:CPU of jax 0.10 and 0.12, both alike):
 
-* A reduction over a long axis fused with its producer runs scalar code. Over an axis of at most 8
-  the compiler unrolls it and vectorises over channels: 0.8 instead of 6.0 ms at 16x56x56x64.
+* A reduction over a long axis runs scalar code when it is fused with its producer. Over an axis of
+  at most 8 the compiler unrolls it and vectorises over channels: 0.8 instead of 6.0 ms at
+  16x56x56x64.
 * Longer axes are summed in stages of such short ones: 0.55 instead of 0.72 ms at 32x14x14x256.
 * Several sums must share one pass, or the exponential is computed once for each. A variadic
-  reduction does that, and its results never fuse into what comes after.
-* Index arithmetic of a `[N, G] -> [N, C]` broadcast inside a loop over the tensor stops
-  vectorisation (5.2 instead of 2.1 ms). A barrier keeps it out, except in jax 0.10, which fuses
-  through the barrier: there groups are pooled and spread by small matrix products (a step of S0 at
-  16x56x56x64 takes 4.5 instead of 6.3 ms; in jax 0.12 they would cost 3.5 instead of 3.2 ms).
+  reduction shares the pass, and its results never fuse into later operations.
+* The index arithmetic of a `[N, G] -> [N, C]` broadcast inside a loop over the tensor stops
+  vectorisation (5.2 instead of 2.1 ms). A barrier keeps it out of the loop, except in jax 0.10,
+  which fuses through the barrier. There, groups are pooled and spread by small matrix products: a
+  step of S0 at 16x56x56x64 takes 4.5 instead of 6.3 ms. In jax 0.12 the products would cost 3.5
+  instead of 3.2 ms.
 """
 
 import functools
@@ -49,26 +51,26 @@ _MINUS_LOG2_E = np.float32(-1 / math.log(2))
 
 
 def accumulation_dtype(x: jax.Array) -> jnp.dtype:
-    """float64 for float64, float32 for everything narrower."""
+    """Returns float64 for float64, and float32 for everything narrower."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 class Default:
-    """The plain forms, of which a platform keeps what it does not do better."""
+    """The plain forms; a platform overrides those that it has a better form for."""
 
     @staticmethod
     def sigmoid(v: jax.Array | float, x: jax.Array) -> jax.Array:
-        """1 / (1 + exp(-v x))."""
+        """Computes 1 / (1 + exp(-v x))."""
         return jax.nn.sigmoid(v * x)
 
     @classmethod
     def gate(cls, y: jax.Array, v: jax.Array | float, x: jax.Array) -> jax.Array:
-        """y * sigmoid(v x)."""
+        """Computes y * sigmoid(v x)."""
         return y * cls.sigmoid(v, x)
 
     @staticmethod
     def cast(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """`x` rounded to `dtype`."""
+        """Rounds `x` to `dtype`."""
         return x.astype(dtype)
 
     @staticmethod
@@ -78,12 +80,12 @@ class Default:
 
     @staticmethod
     def separate(tree: Any) -> Any:
-        """`tree`, of which nothing is kept that was computed before, where that pays."""
+        """Keeps the compiler from reusing what it computed from `tree` before, where that pays."""
         return tree
 
     @staticmethod
     def sums(terms: Terms, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-        """Sums over H and W of each of `terms(*arrays)`, `[N, C]`, in the accumulation dtype."""
+        """Sums each of `terms(*arrays)` over H and W, to `[N, C]` in the accumulation dtype."""
         dtype = accumulation_dtype(arrays[0])
         return tuple(
             jnp.sum(term, axis=(1, 2)) for term in terms(*(array.astype(dtype) for array in arrays))
@@ -91,7 +93,7 @@ class Default:
 
     @classmethod
     def moments(cls, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and biased variance over H and W, `[N, C]`."""
+        """Computes the mean and the biased variance over H and W, `[N, C]` each."""
         mean = jnp.mean(x, axis=(1, 2), dtype=accumulation_dtype(x))
         return mean, cls._variance(x, mean)
 
@@ -102,27 +104,28 @@ class Default:
 
     @staticmethod
     def group_mean(x: jax.Array, num_groups: int) -> jax.Array:
-        """`[N, C] -> [N, G]`, the mean of each group of neighbouring channels."""
+        """Averages each group of neighbouring channels: `[N, C]` to `[N, G]`."""
         if x.shape[-1] == num_groups:
             return x
         return jnp.mean(x.reshape(x.shape[0], num_groups, -1), axis=-1)
 
     @staticmethod
     def ungroup(x: jax.Array, num_channels: int) -> jax.Array:
-        """`[N, G] -> [N, C]`, each group's value for each of its channels."""
+        """Gives each channel the value of its group: `[N, G]` to `[N, C]`."""
         if x.shape[-1] == num_channels:
             return x
         return jnp.repeat(x, num_channels // x.shape[-1], axis=-1)
 
 
 class Tpu(Default):
-    """XLA:TPU, and whatever else comes: nothing in the way of fusion with convolutions.
+    """XLA:TPU, and all platforms without a form of their own: no barriers hinder fusion.
 
-    The compiler normalises while a convolution reads its input and sums while it writes its output,
-    and keeps smaller maps on the chip between two passes. Memory traffic of a bottleneck block of
-    ResNet-50 with S0, 128 images in bfloat16, compiled for a v5e by jax 0.11: 3,547 MB with the
-    barriers of the other platforms at 56x56x256, 3,292 MB without, 3,086 MB with the moments below,
-    and 3,084 MB with the BatchNorm and ReLU of Flax.
+    The compiler fuses the layer with the convolutions around it: it normalises while a convolution
+    reads its input and sums while it writes its output, and keeps smaller maps on the chip between
+    two passes. The memory traffic of a bottleneck block of ResNet-50 with S0 at 56x56x256, 128
+    images in bfloat16, compiled for a v5e by jax 0.11, is 3,547 MB with the barriers of the other
+    platforms, 3,292 MB without, 3,086 MB with the moments below, and 3,084 MB with the BatchNorm
+    and ReLU of Flax.
     """
 
     @classmethod
@@ -158,10 +161,11 @@ class Tpu(Default):
 class Gpu(Default):
     """XLA:GPU: sums share a reduction as the parts of complex numbers.
 
-    A variadic reduction writes its operands to memory first, and separate ones may read x once
-    each. Passes over a tensor of 128x56x56x64 in bfloat16, compiled for an H100 by jax 0.11: 3
-    forward and 5 backward for BN, GN and S1; 6 backward for S0 (one more read of dy), and 7 for B0
-    to B2, whose four sums are two pairs, and for "swish" and FRN, whose third sum stands alone.
+    A variadic reduction writes its operands to memory first, and separate reductions may read x
+    once each. Compiled for an H100 by jax 0.11, a tensor of 128x56x56x64 in bfloat16 takes 3 passes
+    forward. Backward it takes 5 passes for BN, GN and S1, and 6 for S0 (one more read of dy). It
+    takes 7 for B0 to B2, which have four sums in two pairs, and for "swish" and FRN, which have a
+    third sum that stands alone.
     """
 
     @staticmethod
@@ -205,7 +209,7 @@ class Gpu(Default):
 
 
 def _pixel_sums(parts: list[jax.Array]) -> list[jax.Array]:
-    """Sums over H and W of tensors `[N, H, W, C]`, as fast as XLA:GPU has them."""
+    """Sums tensors `[N, H, W, C]` over H and W, in the form that is fastest with XLA:GPU."""
     _, height, width, _ = parts[0].shape
     pixels = height * width
     if not isinstance(pixels, int) or pixels > _FEW_PIXELS:
@@ -226,7 +230,10 @@ def _pixel_sums(parts: list[jax.Array]) -> list[jax.Array]:
 
 
 class Cpu(Default):
-    """XLA:CPU: short-axis variadic reductions and matrix products, see the module docstring."""
+    """XLA:CPU: variadic reductions over short axes, and matrix products.
+
+    The module docstring has the measurements.
+    """
 
     #: Whether the precision of bfloat16 is enough for the gate.
     rough: ClassVar[bool] = False
@@ -299,13 +306,13 @@ class Cpu(Default):
 
 
 class CpuBfloat16(Cpu):
-    """XLA:CPU where x is bfloat16: a step of S0 at 16x56x56x64 takes 2.9 instead of 3.4 ms."""
+    """XLA:CPU for bfloat16 x: a step of S0 at 16x56x56x64 takes 2.9 instead of 3.4 ms."""
 
     rough = True
 
 
 def expand(statistic: jax.Array) -> jax.Array:
-    """`[N, C] -> [N, 1, 1, C]`."""
+    """Reshapes `[N, C]` to `[N, 1, 1, C]`."""
     return statistic[:, None, None, :]
 
 
@@ -313,7 +320,7 @@ Platform = type[Default]
 
 
 def on_platform(function: Callable[..., Any], *operands: Any) -> Any:
-    """`function(platform, x, ...)` with the platform that the program is lowered for."""
+    """Calls `function(platform, x, ...)` with the platform that the program is lowered for."""
 
     def bind(platform: Platform) -> Callable[..., Any]:
         return functools.partial(function, platform)
@@ -335,7 +342,7 @@ def _shifted_moments(
 
 
 def _row_sums(terms: Terms, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Sums over the rows of `[N, rows, C]`, a short axis at a time; `[N, 1, C]`."""
+    """Sums over the rows of `[N, rows, C]`, one short axis at a time, to `[N, 1, C]`."""
     n, rows, c = arrays[0].shape
     short = _short_divisor(rows) or _SHORT_AXIS
     main = rows - rows % short
@@ -354,7 +361,7 @@ def _row_sums(terms: Terms, *arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _short_divisor(rows: int) -> int | None:
-    """The length of the next axis to sum over, if one divides `rows`."""
+    """Returns the length of the next axis to sum over, or None if no short one divides `rows`."""
     if rows <= _SHORT_AXIS:
         return rows
     divisors = (d for d in range(_SHORT_AXIS, _SHORT_AXIS // 2 - 1, -1) if rows % d == 0)
@@ -362,7 +369,7 @@ def _short_divisor(rows: int) -> int | None:
 
 
 def _short_sums(terms: Terms, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Sums over the second axis of `[N, short, rows, C]`, all in one pass."""
+    """Sums all terms over the second axis of `[N, short, rows, C]` in one pass."""
     return _reduce_each(terms(*arrays))
 
 
@@ -386,7 +393,7 @@ def _add_each(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]) -> tupl
 
 
 def _membership(num_channels: int, num_groups: int, dtype: jnp.dtype) -> np.ndarray:
-    """`[G, C]`, one where the channel is in the group."""
+    """Returns a matrix `[G, C]` with 1 where the channel is in the group, and 0 elsewhere."""
     return np.repeat(np.eye(num_groups, dtype=dtype), num_channels // num_groups, axis=1)
 
 

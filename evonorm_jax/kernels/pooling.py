@@ -1,7 +1,7 @@
 """Moments of larger sets from the moments of each sample and channel.
 
-The inputs are means and variances `[N, C]` over H and W; variances of the larger sets are the mean
-variance plus the variance of the means, so no digits are lost whatever the mean:
+The inputs are means and variances `[N, C]` over H and W. The variance of a larger set is the mean
+of the variances plus the variance of the means, so no digits are lost, however large the mean:
 
     mean = E[mean_i]        var = E[var_i + (mean_i - mean)^2]
 """
@@ -19,12 +19,16 @@ from evonorm_jax.kernels.platforms import Platform
 
 @dataclasses.dataclass(frozen=True)
 class BatchPool:
-    """Which samples share batch statistics; `validation.batch_pool` makes one from checked fields.
+    """The choice of the samples that share batch statistics.
+
+    `validation.batch_pool` makes one from checked fields.
 
     Attributes:
-      virtual_batch_size: How many neighbouring samples share theirs; None means all of them.
-      axis_name: Mapped axis whose devices join their batches; None means that they do not.
-      axis_index_groups: Which devices of that axis belong together; None means all.
+      virtual_batch_size: Number of neighbouring samples that share their statistics; None means all
+        of them.
+      axis_name: Name of a mapped axis; its devices join their batches. None means that they do not.
+      axis_index_groups: Tuples of the devices of that axis that join their batches; None means that
+        all of them do.
     """
 
     virtual_batch_size: int | None = None
@@ -32,28 +36,31 @@ class BatchPool:
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
 
     def moments(self, mean: jax.Array, variance: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance over each virtual batch and H, W, `[V, C]`."""
+        """Computes the mean and the variance over each virtual batch and H, W, `[V, C]` each."""
         spread = functools.partial(over_examples, num_examples=mean.shape[0])
         return pool_moments(mean, variance, self.average, spread)
 
     def average(self, x: jax.Array) -> jax.Array:
-        """Mean of `[N, ..., C]` over each virtual batch and the devices, `[V, ..., C]`."""
+        """Averages `[N, ..., C]` over each virtual batch and the devices, to `[V, ..., C]`."""
         return self.over_devices(jnp.mean(self.split(x), axis=1))
 
     def split(self, x: jax.Array) -> jax.Array:
-        """`[N, ..., C]` as `[V, n, ..., C]`, n neighbouring samples to a virtual batch."""
+        """Reshapes `[N, ..., C]` to `[V, n, ..., C]`, n neighbouring samples in a virtual batch."""
         size = self.virtual_batch_size or x.shape[0]
         return x.reshape(-1, size, *x.shape[1:])
 
     def over_devices(self, x: jax.Array) -> jax.Array:
-        """Mean over the devices that join their batches."""
+        """Averages over the devices that join their batches."""
         if self.axis_name is None:
             return x
         return lax.pmean(x, self.axis_name, axis_index_groups=self.axis_index_groups)
 
 
 def over_examples(statistic: jax.Array, num_examples: int) -> jax.Array:
-    """`[V, ..., C]` so that it broadcasts over the examples, each with its own batch's value."""
+    """Lays `[V, ..., C]` out over the examples, so that each has the value of its virtual batch.
+
+    The result is `[N, ..., C]`, or `[1, ..., C]` for one virtual batch, which broadcasts.
+    """
     if statistic.shape[0] == 1:
         return statistic
     return jnp.repeat(statistic, num_examples // statistic.shape[0], axis=0)
@@ -65,13 +72,14 @@ def pool_moments(
     average: Callable[[jax.Array], jax.Array],
     spread: Callable[[jax.Array], jax.Array] = lambda pooled: pooled,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of the union of equally large parts: the law of total variance.
+    """Computes the mean and variance of a union of equally large parts (law of total variance).
 
     Args:
       mean: Means of the parts.
-      variance: Their variances about their own means.
-      average: Averages the parts that are joined.
-      spread: Lays the result of `average` out over the parts, where it does not broadcast itself.
+      variance: Variances of the parts about their own means.
+      average: Function that averages the parts that are joined.
+      spread: Function that lays the result of `average` out over the parts, where that does not
+        broadcast itself.
     """
     pooled = average(mean)
     return pooled, average(variance + jnp.square(mean - spread(pooled)))
@@ -80,7 +88,7 @@ def pool_moments(
 def group_moments(
     platform: Platform, mean: jax.Array, variance: jax.Array, num_groups: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance over H, W and each group of neighbouring channels, `[N, G]`."""
+    """Computes mean and variance over H, W and each group of neighbouring channels, `[N, G]`."""
     pooled = platform.group_mean(mean, num_groups)
     return pooled, _group_variance(platform, num_groups, mean, variance)
 
@@ -108,10 +116,11 @@ def _group_variance_jvp(
 
 
 def finite(moment: jax.Array) -> jax.Array:
-    """A moment that groups can be pooled from: what is infinite is very large instead.
+    """Replaces infinite values by very large ones, so that groups can be pooled.
 
-    Some platforms pool by matrix products, and 0 * inf of one group would make all others NaN. A
-    quarter of the largest number, for a TPU rounds factors to bfloat16: the largest to infinity.
+    Some platforms pool by matrix products, and 0 * inf of one group would make all others NaN. The
+    value is a quarter of the largest number, because a TPU rounds factors to bfloat16, and would
+    round the largest number to infinity.
     """
     return jnp.minimum(moment, jnp.finfo(moment.dtype).max / 4)
 

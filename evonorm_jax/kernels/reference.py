@@ -1,11 +1,12 @@
 """The layers as the paper writes them, in plain JAX: the oracle for the other implementations.
 
-Two-pass biased variances, float32 arithmetic (float64 for float64), epsilon inside the root. Every
-derivative works, forward mode and higher ones included. The price, where JAX differentiates a layer
-by itself, is 4 (BN-ReLU), 6 (S0) or 8 (B0) float32 tensors of x's shape kept for the backward pass.
+Variances are biased and taken in two passes, the arithmetic is float32 (float64 for float64), and
+epsilon stands inside the root. Every derivative works, forward mode and higher ones included. The
+price, where JAX differentiates a layer by itself, is 4 (BN-ReLU), 6 (S0) or 8 (B0) float32 tensors
+of x's shape kept for the backward pass.
 
-Tensors are `[N, ..., C]`, parameters `[C]`, scale and bias also `[N, C]`; arguments are as in
-`evonorm_jax.kernels` and are not checked again here.
+Tensors are `[N, ..., C]` and parameters `[C]`; scale and bias can also be `[N, C]`. The arguments
+are those of `evonorm_jax.kernels`, which has checked them.
 """
 
 import jax
@@ -25,21 +26,21 @@ def evonorm_s0(
     num_groups: int,
     epsilon: float,
 ) -> jax.Array:
-    """x sigmoid(v x) / group standard deviation * scale + bias."""
+    """Computes x sigmoid(v x) / group standard deviation * scale + bias."""
     return _s_series(x, v, scale, bias, _group_moments(upcast(x), num_groups)[1] + epsilon)
 
 
 def evonorm_s1(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, num_groups: int, epsilon: float
 ) -> jax.Array:
-    """x sigmoid(x) / group standard deviation * scale + bias."""
+    """Computes x sigmoid(x) / group standard deviation * scale + bias."""
     return _s_series(x, None, scale, bias, _group_moments(upcast(x), num_groups)[1] + epsilon)
 
 
 def evonorm_s2(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, num_groups: int, epsilon: float
 ) -> jax.Array:
-    """x sigmoid(x) / group root mean square * scale + bias."""
+    """Computes x sigmoid(x) / group root mean square * scale + bias."""
     mean_square, _ = _group_moments(jnp.square(upcast(x)), num_groups)
     return _s_series(x, None, scale, bias, mean_square + epsilon)
 
@@ -55,10 +56,13 @@ def evonorm_b(
     epsilon: float,
     pool: BatchPool,
 ) -> tuple[jax.Array, jax.Array]:
-    """x / max(batch standard deviation, instance term) * scale + bias; the batch variance.
+    """Computes x / max(batch standard deviation, instance term) * scale + bias.
 
     The instance term is v x + sqrt(variance) for B0, (x + 1) sqrt(mean square) for B1 and
     sqrt(mean square) - x for B2. `running_var` takes the place of the batch's own variance.
+
+    Returns:
+      y and the batch variance.
     """
     wide = upcast(x)
     axes = tuple(range(1, x.ndim - 1))
@@ -90,7 +94,7 @@ def group_norm(
     epsilon: float,
     activation: str,
 ) -> jax.Array:
-    """activation((x - group mean) / group standard deviation * scale + bias)."""
+    """Computes activation((x - group mean) / group standard deviation * scale + bias)."""
     wide = upcast(x)
     mean, variance = _group_moments(wide, num_groups)
     z = _affine((wide - mean) / jnp.sqrt(variance + epsilon), scale, bias)
@@ -107,7 +111,7 @@ def batch_norm(
     activation: str,
     pool: BatchPool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """activation((x - mean) / standard deviation * scale + bias); mean and variance."""
+    """Computes activation((x - mean) / standard deviation * scale + bias), mean and variance."""
     wide = upcast(x)
     mean, variance = _batch_moments(wide, pool)
     z = _affine((wide - mean) / jnp.sqrt(variance + epsilon), scale, bias)
@@ -129,7 +133,7 @@ def batch_norm_inference(
     epsilon: float,
     activation: str,
 ) -> jax.Array:
-    """activation((x - running mean) / running standard deviation * scale + bias)."""
+    """Computes activation((x - running mean) / running standard deviation * scale + bias)."""
     wide = upcast(x)
     centred = wide - running_mean.astype(wide.dtype)
     z = _affine(centred / jnp.sqrt(running_var.astype(wide.dtype) + epsilon), scale, bias)
@@ -139,7 +143,10 @@ def batch_norm_inference(
 def filter_response_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, threshold: jax.Array | None, *, epsilon: float
 ) -> jax.Array:
-    """max(x / instance root mean square * scale + bias, threshold); without `max` where None."""
+    """Computes max(x / instance root mean square * scale + bias, threshold).
+
+    If `threshold` is None, it leaves out the maximum.
+    """
     wide = upcast(x)
     mean_square = jnp.mean(jnp.square(wide), axis=tuple(range(1, x.ndim - 1)), keepdims=True)
     z = _affine(wide / jnp.sqrt(mean_square + epsilon), scale, bias)
@@ -178,7 +185,7 @@ def _activate(z: jax.Array, v: jax.Array | None, activation: str) -> jax.Array:
 
 
 def _group_moments(x: jax.Array, num_groups: int) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance over space and each group of channels, broadcastable against `x`."""
+    """Computes the mean and variance over space and each group; both broadcast against `x`."""
     n, c = x.shape[0], x.shape[-1]
     grouped = x.reshape(n, -1, num_groups, c // num_groups)
     shape = (n, *(1 for _ in x.shape[1:-1]), c)
@@ -190,7 +197,10 @@ def _group_moments(x: jax.Array, num_groups: int) -> tuple[jax.Array, jax.Array]
 
 
 def _batch_moments(x: jax.Array, pool: BatchPool) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance over each virtual batch (and the devices), broadcastable against `x`."""
+    """Computes the mean and variance over each virtual batch and the devices.
+
+    Both broadcast against `x`.
+    """
     n = x.shape[0]
     size = pool.virtual_batch_size or n
     batches = x.reshape(n // size, size, *x.shape[1:])
@@ -209,6 +219,6 @@ def _batch_moments(x: jax.Array, pool: BatchPool) -> tuple[jax.Array, jax.Array]
 
 
 def _per_channel(statistic: jax.Array) -> jax.Array:
-    """Mean over virtual batches, `[C]` in float32, without a gradient."""
+    """Averages over the virtual batches, to `[C]` in float32 without a gradient."""
     mean = jnp.mean(statistic.reshape(-1, statistic.shape[-1]), axis=0)
     return lax.stop_gradient(mean.astype(jnp.float32))

@@ -1,4 +1,4 @@
-"""Checks of what callers pass, each with the value, the rule and the remedy."""
+"""Checks of the arguments; each message has the value, the rule and the remedy."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ def batch_pool(
     axis_name: str | tuple[str, ...] | None,
     axis_index_groups: Sequence[Sequence[int]] | None,
 ) -> BatchPool:
-    """The checked arguments as one static object.
+    """Checks the arguments and returns them as one static object.
 
     Raises:
       UserError: `virtual_batch_size` does not divide N, or the arguments contradict one another.
@@ -69,7 +69,7 @@ def check_statistics_batch(
     axis_name: str | tuple[str, ...] | None,
     axis_index_groups: Sequence[Sequence[int]] | None,
 ) -> None:
-    """Raises `UserError` if the three ways to choose the statistics batch contradict."""
+    """Raises `UserError` if the arguments that choose the statistics contradict one another."""
     if virtual_batch_size is not None and axis_name is not None:
         raise UserError(
             f"virtual_batch_size={virtual_batch_size} splits the batch of a device and "

@@ -1,4 +1,7 @@
-"""Norm-activation layers: EvoNorm and what it is compared with. Stands on jax and flax alone."""
+"""Norm-activation layers: EvoNorm and the layers that it is compared with.
+
+The package depends on jax and flax alone.
+"""
 
 from evonorm_jax.layers.base import BatchDependentLayer, FusedLayer, GroupLayer, NormActLayer
 from evonorm_jax.layers.baselines import (

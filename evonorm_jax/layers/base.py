@@ -1,4 +1,4 @@
-"""What all norm-activation layers share: the fields, the affine map, the running statistics.
+"""The parts that all norm-activation layers share: fields, affine map, running statistics.
 
 A layer is computed in one of two ways. Most override `transform` with a function of
 `evonorm_jax.kernels` (`FusedLayer`), which keeps x and two numbers per sample and channel for the
@@ -41,16 +41,16 @@ class NormActLayer(nn.Module):
     """A normalisation and an activation as one layer, `[N, H, W, C]` to `[N, H, W, C]`.
 
     Attributes:
-      nonlinearity: False where the network has a normalisation with no activation after it. The
-        layers with `fuses_activation` are then the affine map alone, the others the normalisation
-        without the activation.
-      epsilon: added to variances and second moments, inside the root.
-      dtype: of the output; None means that of the input.
-      param_dtype: of the parameters.
-      scale_init: of the parameter `scale`, `(C,)`.
-      bias_init: of the parameter `bias`, `(C,)`.
-      use_running_average: True in evaluation, False in training; alternatively an argument of the
-        call. Layers without batch statistics accept and ignore it, so that a network need not
+      nonlinearity: False where the network has a normalisation with no activation after it. A
+        layer with `fuses_activation` is then the affine map alone; any other layer is the
+        normalisation without the activation.
+      epsilon: Constant added to variances and second moments, inside the root.
+      dtype: Dtype of the output; None means that of the input.
+      param_dtype: Dtype of the parameters.
+      scale_init: Initializer of the parameter `scale`, `(C,)`.
+      bias_init: Initializer of the parameter `bias`, `(C,)`.
+      use_running_average: True in evaluation, False in training. It can be an argument of the call
+        instead. Layers without batch statistics accept and ignore it, so that a network need not
         know which layer it holds.
     """
 
@@ -78,17 +78,20 @@ class NormActLayer(nn.Module):
         """Applies the layer.
 
         Args:
-          x: `[N, H, W, C]`, any floating dtype.
-          use_running_average: see the field of the same name; give one of the two.
-          scale: takes the place of the parameter, which then does not exist: `(C,)`, or `[N, C]`
-            for one of each example, as in class-conditional synthesis (`ConditionalNormAct`).
-          bias: likewise.
+          x: Images `[N, H, W, C]` of any floating dtype.
+          use_running_average: True in evaluation, False in training. Give either this argument or
+            the field of the same name.
+          scale: Scale that takes the place of the parameter, which then does not exist. It is
+            `(C,)`, or `[N, C]` for a scale of each example, as in class-conditional synthesis
+            (`ConditionalNormAct`).
+          bias: Bias that takes the place of the parameter, which then does not exist. It is `(C,)`,
+            or `[N, C]` for a bias of each example.
 
         Returns:
-          `[N, H, W, C]` in `dtype`, or in the dtype of `x`.
+          The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`.
 
         Raises:
-          UserError: the input, a field or `use_running_average` is not acceptable.
+          UserError: The input, a field or `use_running_average` is not acceptable.
         """
         x = jnp.asarray(x)
         self._check(x)
@@ -105,29 +108,29 @@ class NormActLayer(nn.Module):
     def transform(
         self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
     ) -> jax.Array:
-        """The layer itself, without the activation where `nonlinearity` is False."""
+        """Computes the layer, without the activation where `nonlinearity` is False."""
         x = moments.upcast(x)
         z = affine(self.normalize(x, **self.batch_statistics(x, use_running_average)), scale, bias)
         return ACTIVATIONS[self.activation](z) if self.activation and self.nonlinearity else z
 
     def normalize(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        """The formula before the affine map; takes what `batch_statistics` returns."""
+        """Computes the formula before the affine map from `x` and the `batch_statistics`."""
         raise NotImplementedError
 
     def batch_statistics(
         self, x: jax.Array, use_running_average: bool | None
     ) -> dict[str, jax.Array]:
-        """The statistics over the batch by name; none for a batch-independent layer."""
+        """Returns the statistics over the batch by name; none for a batch-independent layer."""
         return {}
 
     def channel_param(self, name: str, init: Initializer, x: jax.Array) -> jax.Array:
-        """The parameter `name` of shape `(C,)` in `param_dtype`."""
+        """Returns the parameter `name` of shape `(C,)` in `param_dtype`."""
         return self.param(name, init, (x.shape[-1],), self.param_dtype)
 
     def _affine_operand(
         self, name: str, given: jax.Array | None, init: Initializer, x: jax.Array
     ) -> jax.Array:
-        """What the caller gives for `scale` or `bias`, or else the parameter."""
+        """Returns the `scale` or `bias` that the caller gives, or else the parameter."""
         if given is None:
             return self.channel_param(name, init, x)
         given = jnp.asarray(given)
@@ -141,11 +144,14 @@ class NormActLayer(nn.Module):
         return given
 
     def std(self, variance: jax.Array) -> jax.Array:
-        """Root of a variance or second moment, epsilon inside: never 0, finite gradient."""
+        """Returns sqrt(variance + epsilon) of a variance or second moment.
+
+        With epsilon above 0 the root is never 0 and its gradient is finite.
+        """
         return jnp.sqrt(variance + self.epsilon)
 
     def standardize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        """`x` less its mean, over its standard deviation."""
+        """Subtracts the mean from `x` and divides by the standard deviation."""
         return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
 
     def _check(self, x: jax.Array) -> None:
@@ -165,7 +171,10 @@ class NormActLayer(nn.Module):
 
 
 def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """`x * scale + bias` in the dtype of `x`; scale and bias `(C,)`, or `[N, C]` by example."""
+    """Returns `x * scale + bias` in the dtype of `x`.
+
+    `scale` and `bias` are `(C,)`, or `[N, C]` with one row for each example.
+    """
 
     def expand(param: jax.Array) -> jax.Array:
         return (param[:, None, None] if param.ndim == 2 else param).astype(x.dtype)
@@ -177,9 +186,9 @@ class FusedLayer(NormActLayer):
     """A layer that computes through `evonorm_jax.kernels`.
 
     Attributes:
-      implementation: None chooses the fastest for the device that the program is compiled for;
-        "xla" and "reference" as in `evonorm_jax.kernels`. Forward-mode derivatives and Hessians
-        need "reference".
+      implementation: Name of the implementation. None chooses the fastest one for the device that
+        the program is compiled for; "xla" and "reference" are those of `evonorm_jax.kernels`.
+        Forward-mode derivatives and Hessians need "reference".
     """
 
     implementation: str | None = None
@@ -189,33 +198,36 @@ class GroupLayer(NormActLayer):
     """A layer with statistics of groups of channels.
 
     Attributes:
-      num_groups: how many groups; lowered by one until it divides the channels. None means 32,
-        unless `group_size` is given.
-      group_size: how many channels to a group, exactly.
+      num_groups: Number of groups, which is lowered by one until it divides the channels. None
+        means 32, unless `group_size` is given.
+      group_size: Exact number of channels in a group; None leaves it to `num_groups`.
     """
 
     num_groups: int | None = None
     group_size: int | None = None
 
     def resolve_num_groups(self, x: jax.Array) -> int:
-        """The number of groups that the channels of `x` fall into."""
+        """Returns the number of groups that the channels of `x` fall into."""
         return resolve_num_groups(x.shape[-1], self.num_groups, self.group_size)
 
 
 class BatchDependentLayer(NormActLayer):
     """A layer with statistics over the batch, tracked in the collection `batch_stats`.
 
-    In training the statistics are those of the batch, and each running one becomes
-    `momentum * running + (1 - momentum) * batch`; in evaluation the running ones take their place.
-    They are float32, biased, and the mean over the virtual batches. While the variables are
+    In training the layer uses the statistics of the batch, and each running statistic becomes
+    `momentum * running + (1 - momentum) * batch`; in evaluation it uses the running statistics.
+    These are float32, biased, and the mean over the virtual batches. While the variables are
     initialised nothing is averaged, pooled or split: one image without a `pmap` around it will do.
 
     Attributes:
-      momentum: the share of the old running statistic that is kept.
-      virtual_batch_size: how many consecutive examples share their statistics, e.g. the images of
-        one worker when one device plays several; None means the whole batch of the device.
-      axis_name: name of a `pmap` or `shard_map` axis over which the statistics are pooled.
-      axis_index_groups: which devices of that axis pool with one another; None means all.
+      momentum: Share of the old running statistic that is kept, between 0 and 1.
+      virtual_batch_size: Number of consecutive examples that share their statistics, e.g. the
+        images of one worker when one device plays several; None means the whole batch of the
+        device.
+      axis_name: Name of a `pmap` or `shard_map` axis over which the statistics are pooled; None
+        means that devices do not pool.
+      axis_index_groups: Lists of the devices of that axis that pool with one another; None means
+        that all of them do.
     """
 
     momentum: float = 0.9
@@ -229,7 +241,10 @@ class BatchDependentLayer(NormActLayer):
     def batch_statistics(
         self, x: jax.Array, use_running_average: bool | None
     ) -> dict[str, jax.Array]:
-        """The tracked statistics, of this batch or running, broadcasting against `x`."""
+        """Returns the tracked statistics of this batch, or the running ones in evaluation.
+
+        They broadcast against `x`.
+        """
         running = self._running_statistics(x)
         if self._merge(use_running_average):
             return {name: variable.value.astype(x.dtype) for name, variable in running.items()}
@@ -249,15 +264,16 @@ class BatchDependentLayer(NormActLayer):
         use_running_average: bool | None,
         **operands: Any,
     ) -> jax.Array:
-        """Computes a layer that has kernels; in training the running statistics are updated.
+        """Computes a layer that has kernels, and in training updates the running statistics.
 
         Args:
-          training_kernel: Takes `operands` and the fields that choose the statistics batch, as
-            `kernels.evonorm_b0` does; returns the output and the tracked statistics of the batch,
-            `(C,)` each.
-          inference_kernel: Takes `operands` and each tracked statistic as `running_<name>`.
-          x: `[N, H, W, C]`.
-          use_running_average: As in `__call__`.
+          training_kernel: Function that takes `operands` and the fields that choose the statistics
+            batch, as `kernels.evonorm_b0` does. It returns the output and the tracked statistics of
+            the batch, `(C,)` each.
+          inference_kernel: Function that takes `operands`, and each tracked statistic as
+            `running_<name>`.
+          x: Images `[N, H, W, C]`.
+          use_running_average: Argument of `__call__` of the same name.
           **operands: Parameters and static arguments by name.
 
         Returns:
@@ -295,7 +311,7 @@ class BatchDependentLayer(NormActLayer):
             variable.value = self.momentum * variable.value + (1 - self.momentum) * statistic
 
     def _pooling(self) -> dict[str, Any]:
-        """What shares its statistics."""
+        """Returns the arguments that choose which examples and devices share their statistics."""
         if self.is_initializing():
             return {}
         return {

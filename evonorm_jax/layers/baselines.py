@@ -1,6 +1,7 @@
-"""The layers that EvoNorm is compared with, behind the same fields.
+"""The layers that EvoNorm is compared with, with the same fields.
 
-With z = normalize(x) * scale + bias, s2 the centred variance, mu the mean, the index set below:
+In these formulas z is normalize(x) * scale + bias, s2 is a centred variance, mu a mean, and the
+letters after them are the axes that they are taken over, as in `evonorm_jax.layers.evonorm`:
 
     BatchNorm-*          (x - mu_bwh) / sqrt(s2_bwh)
     GroupNorm-*          (x - mu_whc/g) / sqrt(s2_whc/g)
@@ -13,20 +14,20 @@ With z = normalize(x) * scale + bias, s2 the centred variance, mu the mean, the 
     *-ReLU, *-SiLU, *-Swish   max(z, 0), z sigma(z), z sigma(v z) with learnable v
     BatchNorm-ReLU6      min(max(z, 0), 6)                       Sandler et al. 2018
 
-and the layers of the paper's random searches, whose activation cannot be taken apart:
+The layers of the paper's random searches have an activation that cannot be taken apart:
 
     Random               sqrt(sqrt(s2_wh(sigma(|x|))))
     Random + rejection   tanh(max(x, tanh(x)))
     Random search + rejection   max(x, 0) / sqrt(mu_bwh(x^2))
 
-Source: Tables 2, 3 and 5 of arXiv:2004.02967v1; BN-SiLU is its "BN-Swish-1". With
-`nonlinearity=False` the last three are the affine map alone, all others the normalisation without
-the activation.
+Source: Tables 2, 3 and 5 of arXiv:2004.02967v1; BatchNorm-SiLU is "BN-Swish-1" there. With
+`nonlinearity=False` the last three are the affine map alone; all others are the normalisation
+without the activation.
 
 Deliberate differences from the sources: epsilon is 1e-5, inside the root, and variances are biased
 everywhere (FRN has 1e-6, PixelNorm 1e-8; Switchable Norm has an unbiased instance variance);
 PixelNorm has the affine map; FRN has no learned epsilon for 1x1 maps; and the gate of
-Batch-Instance Norm is clipped where it is used rather than after each update, see there.
+Batch-Instance Norm is clipped where it is used rather than after each update.
 """
 
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ MEAN_AND_VAR = ("mean", "var")
 
 
 def _activation(layer: FusedLayer, x: jax.Array) -> dict[str, Any]:
-    """The activation as arguments of a kernel: its name, and the parameter `v` of Swish."""
+    """Returns the activation as arguments of a kernel: its name, and the parameter v of Swish."""
     if not layer.nonlinearity:
         return {"activation": "identity"}
     if isinstance(layer, BatchNormSwish | GroupNormSwish):
@@ -96,7 +97,7 @@ class BatchNormReLU(FusedLayer, BatchDependentLayer):
 
 
 class BatchNormReLU6(FusedLayer, BatchDependentLayer):
-    """Batch normalisation, then `min(max(z, 0), 6)`: what MobileNetV2 was published with."""
+    """Batch normalisation, then `min(max(z, 0), 6)`, the layer of the published MobileNetV2."""
 
     activation: ClassVar[str] = "relu6"
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
@@ -153,13 +154,16 @@ class GroupNormSwish(GroupLayer, FusedLayer):
 
 
 class LayerNormReLU(FusedLayer):
-    """Normalisation of each image over (w, h, c), then `max(z, 0)`; affine per channel."""
+    """Normalisation of each image over (w, h, c), then `max(z, 0)`.
+
+    The affine map has one scale and bias per channel.
+    """
 
     activation: ClassVar[str] = "relu"
     transform = _group_norm
 
     def resolve_num_groups(self, x: jax.Array) -> int:
-        """One group."""
+        """Returns 1: all channels are one group."""
         return 1
 
 
@@ -170,12 +174,12 @@ class InstanceNormReLU(FusedLayer):
     transform = _group_norm
 
     def resolve_num_groups(self, x: jax.Array) -> int:
-        """As many groups as channels."""
+        """Returns the number of channels: each is a group."""
         return x.shape[-1]
 
 
 class PixelNormReLU(NormActLayer):
-    """Every pixel over the root mean square of its channels, then `max(z, 0)`."""
+    """Division of every pixel by the root mean square of its channels, then `max(z, 0)`."""
 
     activation: ClassVar[str] = "relu"
 
@@ -187,7 +191,8 @@ class FilterResponseNorm(FusedLayer):
     """Filter response normalisation with its thresholded linear unit, `max(z, threshold)`.
 
     Attributes:
-      threshold_init: of the parameter `threshold`, `(C,)`: v0 in the paper, tau in FRN's.
+      threshold_init: Initializer of the parameter `threshold`, `(C,)`. It is called v0 in the
+        EvoNorm paper and tau in that of FRN.
     """
 
     threshold_init: Initializer = nn.initializers.zeros
@@ -212,7 +217,7 @@ class BatchInstanceNormReLU(BatchDependentLayer):
     """A learned mixture of batch and instance normalisation, then `max(z, 0)`.
 
     Attributes:
-      gate_init: of the parameter `gate`, `(C,)`: the share of batch normalisation.
+      gate_init: Initializer of the parameter `gate`, `(C,)`, the share of batch normalisation.
     """
 
     gate_init: Initializer = nn.initializers.ones
@@ -234,8 +239,8 @@ class SwitchableNormReLU(BatchDependentLayer):
     """Normalisation by a learned mixture of three moments, then `max(z, 0)`.
 
     Attributes:
-      mixture_init: of the parameters `mean_mixture` and `var_mixture`, `(3,)` each: the logits of
-        the instance, layer and batch moments.
+      mixture_init: Initializer of the parameters `mean_mixture` and `var_mixture`, `(3,)` each,
+        the logits of the instance, layer and batch moments.
     """
 
     mixture_init: Initializer = nn.initializers.ones
@@ -261,7 +266,8 @@ class SwitchableNormReLU(BatchDependentLayer):
 class RandomLayer(NormActLayer):
     """`sign(z) sqrt(|z|)` with `z = sqrt(s2_wh(sigma(|x|)))`: the paper's random layer.
 
-    z is positive, which leaves `sqrt(z)`; the output does not depend on the place in the map.
+    z is positive, so the layer computes `sqrt(z)`. The output is the same at every place in the
+    map.
     """
 
     fuses_activation: ClassVar[bool] = True

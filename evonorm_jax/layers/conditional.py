@@ -1,12 +1,12 @@
-"""A norm-activation layer whose scale and bias are computed for each example from a condition.
+"""A norm-activation layer with a scale and bias computed for each example from a condition.
 
-With c the condition of an example, e.g. its noise and the embedding of its class:
+Let c be the condition of an example, e.g. its noise and the embedding of its class. Then
 
     scale = 1 + W c        bias = W' c
 
 so that a layer with c = 0 is the unconditional one as it is initialised. Source: Brock, Donahue and
-Simonyan 2019 (arXiv:1809.11096), appendix B, where the layer is BatchNorm; what it has besides,
-such as `v` of EvoNorm, stays one per channel.
+Simonyan 2019 (arXiv:1809.11096), appendix B, where the layer is BatchNorm. Other parameters of the
+layer, such as `v` of EvoNorm, stay one per channel.
 
 >>> import jax, jax.numpy as jnp
 >>> from evonorm_jax import EvoNormS0
@@ -25,13 +25,15 @@ from flax import linen as nn
 
 
 class ConditionalNormAct(nn.Module):
-    """Scale and bias of `norm_act` from a condition, `[N, H, W, C]` to `[N, H, W, C]`.
+    """A layer with scale and bias from a condition, `[N, H, W, C]` to `[N, H, W, C]`.
 
-    The layer is the submodule `norm_act`, the two maps are `scale` and `bias`.
+    The layer is the submodule `norm_act`, and the two linear maps are the submodules `scale` and
+    `bias`.
 
     Attributes:
-      norm_act: makes the layer, as `evonorm_jax.norm_act` does.
-      dense: makes a linear map from its width, `use_bias` and `name`; both in float32 by default.
+      norm_act: Function that makes the layer, as `evonorm_jax.norm_act` does.
+      dense: Function that makes a linear map from its width, `use_bias` and `name`. By default its
+        parameters and its arithmetic are float32.
     """
 
     norm_act: Callable[..., nn.Module]
@@ -44,12 +46,16 @@ class ConditionalNormAct(nn.Module):
         """Applies the layer.
 
         Args:
-          x: `[N, H, W, C]`, any floating dtype.
-          condition: `[N, K]`.
-          use_running_average: as in every layer; None where `norm_act` has it bound.
+          x: Images `[N, H, W, C]` of any floating dtype.
+          condition: Conditions `[N, K]`, one row for each image.
+          use_running_average: True in evaluation, False in training; None where `norm_act` has it
+            bound.
+
+        Returns:
+          The output `[N, H, W, C]`.
 
         Raises:
-          UserError: what the layer raises, also for another N than that of `x`.
+          UserError: The layer does not accept `x`, or `condition` has another N than `x`.
         """
         condition = condition.astype(jnp.promote_types(condition.dtype, jnp.float32))
         features = x.shape[-1]

@@ -1,7 +1,8 @@
 """EvoNorm: the layers that evolution found (Liu, Brock, Simonyan, Le, NeurIPS 2020).
 
-With s2 for a centred variance, mu for a mean and the index set below them (b batch, w and h map,
-c/g group of channels), sigma for the sigmoid, and the affine map left out:
+In these formulas s2 is a centred variance, mu a mean, and the letters after them are the axes that
+they are taken over (b batch, w and h map, c/g group of channels); sigma is the sigmoid, and the
+affine map is left out:
 
     B0   x / max(sqrt(s2_bwh(x)), v x + sqrt(s2_wh(x)))
     B1   x / max(sqrt(s2_bwh(x)), (x + 1) sqrt(mu_wh(x^2)))
@@ -10,8 +11,9 @@ c/g group of channels), sigma for the sigmoid, and the affine map left out:
     S1   x sigma(x)   / sqrt(s2_whc/g(x))
     S2   x sigma(x)   / sqrt(mu_whc/g(x^2))
 
-Source: Tables 2 and 3 of arXiv:2004.02967v1. x is never centred. The B layers depend on the batch
-as BatchNorm does and suffer as it does when that is small; the S layers look at one image alone.
+Source: Tables 2 and 3 of arXiv:2004.02967v1. x is never centred. The B layers depend on the batch,
+as BatchNorm does, and like BatchNorm they suffer when the batch is small. The S layers look at one
+image alone.
 
 >>> import jax
 >>> from evonorm_jax import EvoNormB0, EvoNormS0
@@ -28,18 +30,19 @@ A B layer has running statistics and must be told whether it trains:
 >>> y, updates = layer.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
 >>> y = layer.apply(variables | updates, x, use_running_average=True)
 
-Deliberate differences from the authors' TensorFlow code (tensorflow/tpu, resnet_model.py), whose
-defaults stand otherwise (epsilon 1e-5, momentum 0.9, 32 groups lowered until they divide the
-channels, biased variances, only the variance tracked, `nonlinearity=False` is the affine map):
+The defaults are those of the authors' TensorFlow code (tensorflow/tpu, resnet_model.py): epsilon
+1e-5, momentum 0.9, 32 groups lowered until they divide the channels, biased variances, only the
+variance tracked, and `nonlinearity=False` is the affine map. The deliberate differences are:
 
-* it holds B0 and S0 alone; the others follow the paper's formulas;
-* statistics and arithmetic are float32 for every input dtype;
-* `group_size`, `virtual_batch_size`, `axis_name` and `axis_index_groups` are additions; its batch
-  statistics are always those of one core.
+* their code holds B0 and S0 alone; the other layers follow the paper's formulas;
+* statistics and arithmetic are float32 here for every input dtype;
+* `group_size`, `virtual_batch_size`, `axis_name` and `axis_index_groups` are additions; the batch
+  statistics of their code are always those of one core.
 
-From timm (layers/evo_norm.py): there epsilon is 1e-3 in B0, the running variance is unbiased, a
-group count that does not divide the channels is an error, and S1 and S2 take other activations.
-Its S0a, S1a and S2a, which still divide when the activation is off, have no counterpart here.
+The layers of timm (layers/evo_norm.py) differ from these: epsilon is 1e-3 in B0, the running
+variance is unbiased, a group count that does not divide the channels is an error, and S1 and S2
+take other activations. timm's S0a, S1a and S2a, which still divide when the activation is off, have
+no counterpart here.
 """
 
 from typing import ClassVar
@@ -58,7 +61,7 @@ class EvoNormB0(FusedLayer, BatchDependentLayer):
     With epsilon negligible, training is invariant to a positive rescaling of `x`.
 
     Attributes:
-      v_init: of the parameter `v`, `(C,)`.
+      v_init: Initializer of the parameter `v`, `(C,)`.
     """
 
     v_init: Initializer = nn.initializers.ones
@@ -127,14 +130,14 @@ class EvoNormB2(FusedLayer, BatchDependentLayer):
 class EvoNormS0(FusedLayer, GroupLayer):
     """`x sigma(v x) / sqrt(s2_whc/g(x))`, the batch-independent layer to use.
 
-    On NVIDIA Hopper GPUs it is a hand-written kernel for the shapes that this can take, on one
-    device or inside `pmap` or `shard_map`; under `jit` with sharded arrays, and everywhere else,
-    it is "xla". `implementation="pallas"` asks for the kernel, and the log says why where it is
-    not taken; "pallas_interpret" runs the kernel's program on any device. See
-    `evonorm_jax.kernels.evonorm`.
+    On NVIDIA Hopper GPUs a hand-written kernel computes it, for the shapes that the kernel can
+    take, on one device or inside `pmap` or `shard_map`. Under `jit` with sharded arrays, and
+    everywhere else, the implementation is "xla". `implementation="pallas"` asks for the kernel, and
+    the log says why where it is not taken; "pallas_interpret" runs the kernel's program on any
+    device. See `evonorm_jax.kernels.evonorm`.
 
     Attributes:
-      v_init: of the parameter `v`, `(C,)`.
+      v_init: Initializer of the parameter `v`, `(C,)`.
     """
 
     v_init: Initializer = nn.initializers.ones
@@ -156,7 +159,7 @@ class EvoNormS0(FusedLayer, GroupLayer):
 
 
 class EvoNormS1(FusedLayer, GroupLayer):
-    """`x sigma(x) / sqrt(s2_whc/g(x))`: S0 with v = 1, not learned."""
+    """`x sigma(x) / sqrt(s2_whc/g(x))`: S0 with v fixed at 1."""
 
     fuses_activation: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""How many groups the channels of a layer fall into."""
+"""The number of groups that the channels of a layer fall into."""
 
 import functools
 import logging
@@ -14,16 +14,16 @@ _logger = logging.getLogger(__name__)
 def resolve_num_groups(
     num_channels: int, num_groups: int | None = None, group_size: int | None = None
 ) -> int:
-    """How many groups `num_channels` channels fall into.
+    """Returns the number of groups that `num_channels` channels fall into.
 
-    A count that does not divide the channels is lowered by one until it does, as in the authors'
-    code; this is logged once for each pair. A size is taken exactly.
+    A `num_groups` that does not divide the channels is lowered by one until it does, as in the
+    authors' code; this is logged once for each pair of numbers. A `group_size` is taken exactly.
 
     >>> resolve_num_groups(64), resolve_num_groups(48), resolve_num_groups(48, group_size=8)
     (32, 24, 6)
 
     Raises:
-      UserError: both are given, one is below 1, or `group_size` does not divide the channels.
+      UserError: Both are given, one is below 1, or `group_size` does not divide the channels.
     """
     if num_groups is not None and group_size is not None:
         raise UserError(

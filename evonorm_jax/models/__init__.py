@@ -1,4 +1,4 @@
-"""Networks whose every normalisation and activation is one argument, `norm_act`."""
+"""Networks that take all their normalisations and activations as one argument, `norm_act`."""
 
 from evonorm_jax.models.cifar_resnet import CifarResNet
 from evonorm_jax.models.complexity import count_multiply_adds, count_parameters

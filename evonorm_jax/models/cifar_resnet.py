@@ -34,25 +34,26 @@ from evonorm_jax.models.resnet import BasicBlock, NormActFactory
 
 
 class CifarResNet(nn.Module):
-    """Pre-activation ResNet of `depth` layers for small images; logits `[N, num_classes]`.
+    """Pre-activation ResNet of `depth` layers for small images `[N, H, W, C]`.
 
-    The names of the parameters are those of `evonorm_jax.models.resnet.ResNet`.
+    It returns float32 logits `[N, num_classes]`. The names of the parameters are those of
+    `evonorm_jax.models.resnet.ResNet`.
 
     Attributes:
-      depth: 6n + 2, counting the convolutions outside the shortcuts and the dense layer;
-          8 is the smallest, with one block per stage.
-      num_classes: width of the logits.
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      num_filters: channels of the stem and of stage 1; stages 2 and 3 double them.
-      dropout_rate: dropout before the dense layer; where above 0, training needs the rng
-          "dropout".
-      remat: whether training keeps only what goes into each block, and computes the rest of it
-          again for the gradient (`evonorm_jax.models.rematerialize`).
-      dtype: dtype of convolutions and layers; parameters and logits are float32.
+      depth: Number of convolutions outside the shortcuts and of the dense layer, 6n + 2. The
+        smallest is 8, with one block per stage.
+      num_classes: Width of the logits.
+      norm_act: Factory of norm-activation layers (see `evonorm_jax.norm_act`).
+      num_filters: Channels of the stem and of stage 1; stages 2 and 3 double them.
+      dropout_rate: Probability of dropout before the dense layer. Above 0, training needs the rng
+        "dropout".
+      remat: Whether training keeps only the input of each block, and computes the inside of the
+        block again for the gradient (`evonorm_jax.models.rematerialize`).
+      dtype: Dtype of convolutions and layers; parameters and logits are float32.
 
     Raises:
-      UserError: when constructed with a field out of range, or called on something else
-          than float images `[N, H, W, C]` of the number of channels it was initialised with.
+      UserError: A field is out of range, or the images are not floats `[N, H, W, C]` with the
+        number of channels that the network was initialised with.
     """
 
     depth: int

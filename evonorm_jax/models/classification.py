@@ -1,4 +1,4 @@
-"""Scores of a classifier's logits: the one loss and the one rule of what is a hit."""
+"""Scores of a classifier's logits: the loss, and the rule for what is a hit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Computes the softmax cross-entropy of each example, in float32.
 
     Args:
-      logits: `[N, K]`.
-      targets: `[N, K]` probabilities.
+      logits: Logits `[N, K]` of any floating dtype.
+      targets: Probabilities `[N, K]` of the classes.
 
     Returns:
-      `[N]` in nats.
+      The losses `[N]` in nats, float32.
     """
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
@@ -23,19 +23,19 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def in_top(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     """Tells for each example whether its class is among the `k` with the largest logits.
 
-    Ties count against the class, so a constant output is no hit, and neither are logits of which
-    one is not finite.
+    Ties count against the class, so a constant output is no hit. Logits are no hit either if one of
+    them is not finite.
 
     >>> in_top(jnp.array([[0.0, 2.0], [1.0, 1.0]]), jnp.array([1, 0])).tolist()
     [True, False]
 
     Args:
-      logits: `[N, K]`.
-      labels: `[N]` integers.
-      k: How many classes count.
+      logits: Logits `[N, K]`.
+      labels: Classes `[N]`, integers.
+      k: Number of largest logits that count.
 
     Returns:
-      `[N]` booleans.
+      Booleans `[N]`, True for a hit.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     others_at_least = jnp.sum(logits >= own, axis=-1) - 1

@@ -1,4 +1,4 @@
-"""What every image classifier here shares: checks of its fields and images, and its head."""
+"""The parts that all image classifiers share: checks of fields and images, and the head."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
     """Raises `UserError` unless `images` is a batch that the network can take.
 
     Args:
-      images: float array `[N, H, W, C]`.
-      stem_params: parameters of the first convolution where the model is initialised
-          already; the C of its kernel `[k, k, C, F]` is then the only one accepted.
+      images: Float array `[N, H, W, C]`.
+      stem_params: Parameters of the first convolution if the model is initialised already. The C
+        of its kernel `[k, k, C, F]` is then the only number of channels accepted.
 
     Raises:
-      UserError: for another rank, an empty image, NCHW layout, integer pixels, or another
-          number of channels than the parameters were initialised with.
+      UserError: The images have another rank, are empty, have the layout NCHW or integer pixels, or
+        have another number of channels than the parameters were initialised with.
     """
     if images.ndim != 4:
         raise UserError(
@@ -89,7 +89,7 @@ def check_images(images: jax.Array, stem_params: Mapping[str, Any] | None = None
 
 
 def check_divisible(images: jax.Array, level: int) -> None:
-    """Raises `UserError` unless the map of that level has a whole number of pixels."""
+    """Raises `UserError` unless height and width are multiples of 2^level pixels."""
     _, height, width, _ = images.shape
     stride = 2**level
     if height % stride or width % stride:
@@ -100,7 +100,7 @@ def check_divisible(images: jax.Array, level: int) -> None:
 
 
 def check_stage_sizes(stage_sizes: Sequence[int]) -> None:
-    """Raises `UserError` unless there is a stage and every stage has a block."""
+    """Raises `UserError` unless there is at least one stage and every stage has a block."""
     if not stage_sizes:
         raise UserError("stage_sizes is empty: expected the number of blocks of each stage.")
     for stage_size in stage_sizes:
@@ -115,16 +115,17 @@ def classifier_head(
     train: bool,
     kernel_init: Initializer = resnet_head_init,
 ) -> jax.Array:
-    """Global average pool, dropout and the dense layer `head`, all in float32.
+    """Applies global average pooling, dropout and the dense layer `head`, all in float32.
 
     Call it inside a compact method: `head` becomes a submodule of the calling module.
 
     Args:
-      x: feature map `[N, H, W, C]` of any float dtype.
-      num_classes: width of the logits.
-      dropout_rate: share of pooled features dropped where `train`; needs the rng "dropout".
-      train: whether dropout acts.
-      kernel_init: draws the kernel of the dense layer.
+      x: Feature map `[N, H, W, C]` of any float dtype.
+      num_classes: Width of the logits.
+      dropout_rate: Share of pooled features that are dropped in training. Above 0, training needs
+        the rng "dropout".
+      train: Whether dropout acts.
+      kernel_init: Initializer of the kernel of the dense layer.
 
     Returns:
       Logits `[N, num_classes]`, float32.

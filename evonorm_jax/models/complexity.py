@@ -1,4 +1,4 @@
-"""Size of a network, from its shapes alone: nothing is compiled, run or allocated.
+"""The size of a network, from its shapes alone: nothing is compiled, run or allocated.
 
 >>> from evonorm_jax.models import create_model
 >>> model = create_model("resnet50_v1", num_classes=1000, norm_act="bn_relu")
@@ -23,49 +23,51 @@ from evonorm_jax.models.convolution import TransposedConv
 
 
 class Complexity(NamedTuple):
-    """See `count_parameters` and `count_multiply_adds`."""
+    """The counts of `count_parameters` and of `count_multiply_adds`."""
 
     parameters: int
     multiply_adds: int
 
 
 def count_parameters(model: nn.Module, *, channels: int = 3) -> int:
-    """Number of trainable values; running statistics (`batch_stats`) do not count.
+    """Counts the trainable values; running statistics (`batch_stats`) do not count.
 
     Args:
-      model: a classifier from `create_model`.
-      channels: channels of its images.
+      model: Classifier from `create_model`.
+      channels: Channels of its images.
     """
     # No parameter depends on the size of the image.
     return measure_complexity(model, 32, channels=channels).parameters
 
 
 def count_multiply_adds(model: nn.Module, image_size: int, *, channels: int = 3) -> int:
-    """Multiply-adds of all convolutions and dense layers, for one image.
+    """Counts the multiply-adds of all convolutions and dense layers, for one image.
 
-    The field's usual figure, often printed as "FLOPs" (it is half of them): biases, pooling,
-    normalisation and activation are left out.
+    This is the usual figure of the literature. It is often printed as "FLOPs", of which it is half.
+    Biases, pooling, normalisation and activation are left out.
 
     Args:
-      model: a classifier from `create_model`.
-      image_size: height and width in pixels.
-      channels: channels of its images.
+      model: Classifier from `create_model`.
+      image_size: Height and width in pixels.
+      channels: Channels of its images.
     """
     return measure_complexity(model, image_size, channels=channels).multiply_adds
 
 
 def measure_complexity(model: nn.Module, image_size: int, *, channels: int = 3) -> Complexity:
-    """Both counts from one trace; arguments as in `count_multiply_adds`."""
+    """Returns both counts from one trace; it takes the arguments of `count_multiply_adds`."""
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     return measure_init(functools.partial(model.init, train=False), images)
 
 
 def measure_init(init: Callable[..., Any], *inputs: Any) -> Complexity:
-    """Both counts from one trace of `init(key, *inputs)`, for networks that take more than images.
+    """Returns both counts from one trace of `init(key, *inputs)`.
+
+    It serves networks that take more than images.
 
     Args:
-      init: the `init` of a module, its static arguments bound; it returns the variables.
-      *inputs: arrays or `jax.ShapeDtypeStruct`, batches of one example.
+      init: Method `init` of a module with its static arguments bound; it returns the variables.
+      *inputs: Arrays or `jax.ShapeDtypeStruct`, batches of one example.
     """
     multiply_adds = 0
 

@@ -1,15 +1,15 @@
-"""Convolution and pooling, padded by the kernel alone or, for weights trained so, by "same".
+"""Convolution and pooling, with padding that depends on the kernel alone or with TensorFlow's.
 
 `padding="SAME"` pads an even input on its far side only, so the sampling grid of a strided
 layer moves with the parity of the image size and with the framework. Here every side gets
 `(kernel_size - 1) // 2`, as in the authors' TensorFlow code (`conv2d_fixed_padding`) and in
 PyTorch: weights carry over, and an output is always `ceil(size / strides)` wide.
 
-TensorFlow's mobile networks were trained with "SAME" all the same, and their weights (timm calls
-them `tf_...`) need it: `padding="same"`, a choice that those networks pass on.
+TensorFlow's mobile networks were nevertheless trained with "SAME", and their weights (timm calls
+them `tf_...`) need it. For those weights the mobile networks here accept `padding="same"`.
 
-One deliberate difference from the authors: their 3x3/2 max-pool uses "SAME", half a pixel
-apart from this one when its input is even. The output has the same shape.
+There is one deliberate difference from the authors: their 3x3/2 max-pool uses "SAME", which lies
+half a pixel apart from this one when its input is even. The output has the same shape.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_padding(padding: object) -> None:
 
 
 def pad_widths(padding: str, kernel_size: int, strides: int, size: int) -> tuple[int, int]:
-    """Zeros before and after an axis of `size` pixels.
+    """Returns the numbers of zeros before and after an axis of `size` pixels.
 
     >>> pad_widths("symmetric", 3, 2, 224), pad_widths("same", 3, 2, 224)
     ((1, 1), (0, 1))
@@ -65,17 +65,17 @@ def conv2d(
     dtype: Dtype | None = None,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution over `[N, H, W, C]`, padded by the kernel size.
+    """Makes a square convolution over `[N, H, W, C]`.
 
     Args:
-      features: output channels.
-      kernel_size: odd side of the kernel.
-      strides: step in both directions.
+      features: Number of output channels.
+      kernel_size: Odd side of the kernel.
+      strides: Step in both directions.
       padding: "symmetric", or TensorFlow's "same".
-      use_bias: whether a bias is added; the affine map of a layer that follows has one already.
-      kernel_init: of the kernel.
-      dtype: dtype of the computation; the kernel itself stays float32.
-      name: name of the submodule.
+      use_bias: Whether a bias is added; the affine map of a layer that follows has one already.
+      kernel_init: Initializer of the kernel.
+      dtype: Dtype of the computation; the kernel itself stays float32.
+      name: Name of the submodule.
 
     Returns:
       The module; its output is `[N, ceil(H / strides), ceil(W / strides), features]`.
@@ -100,11 +100,11 @@ def _pointwise_conv(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """A 1x1 convolution, which no padding reaches; on a CPU one product of two matrices.
+    """Computes a 1x1 convolution, on a CPU as one product of two matrices.
 
-    There XLA runs the product 1.2 to 4 times faster, gradients included (64x32x32x144 to 24
-    channels: 27 instead of 120 ms), and a training step of MobileNetV2 on 64 images of 32x32
-    pixels takes 1.03 instead of 1.52 s.
+    A kernel of 1x1 needs no padding. On a CPU, XLA runs the product 1.2 to 4 times faster than the
+    convolution, gradients included (64x32x32x144 to 24 channels: 27 instead of 120 ms), and a
+    training step of MobileNetV2 on 64 images of 32x32 pixels takes 1.03 instead of 1.52 s.
     """
 
     def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -126,9 +126,9 @@ class TransposedConv(nn.Module):
     No two windows overlap, so it is one matrix product whose rows become squares of four pixels.
 
     Attributes:
-      features: output channels.
-      kernel_init: of the kernel `[2, 2, C, features]`.
-      dtype: dtype of the computation; the parameters stay float32.
+      features: Number of output channels.
+      kernel_init: Initializer of the kernel `[2, 2, C, features]`.
+      dtype: Dtype of the computation; the parameters stay float32.
     """
 
     features: int
@@ -146,7 +146,10 @@ class TransposedConv(nn.Module):
 
 
 def max_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
-    """Maximum over odd square windows of `[N, H, W, C]`, padded with -inf by the window size."""
+    """Computes the maximum over odd square windows of `[N, H, W, C]`.
+
+    Every side is padded with `(window - 1) // 2` rows or columns of -inf.
+    """
     padding = (window - 1) // 2
 
     def indexed(x: jax.Array) -> jax.Array:
@@ -161,10 +164,11 @@ def max_pool(x: jax.Array, window: int, strides: int) -> jax.Array:
 
 
 def avg_pool(x: jax.Array, strides: int) -> jax.Array:
-    """Mean over square windows of side `strides` that do not overlap, of `[N, H, W, C]`.
+    """Computes the mean over square windows of `[N, H, W, C]` that do not overlap.
 
-    A window cut short by an odd edge averages what it holds (in PyTorch: `ceil_mode=True,
-    count_include_pad=False`), so the output has the size of a convolution with these strides.
+    The windows have side `strides`. A window that reaches over the edge averages the pixels that it
+    holds (in PyTorch: `ceil_mode=True, count_include_pad=False`), so the output has the size of a
+    convolution with these strides.
 
     >>> avg_pool(jax.numpy.array([1.0, 3.0, 8.0]).reshape(1, 1, 3, 1), 2).ravel().tolist()
     [2.0, 8.0]
@@ -180,5 +184,5 @@ def avg_pool(x: jax.Array, strides: int) -> jax.Array:
 
 
 def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
-    """Every pixel of `[N, H, W, C]` as a square of `factor` x `factor` pixels."""
+    """Repeats every pixel of `[N, H, W, C]` as a square of `factor` x `factor` pixels."""
     return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)

@@ -18,11 +18,12 @@ class DepthwiseConv(nn.Module):
     `feature_group_count=C`.
 
     Attributes:
-      kernel_size: odd side k of the filters.
-      strides: step s in both directions.
-      padding: "symmetric", or TensorFlow's "same", see `convolution.py`.
-      kernel_init: by default normal of variance 2 / k^2, as the TPU code of EfficientNet.
-      dtype: of the computation and the output; None means that of the input.
+      kernel_size: Odd side k of the filters.
+      strides: Step s in both directions.
+      padding: "symmetric", or TensorFlow's "same" (see `convolution.py`).
+      kernel_init: Initializer of the kernel. The default is normal of variance 2 / k^2, as in the
+        TPU code of EfficientNet.
+      dtype: Dtype of the computation and the output; None means that of the input.
 
     >>> module = DepthwiseConv(kernel_size=3, strides=2)
     >>> y, variables = module.init_with_output(jax.random.key(0), jnp.ones((1, 7, 8, 16)))

@@ -1,8 +1,9 @@
-"""EfficientNet-B0 to B7 (Tan and Le, arXiv:1905.11946): inverted residuals, scaled.
+"""EfficientNet-B0 to B7 (Tan and Le, arXiv:1905.11946): inverted residuals at eight scales.
 
-Compound scaling makes B1 to B7 from B0: every stage wider, deeper and of higher resolution, by the
-table `SCALINGS`. The reduction inside squeeze-excite comes from the channels that enter the block,
-before they are expanded. Parameter counts with BatchNorm are the published ones, 5,288,548 for B0.
+Compound scaling makes B1 to B7 from B0: every stage becomes wider, deeper and of higher resolution,
+as the table `SCALINGS` says. The width inside squeeze-excite is a share of the channels that enter
+the block, before they are expanded. Parameter counts with BatchNorm are the published ones,
+5,288,548 for B0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from evonorm_jax.models.inverted_residual import (
 
 
 class Scaling(NamedTuple):
-    """One row of the table; size and dropout belong to the recipe, not to the network."""
+    """One row of `SCALINGS`.
+
+    `image_size` and `dropout_rate` belong to the recipe for training, not to the network.
+    """
 
     width: float
     depth: float
@@ -46,10 +50,12 @@ SCALINGS: Mapping[str, Scaling] = MappingProxyType(
 
 
 class EfficientNet(InvertedResidualNetwork):
-    """EfficientNet; attributes, names of the parameters and errors as in its base class.
+    """EfficientNet.
+
+    The base class documents the other attributes, the names of the parameters and the errors.
 
     Attributes:
-      depth_multiplier: of the blocks of each stage, rounded up.
+      depth_multiplier: Factor of the number of blocks of each stage; the product is rounded up.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.layers import EvoNormB0
@@ -85,12 +91,12 @@ class EfficientNet(InvertedResidualNetwork):
 
     @property
     def head_channels(self) -> int:
-        """Channels of the last convolution, scaled as all others."""
+        """Number of channels of the last convolution, scaled as all others."""
         return round_channels(1280 * self.width_multiplier)
 
 
 def scaled(name: str) -> functools.partial:
-    """The constructor of a row of `SCALINGS`."""
+    """Returns the constructor of the network in a row of `SCALINGS`."""
     scaling = SCALINGS[name]
     return functools.partial(
         EfficientNet, width_multiplier=scaling.width, depth_multiplier=scaling.depth

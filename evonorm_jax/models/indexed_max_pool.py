@@ -2,10 +2,10 @@
 
 XLA differentiates a maximum over windows through `select_and_scatter`: it keeps x, searches every
 window again and, on CPU and GPU, writes an int32 index for every output and axis. Here the forward
-pass keeps which element of its window won, and the backward pass is elementwise. A 3x3/2 pool of
-128x112x112x64 in bfloat16 and its gradient, compiled for an H100 by jax 0.11, move 0.57 instead of
-2.49 GB; on a CPU (two cores, 8x112x112x64, jax 0.10) they take 138 instead of 585 ms in float32,
-342 instead of 731 ms in bfloat16.
+pass keeps the place of the largest element in each window, and the backward pass is elementwise. A
+3x3/2 pool of 128x112x112x64 in bfloat16 and its gradient, compiled for an H100 by jax 0.11, move
+0.57 instead of 2.49 GB. On a CPU (two cores, 8x112x112x64, jax 0.10) they take 138 instead of
+585 ms in float32, and 342 instead of 731 ms in bfloat16.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from jax import lax
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def indexed_max_pool(x: jax.Array, window: int, strides: int, padding: int) -> jax.Array:
-    """Maximum over square windows of `[N, H, W, C]`, padded with -inf.
+    """Computes the maximum over square windows of `[N, H, W, C]`, padded with -inf.
 
     Values and gradients are those of `lax.reduce_window`: the gradient goes to the first of equal
-    values, row by row, and is summed in float32 (XLA: in x's dtype). Derivatives of all orders
-    and both modes exist.
+    values, row by row. It is summed in float32, where XLA sums in the dtype of `x`. Derivatives of
+    all orders and both modes exist.
 
     Args:
-      x: `[N, H, W, C]`.
-      window: side of the windows, at most 16.
-      strides: step in both directions.
-      padding: rows and columns of -inf on every side.
+      x: Images `[N, H, W, C]`.
+      window: Side of the windows, at most 16.
+      strides: Step in both directions.
+      padding: Number of rows and columns of -inf on every side.
     """
     return lax.reduce_window(
         x,
@@ -74,7 +74,7 @@ def _indexed_max_pool_jvp(
 def _window_elements(
     x: jax.Array, window: int, strides: int, padding: int, value: float
 ) -> list[jax.Array]:
-    """For each place in the window, row by row, what all windows hold there."""
+    """Returns, for each place in the window, row by row, the elements of all windows there."""
     borders = (padding, padding, 0)
     x = lax.pad(x, jnp.asarray(value, x.dtype), ((0, 0, 0), borders, borders, (0, 0, 0)))
     n, height, width, c = x.shape

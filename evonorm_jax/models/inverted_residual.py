@@ -1,9 +1,10 @@
-"""What MobileNetV2, MnasNet and EfficientNet share: the block, and the network around it.
+"""The parts that MobileNetV2, MnasNet and EfficientNet share: the block and the network around it.
 
-Sandler et al., arXiv:1801.04381: a 1x1 convolution widens, a depthwise one mixes pixels, a 1x1
-one narrows again, and the sum runs between the narrow ends. A layer follows each convolution; the
-narrow end is a linear bottleneck, where it stands without its nonlinearity (for EvoNorm its affine
-map alone). The networks differ in their table of stages and in what surrounds it.
+The block is that of Sandler et al., arXiv:1801.04381: a 1x1 convolution widens, a depthwise one
+mixes pixels, a 1x1 one narrows again, and the sum runs between the narrow ends. A layer follows
+each convolution. The narrow end is a linear bottleneck: the layer there stands without its
+nonlinearity (for EvoNorm this is its affine map alone). The networks differ in their table of
+stages and in the parts around the stages.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _HEAD_INIT = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 class Stage(NamedTuple):
-    """Blocks of one shape; the first of them has the stride."""
+    """A sequence of blocks of one shape, the first of which has the stride."""
 
     expand_ratio: int
     channels: int  # before the width multiplier
@@ -51,17 +52,22 @@ class Stage(NamedTuple):
 class InvertedResidualBlock(nn.Module):
     """1x1, layer, depthwise, layer, squeeze-excite, 1x1, norm; plus the input where that fits.
 
+    It maps `[N, H, W, C]` to `[N, ceil(H / strides), ceil(W / strides), features]`.
+
     Attributes:
-      features: channels that come out.
-      conv: makes a full convolution, bound to padding and compute dtype.
-      depthwise: makes a depthwise convolution, bound alike.
-      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-      kernel_size: of the depthwise convolution.
-      strides: of the depthwise convolution; with 1 and equal channels the input is added.
-      expand_ratio: width between the 1x1 convolutions over that of the input; 1 leaves the
-          first of them out.
-      squeeze_ratio: width inside squeeze-excite over that of the block's input; 0 = none.
-      survival_probability: of the branch in training, see `stochastic_depth`.
+      features: Number of output channels.
+      conv: Factory of full convolutions, with padding and compute dtype bound.
+      depthwise: Factory of depthwise convolutions, with padding and compute dtype bound.
+      norm_act: Factory of norm-activation layers, with mode and compute dtype bound.
+      kernel_size: Side of the filters of the depthwise convolution.
+      strides: Strides of the depthwise convolution. If they are 1 and the block has as many input
+        as output channels, the input is added to the output.
+      expand_ratio: Ratio of the width between the 1x1 convolutions to that of the input; 1 leaves
+        the first of them out.
+      squeeze_ratio: Ratio of the width inside squeeze-excite to that of the block's input; 0 leaves
+        squeeze-excite out.
+      survival_probability: Probability that the branch is kept in training (see
+        `stochastic_depth`).
     """
 
     features: int
@@ -106,26 +112,27 @@ class InvertedResidualNetwork(nn.Module):
     `head`; batch-dependent layers keep their statistics in `batch_stats` under the same names.
 
     Attributes:
-      num_classes: width of the logits.
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      width_multiplier: of all channels, rounded by `round_channels`.
-      stage_sizes: number of blocks of each stage; fewer numbers end the network earlier.
-      stem: "imagenet", or "cifar" for small images: the stem and stage 2 then keep the
-          resolution, which is 4 times finer everywhere after, as in a ResNet's "cifar" stem.
-          Where to leave out strides is our choice.
-      padding: of the convolutions: "symmetric", or "same" for weights of TensorFlow.
-      head_init: of the kernel of the dense layer.
-      dropout_rate: dropout before the dense layer; where above 0, training needs the rng
-          "dropout".
-      survival_probability: of residual branches in training, from 1 at the first block linearly
-          to about this at the last; below 1, training needs the rng "dropout".
-      remat: whether training keeps only what goes into each block, and computes the rest of it
-          again for the gradient (`evonorm_jax.models.rematerialize`).
-      dtype: dtype of convolutions and layers.
+      num_classes: Width of the logits.
+      norm_act: Factory of norm-activation layers (see `evonorm_jax.norm_act`).
+      width_multiplier: Factor of all numbers of channels, which `round_channels` then rounds.
+      stage_sizes: Number of blocks of each stage; fewer numbers end the network earlier.
+      stem: "imagenet", or "cifar" for small images. With "cifar" the stem and stage 2 keep the
+        resolution, so that all maps after them are 4 times finer, as with a ResNet's "cifar" stem.
+        The choice of the strides to leave out is ours.
+      padding: Padding of the convolutions: "symmetric", or "same" for weights of TensorFlow.
+      head_init: Initializer of the kernel of the dense layer.
+      dropout_rate: Probability of dropout before the dense layer. Above 0, training needs the rng
+        "dropout".
+      survival_probability: Probability that a residual branch is kept in training. It falls
+        linearly from 1 at the first block to about this value at the last. Below 1, training needs
+        the rng "dropout".
+      remat: Whether training keeps only the input of each block, and computes the inside of the
+        block again for the gradient (`evonorm_jax.models.rematerialize`).
+      dtype: Dtype of convolutions and layers.
 
     Raises:
-      UserError: when constructed with a field out of range, or called on something else
-          than float images `[N, H, W, C]` of the number of channels it was initialised with.
+      UserError: A field is out of range, or the images are not floats `[N, H, W, C]` with the
+        number of channels that the network was initialised with.
     """
 
     num_classes: int
@@ -169,7 +176,7 @@ class InvertedResidualNetwork(nn.Module):
 
     @property
     def head_channels(self) -> int:
-        """Channels of the last convolution; each family has its own rule."""
+        """Number of channels of the last convolution; each family has its own rule."""
         raise NotImplementedError
 
     @nn.compact
@@ -221,7 +228,7 @@ class InvertedResidualNetwork(nn.Module):
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor` that is not more than 10% below `channels`.
+    """Returns the nearest multiple of `divisor` that is not more than 10% below `channels`.
 
     >>> [round_channels(channels) for channels in (3, 12, 19.2, 22.4, 35.2)]
     [8, 16, 24, 24, 32]

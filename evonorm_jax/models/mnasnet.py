@@ -12,7 +12,9 @@ from evonorm_jax.models.inverted_residual import InvertedResidualNetwork, Stage
 
 
 class MnasNetB1(InvertedResidualNetwork):
-    """MnasNet-B1; attributes, names of the parameters and errors as in its base class.
+    """MnasNet-B1.
+
+    The base class documents the attributes, the names of the parameters and the errors.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.norm_act import norm_act
@@ -37,5 +39,5 @@ class MnasNetB1(InvertedResidualNetwork):
 
     @property
     def head_channels(self) -> int:
-        """Channels of the last convolution, whatever the width."""
+        """Number of channels of the last convolution, whatever the width multiplier."""
         return 1280

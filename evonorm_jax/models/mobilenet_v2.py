@@ -1,8 +1,8 @@
 """MobileNetV2 (Sandler et al., arXiv:1801.04381, table 2) for ImageNet and small images.
 
-The default is the network of the paper's tables, 3,504,872 parameters with BatchNorm. As there,
-ReLU6 becomes whatever `norm_act` makes, and the last convolution is never narrowed below 1280,
-unless `min_head_channels` says so.
+The default is the network of the paper's tables, of 3,504,872 parameters with BatchNorm. The
+layer that `norm_act` makes takes the place of BatchNorm and ReLU6. The last convolution is never
+narrower than 1280 channels, as in the paper, unless `min_head_channels` says so.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from evonorm_jax.models.inverted_residual import InvertedResidualNetwork, Stage,
 
 
 class MobileNetV2(InvertedResidualNetwork):
-    """MobileNetV2; attributes, names of the parameters and errors as in its base class.
+    """MobileNetV2.
+
+    The base class documents the other attributes, the names of the parameters and the errors.
 
     Attributes:
-      min_head_channels: the width multiplier narrows the last convolution no further.
+      min_head_channels: Smallest number of channels to which the width multiplier narrows the last
+        convolution.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.layers import EvoNormS0
@@ -47,7 +50,7 @@ class MobileNetV2(InvertedResidualNetwork):
 
     @property
     def head_channels(self) -> int:
-        """Channels of the last convolution."""
+        """Number of channels of the last convolution."""
         return max(self.min_head_channels, round_channels(1280 * self.width_multiplier))
 
 

@@ -1,4 +1,4 @@
-"""Name -> network: `create_model("resnet50", 1000, norm_act="evonorm_s0")`."""
+"""Networks by name, as in `create_model("resnet50", 1000, norm_act="evonorm_s0")`."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
 
 
 def model_names() -> tuple[str, ...]:
-    """Names that `create_model` accepts."""
+    """Returns the names that `create_model` accepts."""
     return tuple(_CONSTRUCTORS)
 
 
 def native_image_size(name: str) -> int:
-    """Height and width in pixels of the images that a network was designed for.
+    """Returns the height and width in pixels of the images that a network was designed for.
 
     >>> native_image_size("resnet50"), native_image_size("efficientnet_b5")
     (224, 456)
 
     Raises:
-      UserError: for an unknown name.
+      UserError: The name is unknown.
     """
     find(name, _CONSTRUCTORS, kind="model")
     if name in efficientnet.SCALINGS:
@@ -76,24 +76,24 @@ def create_model(
     norm_act_fields: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> nn.Module:
-    """Builds a network whose every normalisation and activation comes from `norm_act`.
+    """Builds a network that takes all its normalisations and activations from `norm_act`.
 
     The module is called as `model.apply(variables, images, train=..., mutable=["batch_stats"]
     if train else False, rngs={"dropout": key})` on float images `[N, H, W, C]` and returns
     float32 logits `[N, num_classes]`. Parameters are float32 whatever the dtype.
 
     Args:
-      name: one of `model_names()`.
-      num_classes: width of the logits. None makes a ResNet a backbone, which returns its feature
-          maps by level (`evonorm_jax.models.resnet.FeatureMaps`).
-      norm_act: a layer: its name, its class or a factory (`evonorm_jax.norm_act`).
-      dtype: floating-point dtype of convolutions and layers, as a type or by name.
-      norm_act_fields: fields of the layer, such as `{"virtual_batch_size": 32}`.
-      **fields: fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
+      name: One of `model_names()`.
+      num_classes: Width of the logits. None makes a ResNet a backbone, which returns its feature
+        maps by level (`evonorm_jax.models.resnet.FeatureMaps`).
+      norm_act: Layer, given as its name, its class or a factory (`evonorm_jax.norm_act`).
+      dtype: Floating-point dtype of convolutions and layers, as a type or by name.
+      norm_act_fields: Fields of the layer, such as `{"virtual_batch_size": 32}`.
+      **fields: Fields of the network, such as `num_filters=16` or `dropout_rate=0.2`.
 
     Raises:
-      UserError: for an unknown name or field, a value out of range, or a layer that the
-          network cannot hold.
+      UserError: A name or field is unknown, a value is out of range, or the network cannot hold the
+        layer.
 
     >>> import jax, jax.numpy as jnp
     >>> model = create_model("cifar_resnet20", 10, norm_act="evonorm_b0", dtype=jnp.bfloat16)
@@ -115,7 +115,7 @@ def create_model(
 
 
 def find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
-    """`table[key]`, or a `UserError` that lists the keys and guesses which one was meant."""
+    """Returns `table[key]`, or raises a `UserError` that lists the keys and the closest one."""
     if key in table:
         return table[key]
     close = difflib.get_close_matches(str(key), table, n=1)
@@ -124,14 +124,14 @@ def find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
 
 
 def settable_fields(constructor: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
-    """The fields of a network that a user sets by name, apart from those that all have."""
+    """Returns the fields of a network that a user sets by name, without those that all have."""
     module: Any = getattr(constructor, "func", constructor)
     own = {"num_classes", "norm_act", "dtype", "parent", "name"}
     return {field.name: field for field in dataclasses.fields(module) if field.name not in own}
 
 
 def float_dtype(dtype: Dtype) -> Any:
-    """Returns the floating-point dtype of that name, or raises `UserError`."""
+    """Returns the floating-point dtype that `dtype` stands for, or raises `UserError`."""
     try:
         resolved = jnp.dtype(dtype)
     except TypeError:

@@ -1,7 +1,7 @@
-"""Blocks that keep only what goes into them, and are computed again for the gradient.
+"""Blocks that keep only their input for the gradient, and compute their inside again.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174): for up to a third
-more arithmetic, training holds one tensor for each block and the inside of a single block.
+Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (arXiv:1604.06174). For up to a
+third more arithmetic, training holds one tensor for each block and the inside of a single block.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from flax import linen as nn
 
 
 def rematerialize(block: type[nn.Module], remat: bool) -> type[nn.Module]:
-    """`block`, called as `block(...)(x)` or `block(...)(x, train)`, or its form with `remat`.
+    """Returns `block`, or with `remat` the form of it that is computed again for the gradient.
 
-    Outputs, gradients, parameters, statistics and random numbers are those of `block`.
+    The block is called as `block(...)(x)` or `block(...)(x, train)`. Outputs, gradients,
+    parameters, statistics and random numbers are those of `block` in either case.
     """
     if not remat:
         return block

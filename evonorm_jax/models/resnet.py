@@ -1,6 +1,6 @@
-"""Pre-activation residual networks (ResNet v2), the ones EvoNorm was designed for.
+"""Pre-activation residual networks (ResNet v2), the networks EvoNorm was designed for.
 
-After He et al., "Identity Mappings in Deep Residual Networks" (arXiv:1603.05027), in the form
+Source: He et al., "Identity Mappings in Deep Residual Networks" (arXiv:1603.05027), in the form
 of the EvoNorm authors' TensorFlow code (tensorflow/tpu, models/official/resnet):
 
 - stem: 7x7/2 convolution and 3x3/2 max-pool, no layer after them;
@@ -10,14 +10,14 @@ of the EvoNorm authors' TensorFlow code (tensorflow/tpu, models/official/resnet)
   output of its first layer; resnet18 and 34 project in stage 1 too, though the shapes agree;
 - one more layer after the last block, then global average pool, dropout and a dense layer.
 
-"Layer" is whatever `norm_act` makes: the blocks name neither a normalisation nor an
-activation. Difference from the authors: see `convolution.py` on the max-pool.
+"Layer" is the layer that `norm_act` makes: the blocks name neither a normalisation nor an
+activation. The max-pool differs from the authors' (see `convolution.py`).
 
 With `num_classes=None` the network is a backbone: instead of logits it returns the output of every
 stage, each behind a layer of its own because the blocks end in a bare sum.
 
-Two fields lead to the "D" networks of He et al., "Bag of Tricks" (arXiv:1812.01187, figure 2),
-in which timm has its EvoNorm ResNet: `stem="imagenet_deep"` and `avg_down=True`.
+The fields `stem="imagenet_deep"` and `avg_down=True` make the "D" networks of He et al., "Bag of
+Tricks" (arXiv:1812.01187, figure 2), to which timm's EvoNorm ResNet belongs.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ class BasicBlock(nn.Module):
     """Layer, 3x3, layer, 3x3, add: `[N, H, W, C]` to `[N, H/strides, W/strides, num_filters]`.
 
     Attributes:
-      num_filters: channels of both convolutions.
-      conv: makes a convolution, bound to the compute dtype.
-      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-      strides: of the first 3x3 convolution and of the projection.
-      use_projection: 1x1 convolution on the shortcut; needed where the shape changes.
-      avg_down: whether an average pool strides on the shortcut, before the projection.
+      num_filters: Number of channels of both convolutions.
+      conv: Factory of convolutions, with the compute dtype bound.
+      norm_act: Factory of norm-activation layers, with mode and compute dtype bound.
+      strides: Strides of the first 3x3 convolution and of the projection.
+      use_projection: Whether the shortcut has a 1x1 convolution, which it needs where the shape
+        changes.
+      avg_down: Whether an average pool before the projection has the strides of the shortcut.
     """
 
     num_filters: int
@@ -87,7 +88,7 @@ class BasicBlock(nn.Module):
 class BottleneckBlock(nn.Module):
     """Layer, 1x1, layer, 3x3, layer, 1x1, add; the output has `4 * num_filters` channels.
 
-    Attributes as in `BasicBlock`; the stride sits on the 3x3 convolution.
+    The attributes are those of `BasicBlock`, but the 3x3 convolution has the strides.
     """
 
     num_filters: int
@@ -112,33 +113,34 @@ class BottleneckBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Pre-activation ResNet for images `[N, H, W, C]`; logits `[N, num_classes]`, float32.
+    """Pre-activation ResNet for images `[N, H, W, C]`, with float32 logits `[N, num_classes]`.
 
     Parameters are float32 in the collection `params`, under `stem_conv`,
     `stage<i>_block<j>/{norm1,conv1,...,shortcut_conv}`, `head_norm` and `head`; batch-dependent
     layers keep their statistics in `batch_stats` under the same names. A backbone has
-    `stage<i>_norm` in place of the two of the head.
+    `stage<i>_norm` in place of `head_norm` and `head`.
 
     Attributes:
-      stage_sizes: number of blocks of each stage.
-      num_classes: width of the logits; None for a backbone, which returns `FeatureMaps` in
-          `dtype`, levels 2 to 5 where there are four stages.
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      bottleneck: bottleneck blocks (depth 50 and more) or basic ones.
-      num_filters: channels of the stem; doubled by every stage after the first.
+      stage_sizes: Number of blocks of each stage.
+      num_classes: Width of the logits; None makes a backbone, which returns `FeatureMaps` in
+        `dtype`, levels 2 to 5 where there are four stages.
+      norm_act: Factory of norm-activation layers (see `evonorm_jax.norm_act`).
+      bottleneck: Whether the blocks are bottleneck blocks (depth 50 and more) or basic ones.
+      num_filters: Number of channels of the stem; every stage after the first doubles it.
       stem: "imagenet" (7x7/2 and max-pool), "imagenet_deep" (3x3/2 and two 3x3 with layers
-          between them, under `stem_conv<k>` and `stem_norm<k>`, and max-pool) or "cifar"
-          (3x3/1, no pool).
-      avg_down: whether an average pool, not the 1x1 convolution, strides on the shortcuts.
-      dropout_rate: dropout before the dense layer; where above 0, training needs the rng
-          "dropout".
-      remat: whether training keeps only what goes into each block, and computes the rest of it
-          again for the gradient (`evonorm_jax.models.rematerialize`).
-      dtype: dtype of convolutions and layers.
+        between them, under `stem_conv<k>` and `stem_norm<k>`, and max-pool) or "cifar"
+        (3x3/1, no pool).
+      avg_down: Whether the strides of the shortcuts belong to an average pool instead of the 1x1
+        convolution.
+      dropout_rate: Probability of dropout before the dense layer. Above 0, training needs the rng
+        "dropout".
+      remat: Whether training keeps only the input of each block, and computes the inside of the
+        block again for the gradient (`evonorm_jax.models.rematerialize`).
+      dtype: Dtype of convolutions and layers.
 
     Raises:
-      UserError: when constructed with a field out of range, or called on something else
-          than float images `[N, H, W, C]` of the number of channels it was initialised with.
+      UserError: A field is out of range, or the images are not floats `[N, H, W, C]` with the
+        number of channels that the network was initialised with.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.layers import EvoNormS0
@@ -210,7 +212,10 @@ def stem_convs(
     conv: ConvFactory,
     norm_act: NormActFactory,
 ) -> jax.Array:
-    """The convolutions of a stem, with the layers between them; call it in a compact method."""
+    """Applies the convolutions of a stem and the layers between them.
+
+    Call it inside a compact method.
+    """
     if stem != "imagenet_deep":
         return conv(num_filters, *STEM_CONVS[stem], name="stem_conv")(images)
     x = conv(num_filters // 2, 3, 2, name="stem_conv1")(images)
@@ -221,17 +226,17 @@ def stem_convs(
 
 
 def first_conv_name(stem: str) -> str:
-    """The convolution that sees the image."""
+    """Returns the name of the convolution that takes the image."""
     return "stem_conv1" if stem == "imagenet_deep" else "stem_conv"
 
 
 def first_level(stem: str) -> int:
-    """Level of the first stage: its map is 2^level times smaller than the image."""
+    """Returns the level of the first stage: its map is 2^level times smaller than the image."""
     return 0 if stem == "cifar" else 2
 
 
 def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array:
-    """The 1x1 convolution of a block's shortcut, `x` at the stride of the block."""
+    """Applies the 1x1 convolution of a block's shortcut to `x`, with the strides of the block."""
     strides = block.strides
     if block.avg_down and strides > 1:
         x, strides = avg_pool(x, strides), 1
@@ -239,7 +244,7 @@ def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array
 
 
 def check_resnet_fields(model: nn.Module) -> None:
-    """Raises `UserError` for a field out of range of a ResNet, v2 or v1.5."""
+    """Raises `UserError` if a field of a ResNet, v2 or v1.5, is out of range."""
     if model.num_classes is not None:
         check_positive_int("num_classes", model.num_classes)
     check_positive_int("num_filters", model.num_filters)

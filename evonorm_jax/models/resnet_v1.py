@@ -1,20 +1,20 @@
 """Post-activation residual networks, ResNet v1.5: the usual home of BatchNorm and GroupNorm.
 
-He et al., "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), with the stride
-of a bottleneck on its 3x3 convolution ("v1.5") and the last scale of every block initialised
-to zero (Goyal et al., arXiv:1706.02677, section 5.1), as in the EvoNorm authors' TensorFlow
-code. The shape of the network is PyTorch's: a projection only where the shape changes, so
-resnet50_v1 with BatchNorm has torchvision's 25,557,032 parameters. The authors project in the
-first block of every stage, which differs for resnet18 and 34 alone.
+Source: He et al., "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), with the
+stride of a bottleneck on its 3x3 convolution ("v1.5") and the last scale of every block initialised
+to zero (Goyal et al., arXiv:1706.02677, section 5.1), as in the EvoNorm authors' TensorFlow code.
+The shape of the network is PyTorch's: it projects only where the shape changes, so resnet50_v1 with
+BatchNorm has torchvision's 25,557,032 parameters. The authors project in the first block of every
+stage, which makes a difference for resnet18 and 34 alone.
 
 The last layer of a block and the one on its shortcut normalise without activating
-(`nonlinearity=False`); the activation follows the addition. A layer that fuses the two, such
-as EvoNorm, is a plain affine transform there: the network would not normalise its residual
-branches, and the layer offers no activation to put after the addition. It is refused, as in
-the authors' code, unless `residual_norm="affine"` allows just that, with ReLU after the addition.
-The Mask R-CNN of the EvoNorm paper was such a network: its parameter counts (Table 4 of
-arXiv:2004.02967v1) have `v` only where an activation follows. That ReLU follows the addition is
-our reading; no count tells.
+(`nonlinearity=False`); the activation follows the addition. A layer that fuses the two, such as
+EvoNorm, is a plain affine transform there: the network would not normalise its residual branches,
+and the layer offers no activation to put after the addition. The network refuses such a layer, as
+the authors' code does. `residual_norm="affine"` accepts it, with ReLU after the addition. The
+Mask R-CNN of the EvoNorm paper was such a network: its parameter counts (Table 4 of
+arXiv:2004.02967v1) have `v` only where an activation follows. The ReLU after the addition is our
+reading; no count shows it.
 
 With `num_classes=None` the network is a backbone and returns the output of every stage.
 """
@@ -52,12 +52,13 @@ class BasicBlockV1(nn.Module):
     """3x3, layer, 3x3, norm, add, activation; the output has `num_filters` channels.
 
     Attributes:
-      num_filters: channels of both convolutions.
-      conv: makes a convolution, bound to the compute dtype.
-      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
-      strides: of the first 3x3 convolution and of the projection.
-      use_projection: 1x1 convolution and norm on the shortcut, where the shape changes.
-      avg_down: whether an average pool strides on the shortcut, before the projection.
+      num_filters: Number of channels of both convolutions.
+      conv: Factory of convolutions, with the compute dtype bound.
+      norm_act: Factory of norm-activation layers, with mode and compute dtype bound.
+      strides: Strides of the first 3x3 convolution and of the projection.
+      use_projection: Whether the shortcut has a 1x1 convolution and a norm, which it needs where
+        the shape changes.
+      avg_down: Whether an average pool before the projection has the strides of the shortcut.
     """
 
     num_filters: int
@@ -83,9 +84,9 @@ class BasicBlockV1(nn.Module):
 
 
 class BottleneckBlockV1(nn.Module):
-    """1x1, layer, 3x3, layer, 1x1, norm, add, activation; `4 * num_filters` channels come out.
+    """1x1, layer, 3x3, layer, 1x1, norm, add, activation; the output has 4 * num_filters channels.
 
-    Attributes as in `BasicBlockV1`; the stride sits on the 3x3 convolution.
+    The attributes are those of `BasicBlockV1`, but the 3x3 convolution has the strides.
     """
 
     num_filters: int
@@ -112,18 +113,19 @@ class BottleneckBlockV1(nn.Module):
 
 
 class ResNetV1(nn.Module):
-    """Post-activation ResNet for images `[N, H, W, C]`; logits `[N, num_classes]`, float32.
+    """Post-activation ResNet for images `[N, H, W, C]`, with float32 logits `[N, num_classes]`.
 
-    Fields, names of the parameters and errors as in `evonorm_jax.models.resnet.ResNet`, but
-    the stem has a layer, `stem_norm`, and there is none before the head or on a backbone's maps.
+    The other fields, the names of the parameters and the other errors are those of
+    `evonorm_jax.models.resnet.ResNet`, but the stem has a layer, `stem_norm`, and there is none
+    before the head or on a backbone's maps.
 
     Attributes:
-      residual_norm: what stands where no activation follows: "norm", or "affine" to let in
-          layers that fuse normalisation and activation, see the module docstring.
+      residual_norm: Kind of the layers that no activation follows: "norm", or "affine" to accept
+        layers that fuse normalisation and activation (see the module docstring).
 
     Raises:
-      UserError: also for a `norm_act` that fuses normalisation and activation, or whose
-          activation has parameters (`frn`, `bn_swish`, `gn_swish`).
+      UserError: `norm_act` fuses normalisation and activation while `residual_norm` is "norm", or
+        its activation has parameters (`frn`, `bn_swish`, `gn_swish`).
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.norm_act import norm_act
@@ -189,12 +191,12 @@ class ResNetV1(nn.Module):
 
 
 def sum_activation(norm_act: NormActFactory) -> Callable[[jax.Array], jax.Array]:
-    """What follows the addition: the activation of the layer; ReLU for one that fuses its own."""
+    """Returns the activation after the addition: the layer's, or ReLU for a layer that fuses it."""
     return nn.relu if fuses_activation(norm_act) else activation_of(norm_act)
 
 
 def check_residual_norm(norm_act: NormActFactory, residual_norm: str) -> None:
-    """Raises `UserError` for a layer that cannot stand where no activation follows."""
+    """Raises `UserError` if the layer cannot stand where no activation follows."""
     if residual_norm not in RESIDUAL_NORMS:
         raise UserError(
             f"residual_norm={residual_norm!r}: expected one of {', '.join(RESIDUAL_NORMS)}."

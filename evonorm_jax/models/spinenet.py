@@ -1,13 +1,15 @@
-"""SpineNet: a backbone whose blocks do not go from fine to coarse maps in order.
+"""SpineNet: a backbone with blocks that do not go from fine to coarse maps in order.
 
-Du et al., "SpineNet: Learning Scale-Permuted Backbone for Recognition and Localization"
-(arXiv:1912.05027), in the form of the authors' TensorFlow code (tensorflow/tpu,
+The network is that of Du et al., "SpineNet: Learning Scale-Permuted Backbone for Recognition and
+Localization" (arXiv:1912.05027), in the form of the authors' TensorFlow code (tensorflow/tpu,
 models/official/detection), the one that the EvoNorm paper transfers to. A stem of two block groups
-is followed by 15 more, each fed by two earlier ones that are resampled to its level and width.
+is followed by 15 more groups. Each of them takes two earlier groups, its parents, which are
+resampled to its level and width.
 
-Its blocks are the post-activation ones of `resnet_v1.py`, and the sum of two parents is activated
-like a residual sum, so `residual_norm` means the same here. Differences from the authors: the
-max-pool (see `convolution.py`), and the zero scale at the end of every block (see `resnet_v1.py`).
+The blocks are the post-activation ones of `resnet_v1.py`. The sum of two parents is activated like
+a residual sum, so `residual_norm` means the same here. Two things differ from the authors' code:
+the max-pool (see `convolution.py`), and the scale at the end of every block, which starts at zero
+(see `resnet_v1.py`).
 """
 
 from __future__ import annotations
@@ -74,14 +76,16 @@ COARSEST_LEVEL = 7
 
 
 class Resample(nn.Module):
-    """One parent at the level and width of a block, `[N, H, W, C]` to `[N, H', W', features]`.
+    """Resamples a parent to the level and width of a block.
+
+    Maps `[N, H, W, C]` become `[N, H', W', features]`.
 
     Attributes:
-      features: channels that come out.
-      inner: channels while the resolution changes.
-      levels_down: how often to halve the map; negative to double it.
-      conv: makes a convolution, bound to the compute dtype.
-      norm_act: makes a norm-activation layer, bound to the mode and the compute dtype.
+      features: Number of output channels.
+      inner: Number of channels while the resolution changes.
+      levels_down: Number of times that the map is halved; a negative number doubles it as often.
+      conv: Factory of convolutions, bound to the compute dtype.
+      norm_act: Factory of norm-activation layers, bound to the mode and the compute dtype.
     """
 
     features: int
@@ -107,23 +111,28 @@ class Resample(nn.Module):
 
 
 class SpineNet(nn.Module):
-    """The feature maps of levels 3 to 7, `[N, H / 2^l, W / 2^l, endpoint_filters]`.
+    """A backbone that returns feature maps of levels 3 to 7.
+
+    The map of level l has shape `[N, H / 2^l, W / 2^l, endpoint_filters]`.
 
     Parameters are float32 in the collection `params`, under `stem_conv`, `stem_norm`,
     `stem<i>_block<j>`, `group<k>_{resample1,resample2,block<j>}` and `level<l>_{conv,norm}`.
 
     Attributes:
-      norm_act: makes a norm-activation layer (see `evonorm_jax.norm_act`).
-      num_repeats: blocks of each group.
-      filter_scale: factor of all filters but those of the stem's convolution.
-      resample_alpha: width while a parent is resampled, over the filters of that parent.
-      endpoint_filters: channels of the maps.
-      residual_norm: "norm", or "affine" as in `resnet_v1.py`.
-      dtype: dtype of convolutions and layers.
+      norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).
+      num_repeats: Number of blocks of each group.
+      filter_scale: Factor of all filters but those of the stem's convolution and of the maps that
+        are returned.
+      resample_alpha: Number of channels while a parent is resampled, over the filters of that
+        parent.
+      endpoint_filters: Number of channels of the maps that are returned.
+      residual_norm: Rule for layers that no activation follows, "norm" or "affine" as in
+        `resnet_v1.py`.
+      dtype: Dtype of convolutions and layers.
 
     Raises:
-      UserError: when constructed with a field out of range or a layer that it cannot hold, or
-          called on images whose sides are no multiples of 128 pixels.
+      UserError: When the model is constructed, a field is out of range or the layer does not fit
+        the network. When it is called, the sides of the images are no multiples of 128 pixels.
 
     >>> import jax, jax.numpy as jnp
     >>> from evonorm_jax.norm_act import norm_act

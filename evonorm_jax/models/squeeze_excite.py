@@ -1,6 +1,6 @@
-"""Squeeze-excite: every channel is scaled by a gate that sees the mean of all channels.
+"""Squeeze-excite: every channel is scaled by a gate that depends on the means of all channels.
 
-Hu et al., arXiv:1709.01507.
+Source: Hu et al., arXiv:1709.01507.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class SqueezeExcite(nn.Module):
     """`x * sigmoid(expand(activation(reduce(mean(x)))))`, `[N, H, W, C]` to the same shape.
 
     Attributes:
-      reduced_channels: width between the dense layers `reduce` and `expand`.
-      activation: between the two.
-      dtype: of the dense layers and the gate; the mean is taken in float32.
+      reduced_channels: Width between the dense layers `reduce` and `expand`.
+      activation: Activation between the two dense layers.
+      dtype: Dtype of the dense layers and the gate; the mean is taken in float32.
     """
 
     reduced_channels: int
@@ -42,11 +42,11 @@ class SqueezeExcite(nn.Module):
 
 
 def gate_activation(norm_act: LayerLike) -> Callable[[jax.Array], jax.Array]:
-    """The activation inside the squeeze-excite of a network of these layers.
+    """Returns the activation inside the squeeze-excite of a network of these layers.
 
-    It is that of the layer where that has one: ReLU with `bn_relu`, SiLU with `bn_silu`. A layer
-    with none that stands alone (EvoNorm, FRN, the learned Swish) leaves EfficientNet's own, SiLU;
-    the paper does not say what it did there.
+    It is the activation of the layer: ReLU with `bn_relu`, SiLU with `bn_silu`. If the layer has
+    none that can be taken apart (EvoNorm, FRN, the learned Swish), it is EfficientNet's own, SiLU;
+    the paper does not say which one it used there.
     """
     try:
         return activation_of(norm_act)

@@ -1,6 +1,8 @@
 """The table of all networks, docs/models.md.
 
-python -m evonorm_jax.models.table > docs/models.md
+This command writes it:
+
+    python -m evonorm_jax.models.table > docs/models.md
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ refuse it.
 
 
 class Row(NamedTuple):
-    """The numbers of one network."""
+    """The counts of parameters and multiply-adds of one network."""
 
     batch_norm_parameters: int
     evonorm_parameters: int | None  # None where the network refuses it
@@ -50,12 +52,12 @@ class Row(NamedTuple):
 
 
 def num_classes(name: str) -> int:
-    """Classes of the data set that the network was designed for."""
+    """Returns the number of classes of the data set that the network was designed for."""
     return 10 if "cifar" in name else 1000
 
 
 def measure(name: str) -> Row:
-    """The numbers of a registered network, at its native image size.
+    """Counts the parameters and multiply-adds of a network at its native image size.
 
     >>> measure("cifar_resnet20")
     Row(batch_norm_parameters=272282, evonorm_parameters=272970, multiply_adds=40813184)
@@ -70,7 +72,7 @@ def measure(name: str) -> Row:
 
 
 def render(rows: Mapping[str, Row]) -> str:
-    """The document, in Markdown."""
+    """Returns the document, in Markdown."""
     lines = [_HEADER.format(imagenet=num_classes("resnet50"), cifar=num_classes("cifar_resnet20"))]
     for name, row in rows.items():
         network = create_model(name, num_classes(name), norm_act="bn_relu")

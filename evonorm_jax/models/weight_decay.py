@@ -1,4 +1,4 @@
-"""Which parameters of a network are weights that decay."""
+"""The choice of the parameters that weight decay reaches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 
 def decay_mask(params: Any) -> Any:
-    """Returns the same tree with True for the parameters that weight decay reaches: the kernels.
+    """Returns the tree of `params` with True for kernels, which decay, and False for the others.
 
     `scale`, `bias`, `v` and the baselines' own vectors do not decay, as in the authors' code.
 

@@ -12,7 +12,7 @@ _HEADER = ("Name", "Shape", "Dtype", "Size", "Mean", "Std")
 
 
 def parameter_overview(params: Any) -> str:
-    """Name, shape, dtype, size, mean and standard deviation of every array, and the total.
+    """Returns a table of all arrays: name, shape, dtype, size, mean, standard deviation, and total.
 
     >>> print(parameter_overview({"head": {"kernel": np.eye(2, dtype=np.float32)}}))
     | Name        | Shape  | Dtype   | Size | Mean | Std |
@@ -22,10 +22,10 @@ def parameter_overview(params: Any) -> str:
     <BLANKLINE>
 
     Args:
-      params: nested dictionaries of arrays.
+      params: Nested dictionaries of arrays.
 
     Returns:
-      The table, a line for each array in alphabetical order; it ends with a new line.
+      The table, with a line for each array in alphabetical order; it ends with a new line.
     """
     flat = jax.device_get(traverse_util.flatten_dict(params, sep="/"))
     rows = [_HEADER]

@@ -1,4 +1,4 @@
-"""How good generated images are, from the features that a network has of them. NumPy alone."""
+"""Measures of generated images, computed in NumPy alone from the features of a network."""
 
 from evonorm_jax.gan.metrics.class_agreement import conditional_accuracy, within_class_variance
 from evonorm_jax.gan.metrics.frechet import Moments, feature_moments, frechet_distance

@@ -1,4 +1,4 @@
-"""What the metrics ask of features."""
+"""Checks of the features that the metrics take."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from evonorm_jax.errors import UserError
 
 
 def check_features(features: np.ndarray, *, at_least: int = 1) -> np.ndarray:
-    """Features `[N, D]` in float64.
+    """Checks features `[N, D]` and returns them in float64.
 
     Raises:
-      UserError: for another shape, fewer samples, or values that are not finite.
+      UserError: The features have another shape, fewer than `at_least` samples, or values that are
+        not finite.
     """
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] == 0 or len(features) < at_least:
@@ -29,7 +30,7 @@ def check_features(features: np.ndarray, *, at_least: int = 1) -> np.ndarray:
 
 
 def check_same_width(first: np.ndarray, second: np.ndarray) -> None:
-    """Raises `UserError` unless both are features, or means, of one network."""
+    """Raises `UserError` unless both arrays of features, or of their means, are equally wide."""
     if first.shape[-1] != second.shape[-1]:
         raise UserError(
             f"features of {first.shape[-1]} and of {second.shape[-1]} numbers do not compare: take "

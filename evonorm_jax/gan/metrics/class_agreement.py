@@ -1,7 +1,7 @@
-"""Whether class-conditional samples show their class, and more of it than one picture.
+"""Measures of whether class-conditional samples show their class, and more of it than one picture.
 
-A collapsed generator of digits had an agreement of 1.000 while all samples of a class were the same
-picture: neither figure says anything without the other.
+Neither figure says anything without the other: a collapsed generator of digits had an accuracy of
+1.000 while all samples of a class were the same picture.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from evonorm_jax.gan.metrics.checks import check_features, check_same_width
 
 
 def conditional_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of N samples whose logits `[N, K]` are largest at their label `[N]`.
+    """Returns the share of N samples whose logits `[N, K]` are largest at their label `[N]`.
 
     >>> conditional_accuracy(np.eye(3), np.array([0, 1, 0]))
     0.6666666666666666
@@ -26,18 +26,19 @@ def conditional_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 def within_class_variance(
     samples: np.ndarray, labels: np.ndarray, real: np.ndarray, real_labels: np.ndarray
 ) -> float:
-    """Variance of the samples about the mean of their class, over that of the real images.
+    """Computes the variance of samples within their classes, over that of real images.
 
-    1 where the samples vary as the data does, 0 where all samples of a class are one picture.
+    It is 1 where the samples vary as the data does, and 0 where all samples of a class are one
+    picture.
 
     Args:
-      samples: features `[N, D]`.
-      labels: `[N]`.
-      real: features `[M, D]`.
-      real_labels: `[M]`.
+      samples: Features of the samples, `[N, D]`.
+      labels: Classes of the samples, `[N]` integers.
+      real: Features of real images, `[M, D]`.
+      real_labels: Classes of the real images, `[M]` integers.
 
     Raises:
-      UserError: for other shapes, or real images that do not vary within a class.
+      UserError: An array has another shape, or the real images do not vary within a class.
     """
     samples, real = check_features(samples), check_features(real)
     check_same_width(samples, real)
@@ -50,7 +51,10 @@ def within_class_variance(
 
 
 def _variance(features: np.ndarray, labels: np.ndarray) -> float:
-    """Unbiased, summed over the features and averaged over the classes by their size."""
+    """Returns the unbiased variance within classes, summed over features.
+
+    Classes count by their size.
+    """
     squares, degrees = 0.0, 0
     for label in np.unique(labels):
         of_class = features[labels == label]

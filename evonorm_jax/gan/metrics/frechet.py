@@ -2,11 +2,12 @@
 
     d = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2
 
-Source: Heusel et al. 2017 (arXiv:1706.08500). Everything is float64 and symmetric: both roots come
-from `eigh`, so nothing turns complex and a covariance of less than full rank is no special case;
+Source: Heusel et al. 2017 (arXiv:1706.08500). Everything is float64 and symmetric. Both roots come
+from `eigh`, so nothing turns complex, and a covariance of less than full rank is no special case.
 `scipy.linalg.sqrtm` has done worse in three of its versions. The distance falls with the number of
-samples: two samples of the same Gaussian of 64 dimensions and trace 66 are 3.9 apart at 360, 1.4 at
-1,000 and 0.03 at 50,000. So never compare figures of different numbers of samples.
+samples: two sets of samples from the same Gaussian of 64 dimensions and trace 66 are 3.9 apart with
+360 samples each, 1.4 with 1,000 and 0.03 with 50,000. So never compare figures of different numbers
+of samples.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from evonorm_jax.gan.metrics.checks import check_features, check_same_width
 
 
 class Moments(NamedTuple):
-    """Mean `[D]` and covariance `[D, D]` (divided by N - 1) of N features, float64."""
+    """Mean `[D]` and covariance `[D, D]` (divided by N - 1) of features `[N, D]`, in float64."""
 
     num_samples: int
     mean: np.ndarray
@@ -28,13 +29,13 @@ class Moments(NamedTuple):
 
 
 def feature_moments(features: np.ndarray) -> Moments:
-    """The moments of features `[N, D]`, N at least 2.
+    """Computes the moments of features `[N, D]`, N at least 2.
 
     >>> feature_moments(np.array([[0.0, 1.0], [2.0, 1.0]])).covariance.tolist()
     [[2.0, 0.0], [0.0, 0.0]]
 
     Raises:
-      UserError: for another shape, or values that are not finite.
+      UserError: The features have another shape, or values that are not finite.
     """
     features = check_features(features, at_least=2)
     mean = features.mean(axis=0)
@@ -43,7 +44,7 @@ def feature_moments(features: np.ndarray) -> Moments:
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
-    """The distance, at least 0 but for rounding.
+    """Computes the distance, which is at least 0 up to rounding.
 
     >>> one = feature_moments(np.array([[-1.0], [1.0]]))  # variance 2
     >>> two = feature_moments(np.array([[1.0], [5.0]]))  # variance 8, mean 3
@@ -51,7 +52,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     11.0
 
     Raises:
-      UserError: the features are of different widths.
+      UserError: The features are of different widths.
     """
     check_same_width(first.mean, second.mean)
     values, vectors = np.linalg.eigh(first.covariance)
@@ -63,7 +64,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 
 def check_rank(moments: Moments) -> None:
-    """Raises `UserError` where fewer samples than features make a distance meaningless."""
+    """Raises `UserError` unless there are more samples than features, which a distance needs."""
     width = len(moments.mean)
     if moments.num_samples <= width:
         raise UserError(

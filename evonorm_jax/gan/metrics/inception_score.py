@@ -1,10 +1,11 @@
-"""The Inception Score: how sure a classifier is of each image, and how its classes vary.
+"""The Inception Score: it is high where a classifier is sure of each image and the classes vary.
 
     exp(mean KL(p(y|x) || p(y)))
 
-from 1, where every image looks alike, to the number of classes. Source: Salimans et al. 2016
-(arXiv:1606.03498). The mean and the standard deviation over 10 parts of the samples are reported.
-The samples are shuffled first, because a part of class-sorted samples holds a class or two.
+It goes from 1, where every image looks alike, to the number of classes. Source: Salimans et al.
+2016 (arXiv:1606.03498). The mean and the standard deviation over 10 parts of the samples are
+reported. The samples are shuffled first, because a part of class-sorted samples would hold a class
+or two.
 """
 
 from __future__ import annotations
@@ -18,22 +19,24 @@ from evonorm_jax.gan.metrics.checks import check_features
 
 
 class Score(NamedTuple):
-    """Mean and standard deviation over parts or draws."""
+    """The mean and the standard deviation of a figure over parts of the samples or over draws."""
 
     mean: float
     std: float
 
 
 def inception_score(logits: np.ndarray, *, num_splits: int = 10, seed: int = 2020) -> Score:
-    """The score of N images; shuffle and parts are those of torch-fidelity.
+    """Computes the score of N images; the shuffle and the parts are those of torch-fidelity.
 
     Args:
-      logits: `[N, K]`; of the Inception network those without the bias of its last layer.
-      num_splits: how many parts of the samples to score.
-      seed: of the shuffle.
+      logits: Logits of K classes, `[N, K]`; for the Inception network those without the bias of its
+        last layer.
+      num_splits: Number of parts of the samples to score.
+      seed: Seed of the shuffle.
 
     Raises:
-      UserError: for another shape, or fewer samples than parts.
+      UserError: The logits have another shape or values that are not finite, or the number of parts
+        is below 1 or above that of the samples.
 
     >>> inception_score(100 * np.eye(4)[np.arange(40) % 4], num_splits=1)
     Score(mean=4.0, std=0.0)

@@ -1,9 +1,9 @@
 """The kernel distance between two sets of features (KID's formula).
 
-The squared maximum mean discrepancy with k(x, y) = (x.y / D + 1)^3, estimated without bias from
-subsets of both sets: its expectation is 0 for two samples of one distribution, however few, so it
-is the one to use where there are too few samples for the Fréchet distance. Source: Binkowski et al.
-2018 (arXiv:1801.01401).
+It is the squared maximum mean discrepancy with the kernel k(x, y) = (x.y / D + 1)^3, estimated
+without bias from subsets of both sets. Its expectation is 0 for two sets of samples from one
+distribution, however few. So it is the distance to use where there are too few samples for the
+Fréchet distance. Source: Binkowski et al. 2018 (arXiv:1801.01401).
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ def kernel_distance(
     subset_size: int = 1000,
     seed: int = 2020,
 ) -> Score:
-    """Mean and standard deviation over subsets; the subsets are those of torch-fidelity.
+    """Computes the distance, as mean and standard deviation over the subsets of torch-fidelity.
 
     Args:
-      first: features `[N, D]`.
-      second: features `[M, D]`.
-      num_subsets: how many pairs of subsets to draw.
-      subset_size: samples of a subset, drawn without repetition; at least 2.
-      seed: of the draws.
+      first: Features of the first set, `[N, D]`.
+      second: Features of the second set, `[M, D]`.
+      num_subsets: Number of pairs of subsets to draw.
+      subset_size: Number of samples of a subset, at least 2, drawn without repetition.
+      seed: Seed of the draws.
 
     Raises:
-      UserError: for other shapes, or subsets larger than a set.
+      UserError: An array has another shape or values that are not finite, there is no subset, or a
+        subset has fewer than 2 samples or more than a set.
     """
     first, second = check_features(first), check_features(second)
     check_same_width(first, second)
@@ -53,7 +54,7 @@ def kernel_distance(
 
 
 def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate: pairs of a sample with itself left out."""
+    """Computes the unbiased estimate, which leaves out the pairs of a sample with itself."""
     size, width = x.shape
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:

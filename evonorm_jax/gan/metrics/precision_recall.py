@@ -1,9 +1,10 @@
 """Precision and recall of generated samples among real ones.
 
-Precision is the share of the samples that lie inside the ball of a real image, up to its third
-nearest real neighbour: are they real-looking? Recall is the share of the real images inside the
-ball of a sample: is all of the data there? A collapsed generator has the one without the other.
-Source: Kynkäänniemi et al. 2019 (arXiv:1904.06991).
+The ball of an image reaches to its third nearest neighbour in its own set. Precision is the share
+of the samples that lie inside the ball of a real image, and tells whether they look real. Recall is
+the share of the real images that lie inside the ball of a sample, and tells whether all of the data
+is covered. A collapsed generator has precision without recall. Source: Kynkäänniemi et al. 2019
+(arXiv:1904.06991).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _BLOCK = 1000
 
 
 class PrecisionRecall(NamedTuple):
-    """Both between 0 and 1."""
+    """Precision and recall, both from 0 to 1."""
 
     precision: float
     recall: float
@@ -30,10 +31,16 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     samples: np.ndarray, real: np.ndarray, *, num_neighbors: int = 3
 ) -> PrecisionRecall:
-    """Precision and recall of features `[N, D]` of samples among `[M, D]` of real images.
+    """Computes precision and recall from features `[N, D]` of samples and `[M, D]` of real images.
+
+    Args:
+      samples: Features of the samples, `[N, D]`.
+      real: Features of the real images, `[M, D]`.
+      num_neighbors: Rank of the neighbour that a ball reaches to.
 
     Raises:
-      UserError: for other shapes, or no more images than neighbours.
+      UserError: An array has another shape or values that are not finite, `num_neighbors` is below
+        1, or a set has no more images than `num_neighbors`.
 
     >>> real = np.array([[0.0], [1.0], [2.0], [9.0]])
     >>> precision_recall(np.array([[0.5], [1.5], [20.0], [21.0]]), real, num_neighbors=1)
@@ -54,7 +61,7 @@ def precision_recall(
 
 
 def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
-    """Squared distance of each to its k-th neighbour, itself not counted."""
+    """Returns the squared distance of each sample to its k-th neighbour, itself not counted."""
     # The nearest is the sample itself, at 0; a copy of it counts as a neighbour.
     blocks = [
         np.partition(squares, num_neighbors, axis=1)[:, num_neighbors]
@@ -64,13 +71,13 @@ def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
 
 
 def _covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
-    """The share of the points that lie in a ball."""
+    """Returns the share of the points that lie in a ball; `radii` are squared."""
     inside = [(squares <= radii).any(axis=1) for squares in _squared_distances(points, centres)]
     return float(np.concatenate(inside).mean())
 
 
 def _squared_distances(first: np.ndarray, second: np.ndarray) -> Iterator[np.ndarray]:
-    """`[N, M]`, in blocks of rows."""
+    """Yields the squared distances `[N, M]`, in blocks of rows."""
     squares = np.square(second).sum(axis=1)
     for start in range(0, len(first), _BLOCK):
         block = first[start : start + _BLOCK]
