@@ -79,7 +79,8 @@ def test_the_proxy_task_is_the_papers_at_two_lengths():
         assert (config.dataset.train_crop_size, config.dataset.image_size) == (24, 32)
         durations = resolve_durations(config, 50_000 // 128)
         assert durations.num_steps in (5000, 400)
-        schedule = learning_rate_schedule(config, durations, 128)
+        peak = peak_learning_rate(config.optimizer, 128)
+        schedule = learning_rate_schedule(config.schedule, peak, durations)
         assert float(schedule(0)) == pytest.approx(0.1)
 
 

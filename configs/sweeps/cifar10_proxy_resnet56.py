@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import recipes
-from evonorm_jax.layers import accepts_field
+from evonorm_jax.norm_act import accepts_field
 
 NORM_ACTS = ("bn_relu", "evonorm_s0")
 NUM_STEPS = (5000, 400)
@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
-    seeds, lengths = (1, (8, 4)) if arg == "smoke" else (NUM_SEEDS, NUM_STEPS)
+    seeds, lengths = (1, (8, 4)) if "smoke" in arg.split(",") else (NUM_SEEDS, NUM_STEPS)
     for seed in range(seeds):
         for num_steps in lengths:
             for norm_act in NORM_ACTS:

@@ -32,7 +32,7 @@ def load_inception_weights(path: str | Path) -> dict[str, Any]:
       path: Safetensors file with torch-fidelity's tensor names.
 
     Returns:
-      The variables `{"params": ..., "batch_stats": ...}` as float32 NumPy arrays.
+      The variables, `params` and `batch_stats`, as float32 NumPy arrays.
 
     Raises:
       UserError: The file is not there or holds other tensors, such as those of torchvision's

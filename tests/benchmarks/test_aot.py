@@ -21,8 +21,8 @@ from evonorm_jax.benchmarks.compile_only import TARGETS
 from evonorm_jax.benchmarks.hlo import parse_module
 from evonorm_jax.benchmarks.hlo_traffic import find_kernels
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers import norm_act
 from evonorm_jax.models import create_model
+from evonorm_jax.norm_act import norm_act
 
 SHAPE = (2, 8, 8, 64)
 LAYER = "layer_2x8x8x64"
