@@ -22,7 +22,9 @@ def as_png(report: Report) -> bytes:
     width = max(len(report.cases(group)) for group in groups)
     names = {group: report.contenders(group) for group in groups}
     heights = [0.9 + 0.24 * len(names[group]) for group in groups]
-    figure = Figure(figsize=(2.6 + 3.0 * width, sum(heights) + 0.4), layout="constrained")
+    longest = max(len(name) for contenders in names.values() for name in contenders)
+    labels = max(2.6, 0.07 * longest)  # inches; a letter of the names is 0.07 wide
+    figure = Figure(figsize=(labels + 3.0 * width, sum(heights) + 0.4), layout="constrained")
     axes = figure.subplots(len(groups), width, squeeze=False, sharey="row", height_ratios=heights)
     for row, group in zip(axes, groups, strict=True):
         cases = report.cases(group)

@@ -125,7 +125,9 @@ def sweep_results(name: str, folder: Path) -> list[Result]:
             "seconds from the first row to the last": rows[-1]["time"] - rows[0]["time"],
         }
         contender = str(workdir.relative_to(folder))
-        results.append(Result(name, "one run each", contender, figures=figures))
+        if not figures["finished"]:  # a bar must say that it is not of the same length
+            contender += f", cut off at step {evaluated[-1]['step']:,}"
+        results.append(Result(name, name, contender, figures=figures))
     return results
 
 

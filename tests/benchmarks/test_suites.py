@@ -340,7 +340,8 @@ def test_gpu_cifar10_reads_what_the_runs_have_reached(tmp_path):
         (folder / name / "metrics.jsonl").write_text(text if "begun" not in name else "")
     (folder / "done/seed=0/summary.json").write_text("{}")
     cut, done = gpu_cifar10.sweep_results("sweep", folder)
-    assert (cut.contender, done.contender) == ("cut/seed=0", "done/seed=0")
+    assert cut.contender == "cut/seed=0, cut off at step 5"
+    assert done.contender == "done/seed=0"
     seconds = {"seconds from the first row to the last": 3.0}
     figures = {gpu_cifar10.ACCURACY: 25.0, "test loss": 1.5, "at step": 5, "finished": 1}
     assert done.figures == figures | seconds
