@@ -17,6 +17,9 @@ _FIELDS: dict[str, Any] = {
     "in_memory": True,  # True: uint8 on every device, augmented there; False: streamed by the host
     "train_split": "train",  # subfolder, TFDS split or x_<split> key; "train[:90%]" takes a part
     "eval_split": "test",
+    # Of a class folder without these two: what is drawn of each class for evaluation.
+    "eval_fraction": 0.2,
+    "split_seed": 0,
     # What the network sees.
     "image_size": 32,  # pixels; in evaluation, and in training unless train_crop_size is set
     "train_crop_size": 0,  # pixels; 0 = image_size
@@ -109,6 +112,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     mean, std = tuple(config.mean), tuple(config.std)
     rules = {
         "source": (config.source in SOURCES, f"one of {', '.join(SOURCES)}"),
+        "eval_fraction": (0 < config.eval_fraction < 1, "a share of each class, above 0, below 1"),
         "mean": (len(mean) in (1, 3), "1 value (grey) or 3 (RGB), in units of 0 ... 255"),
         "std": (len(std) == len(mean) and min(std) > 0, "positive, as many values as mean has"),
         "image_size": (config.image_size > 0, "a positive number of pixels"),

@@ -15,6 +15,8 @@ EARLIER_VALUES = {
     "optimizer.adam_beta1": 0.9,
     "optimizer.adam_beta2": 0.999,
     "optimizer.adam_epsilon": 1e-8,
+    "dataset.eval_fraction": 0.2,
+    "dataset.split_seed": 0,
     "dataset.train_crop": "random",
     "dataset.resize_method": "bicubic",
 }
