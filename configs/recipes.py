@@ -86,6 +86,12 @@ def base_config() -> ConfigDict:
             "adam_beta1": 0.9,
             "adam_beta2": 0.999,
             "adam_epsilon": 1e-8,
+            # Parts of the network, by patterns of the paths in parameters.txt of a run.
+            "frozen_paths": (),  # keep their values: ("stem_*", "stage1_*")
+            "rate_multipliers": (),  # learn at another rate: ("head=10",); the first match counts
+            # Below 1: each layer learns at that share of the rate of the next one.
+            "layer_decay": 1.0,
+            "layer_paths": (),  # from the images on: ("stem_*", "stage1_*", ..., "head*")
         }
     )
     config.schedule = ConfigDict(

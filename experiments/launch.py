@@ -170,6 +170,8 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
         return float(literal)
     if wanted in (tuple, list) and isinstance(literal, tuple | list):
         return wanted(literal)
+    if wanted in (tuple, list) and all(isinstance(part, str) for part in present):
+        return wanted(text.split(",")) if text else wanted()
     if present is None or type(literal) is wanted:
         return literal
     if isinstance(present, ConfigDict) and isinstance(literal, dict):
