@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import jax
 
+from evonorm_jax.data.config import dataset_name
 from evonorm_jax.metrics import metrics_of_run
 from evonorm_jax.run_files import (
     CONFIG_FILE,
@@ -54,13 +55,17 @@ def main() -> None:
         "(default: configs/digits_resnet_evonorm_s0.py)",
     )
     parser.add_argument(
-        "--workdir", help="run directory: logs, curve, checkpoints (default: runs/<config>)"
+        "--workdir",
+        help="run directory: logs, curve, checkpoints (default: runs/<config>, and of a folder of "
+        "your own runs/<config>_<folder>)",
     )
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
     path, argument = launch.split_config(arguments.config)
     name = f"{path.stem}_{argument}" if argument else path.stem
+    if config.dataset.path and not config.dataset.name:  # each folder has a run of its own
+        name = f"{name}_{dataset_name(config.dataset)}"
     workdir = Path(arguments.workdir or Path("runs") / name)
 
     launch.start_jax(arguments)

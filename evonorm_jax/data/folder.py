@@ -24,6 +24,7 @@ from evonorm_jax.data.arrays import Arrays, check_bytes
 from evonorm_jax.data.folder_scan import (
     ClassFiles,
     LeftOut,
+    holds_images_alone,
     is_flat,
     is_hidden,
     is_split,
@@ -167,6 +168,11 @@ def _scan_split(
 ) -> ClassFiles:
     name, *_ = parse_split(config[field])
     if not (root / name).is_dir():
+        if holds_images_alone(root):
+            raise UserError(
+                f"'{root}' holds images, but no folders: config.dataset.path must name a folder"
+                " with one folder for each class, and the images of a class in its folder."
+            )
         there = sorted(
             entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name)
         )

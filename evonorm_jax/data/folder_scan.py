@@ -114,7 +114,7 @@ def is_split(folder: pathlib.Path) -> bool:
 
     A folder of images is a class, whatever its name: `train` beside `bus` and `tram`.
     """
-    return folder.is_dir() and (_has_folders(folder) or not _has_images(folder))
+    return folder.is_dir() and not holds_images_alone(folder)
 
 
 def is_flat(root: pathlib.Path) -> bool:
@@ -123,6 +123,11 @@ def is_flat(root: pathlib.Path) -> bool:
         entry.is_dir() and not is_hidden(entry.name) and _has_images(pathlib.Path(entry.path))
         for entry in _entries(root)
     )
+
+
+def holds_images_alone(folder: pathlib.Path) -> bool:
+    """Whether there are images in a folder, but no folders: then it is a class, or not sorted."""
+    return _has_images(folder) and not _has_folders(folder)
 
 
 def is_hidden(name: str) -> bool:

@@ -197,6 +197,8 @@ def _near(pattern: str, names: Sequence[str]) -> str:
     """Names the parameters or modules that a pattern may have meant."""
     modules = dict.fromkeys(name.partition("/")[0] for name in names)
     close = difflib.get_close_matches(pattern, [*modules, *names], n=3, cutoff=0.5)
+    if any(name.startswith(pattern) for name in names):
+        close = [repr(f"{pattern}*")]
     shown = list(modules)
     text = f"It has {', '.join(shown[:12])}{', ...' if len(shown) > 12 else ''}."
     return f"Did you mean {' or '.join(close)}? {text}" if close else text

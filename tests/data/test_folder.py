@@ -157,6 +157,8 @@ def test_folders_that_cannot_be_split(flat_folder):
         UserError, match=r"has 1 in subfolders; it has 2 images with \.heic: 2\. Put"
     ):
         list_class_folder(folder_config(flat_folder))
+    with pytest.raises(UserError, match=r"ant' holds images, but no folders: config.dataset.path"):
+        list_class_folder(folder_config(flat_folder / "ant"))
     (flat_folder / "dog" / "4.jpg").touch()
     with pytest.raises(UserError, match=r"dog' holds 1 image, but .* each need one: add"):
         list_class_folder(folder_config(flat_folder))

@@ -119,6 +119,7 @@ def test_nothing_set_changes_nothing(config):
     [
         ({"frozen_paths": ("stm_*",)}, r"frozen_paths: 'stm_\*' matches no parameter .* It has"),
         ({"frozen_paths": ("heads",)}, r"Did you mean head\b.*\? It has head, head_norm, stage1_"),
+        ({"frozen_paths": ("stage1",)}, r"matches no parameter .* mean 'stage1\*'\? It has head"),
         ({"frozen_paths": ("stage1_block1/conv2/kernel",)}, "mean stage1_block1/conv1/kernel"),
         ({"frozen_paths": ("*",)}, "freezes all 6 parameters"),
         ({"rate_multipliers": ("stage2_*=0.1",)}, r"rate_multipliers: 'stage2_\*' matches no"),
