@@ -91,10 +91,12 @@ def draw_curve(workdir: Path) -> None:
 
 def print_summary(summary: dict[str, float], workdir: Path) -> None:
     """Says what was reached, and where everything is."""
-    metrics = metrics_of_run(read_json(workdir / METADATA_FILE), read_json(workdir / CONFIG_FILE))
+    config = read_json(workdir / CONFIG_FILE)
+    metrics = metrics_of_run(read_json(workdir / METADATA_FILE), config)
     value = metrics.main.format(summary[metrics.main_metric])
+    fake = " on fake images" if config["dataset"]["source"] == "fake" else ""
     print(
-        f"\ntest {metrics.main.heading} {value} after {summary['steps']} steps, "
+        f"\ntest {metrics.main.heading} {value}{fake} after {summary['steps']} steps, "
         f"{summary['train_seconds']:.1f} s of training\n"
         f"  log         {workdir / METRICS_FILE}\n"
         f"  curve       {workdir / CURVE_FILE}\n"

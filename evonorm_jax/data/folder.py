@@ -33,6 +33,7 @@ from evonorm_jax.data.folder_scan import (
 )
 from evonorm_jax.data.pillow_images import read_image
 from evonorm_jax.data.splits import parse_split, split_slice
+from evonorm_jax.display import WaitLog
 from evonorm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def load_class_folder(
       UserError: As `list_class_folder`, or a file cannot be decoded.
     """
     folder = list_class_folder(config, evaluation_only=evaluation_only)
-    check_bytes(config, len(folder.train.paths) + len(folder.eval.paths))
+    number = len(folder.train.paths) + len(folder.eval.paths)
+    check_bytes(config, number)
+    waiting = WaitLog(logger, f"Reading images of {config.path} into memory", number)
     read = functools.partial(
         read_image,
         size=config.image_size,
@@ -122,7 +125,9 @@ def load_class_folder(
             chunk = 1024
             for first in range(0, len(split.paths), chunk):
                 part = pool.map(read, split.paths[first : first + chunk])
-                images[first : first + chunk] = list(part)
+                for index, image in enumerate(part, start=first):
+                    images[index] = image
+                    waiting.add()
             return images
 
         return Arrays(

@@ -78,6 +78,9 @@ def train_and_evaluate(
             )
         )
 
+        for note in run.notes:
+            progress.report(note)
+
         # --------------------------------------------------------- restore
         # The newest checkpoint comes first; without one the run starts from config.init_from or
         # from its seed.
@@ -97,8 +100,6 @@ def train_and_evaluate(
             progress.report(
                 f"Resuming {workdir} at step {start_step} of {run.durations.num_steps}."
             )
-        for note in run.notes:
-            progress.report(note)
         parameters = num_parameters(state.params)
         progress.report(_headline(run, parameters))
         if first_process:
@@ -143,7 +144,7 @@ def train_and_evaluate(
 
         def evaluate_and_report() -> dict[str, float]:
             progress.pause(step)
-            result = evaluate(state, resident)
+            result = evaluate(state, resident, progress.evaluated)
             task.artifacts(step, state, resident, workdir)
             writer.write(step, {"epoch": epoch(step), **result})  # last: it says that all is done
             progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
@@ -156,6 +157,8 @@ def train_and_evaluate(
             final = evaluate_and_report()  # stopped between a checkpoint and its evaluation
         while step < num_steps and not stop:
             step += 1
+            if step == start_step + 1:
+                progress.wait("compiling the training step, which the first step waits for")
             profile.before(step)
             state, metrics = train_step(state, resident, next(batches))
             profile.after(step, metrics)

@@ -1,10 +1,12 @@
 import logging
 import os
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from evonorm_jax import display
 from evonorm_jax.data import create_pipeline, dataset_config
 from evonorm_jax.data.folder import list_class_folder
 from evonorm_jax.data.pillow_images import read_image
@@ -185,6 +187,15 @@ def test_in_memory(image_folder):
     folder = list_class_folder(folder_config(image_folder))
     np.testing.assert_array_equal(images[5], read(folder.train.paths[5], 16, 18))
     np.testing.assert_array_equal(pipeline.resident()["train_labels"], folder.train.labels)
+
+
+def test_reading_says_how_far_it_is(image_folder, monkeypatch, caplog):
+    times = iter([0.0, *[1.0] * 9, 2.5, *[3.0] * 9, *[12.5] * 99])
+    monkeypatch.setattr(display, "time", types.SimpleNamespace(monotonic=times.__next__))
+    caplog.set_level(logging.INFO, "evonorm_jax")
+    create_pipeline(folder_config(image_folder), seed=0)
+    what = f"Reading images of {image_folder} into memory"
+    assert caplog.messages == [f"{what}: 10 of 28", f"{what}: 20 of 28"]
 
 
 def test_evaluation_only(image_folder, tmp_path):
