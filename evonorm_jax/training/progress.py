@@ -102,7 +102,8 @@ class Progress:
         """
         now = time.perf_counter()
         first, self._has_evaluated = not self._has_evaluated, True
-        if not (self._interactive or first) and now - self._last_line < self._min_seconds:
+        too_soon = now - self._last_line < self._min_seconds or done in (0, total)
+        if not (self._interactive or first) and too_soon:
             return
         self._last_line = now
         images = f"{done:,} images" if total is None else f"{done:,} of {total:,} images"

@@ -38,8 +38,9 @@ def test_an_evaluation_says_how_far_it_is(clock):
     for done, seconds in ((0, 8.0), (256, 4.0), (512, 1.0), (600, 0.0)):
         progress.evaluated(done, 600)
         clock[0] += seconds
-    progress.evaluated(0, None)
     clock[0] += 12.0
+    progress.evaluated(600, 600)  # the result itself follows
+    progress.evaluated(0, None)
     progress.evaluated(64, None)
     assert stream.getvalue().splitlines() == [
         "evaluating: 0 of 600 images, compiling first",
