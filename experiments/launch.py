@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import jax
 
@@ -170,6 +170,8 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
         return float(literal)
     if wanted in (tuple, list) and isinstance(literal, tuple | list):
         return wanted(literal)
+    if wanted in (tuple, list) and all(isinstance(part, str) for part in present):
+        return wanted(text.split(",")) if text else wanted()
     if present is None or type(literal) is wanted:
         return literal
     if isinstance(present, ConfigDict) and isinstance(literal, dict):
@@ -191,11 +193,20 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process_id", type=int, metavar="I", help="0 to N - 1")
 
 
-def start_jax(arguments: argparse.Namespace | None = None) -> None:
-    """Sets the compile cache up and joins the other hosts, before any device is touched."""
+def start_jax(
+    arguments: argparse.Namespace | None = None, *, log_stream: TextIO | None = None
+) -> None:
+    """Sets the compile cache up and joins the other hosts, before any device is touched.
+
+    Args:
+      arguments: Parsed flags, among them those of a run on several hosts.
+      log_stream: Where the package's notes go; stdout by default, stderr where stdout is data.
+    """
     # orbax reports and warns of every step through absl; what a person needs, our lines say.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", stream=log_stream or sys.stdout
+    )
     logging.getLogger("evonorm_jax").setLevel(logging.INFO)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evonorm_jax"

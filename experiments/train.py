@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import jax
 
+from evonorm_jax.data.config import dataset_name
 from evonorm_jax.metrics import metrics_of_run
 from evonorm_jax.run_files import (
     CONFIG_FILE,
@@ -54,13 +55,17 @@ def main() -> None:
         "(default: configs/digits_resnet_evonorm_s0.py)",
     )
     parser.add_argument(
-        "--workdir", help="run directory: logs, curve, checkpoints (default: runs/<config>)"
+        "--workdir",
+        help="run directory: logs, curve, checkpoints (default: runs/<config>, and of a folder of "
+        "your own runs/<config>_<folder>)",
     )
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
     path, argument = launch.split_config(arguments.config)
     name = f"{path.stem}_{argument}" if argument else path.stem
+    if config.dataset.path and not config.dataset.name:  # each folder has a run of its own
+        name = f"{name}_{dataset_name(config.dataset)}"
     workdir = Path(arguments.workdir or Path("runs") / name)
 
     launch.start_jax(arguments)
@@ -86,10 +91,12 @@ def draw_curve(workdir: Path) -> None:
 
 def print_summary(summary: dict[str, float], workdir: Path) -> None:
     """Says what was reached, and where everything is."""
-    metrics = metrics_of_run(read_json(workdir / METADATA_FILE), read_json(workdir / CONFIG_FILE))
+    config = read_json(workdir / CONFIG_FILE)
+    metrics = metrics_of_run(read_json(workdir / METADATA_FILE), config)
     value = metrics.main.format(summary[metrics.main_metric])
+    fake = " on fake images" if config["dataset"]["source"] == "fake" else ""
     print(
-        f"\ntest {metrics.main.heading} {value} after {summary['steps']} steps, "
+        f"\ntest {metrics.main.heading} {value}{fake} after {summary['steps']} steps, "
         f"{summary['train_seconds']:.1f} s of training\n"
         f"  log         {workdir / METRICS_FILE}\n"
         f"  curve       {workdir / CURVE_FILE}\n"

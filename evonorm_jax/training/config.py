@@ -15,6 +15,18 @@ EARLIER_VALUES = {
     "optimizer.adam_beta1": 0.9,
     "optimizer.adam_beta2": 0.999,
     "optimizer.adam_epsilon": 1e-8,
+    **{
+        f"{section}.{field}": value
+        for section in ("optimizer", "generator_optimizer", "discriminator_optimizer")
+        for field, value in {
+            "frozen_paths": (),
+            "rate_multipliers": (),
+            "layer_paths": (),
+            "layer_decay": 1.0,
+        }.items()
+    },
+    "dataset.eval_fraction": 0.2,
+    "dataset.split_seed": 0,
     "dataset.train_crop": "random",
     "dataset.resize_method": "bicubic",
 }

@@ -16,6 +16,7 @@ from evonorm_jax.data import Pipeline, steps_per_epoch
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.durations import Durations, resolve_durations
 from evonorm_jax.training.evaluation import Evaluator
+from evonorm_jax.training.fit_to_data import fit_to_data, fits_to_data
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.steps import step_key
 from evonorm_jax.training.tasks import State, Task, find_task
@@ -37,6 +38,7 @@ class Experiment:
       layout: The workers on the devices.
       durations: The length of the run in steps.
       task: What is trained.
+      notes: What to tell the user of the choices that were left to the data.
     """
 
     config: ml_collections.ConfigDict
@@ -45,6 +47,7 @@ class Experiment:
     layout: WorkerLayout
     durations: Durations
     task: Task
+    notes: Sequence[str] = ()
 
     @property
     def images_per_step(self) -> int:
@@ -105,6 +108,15 @@ def create_experiment(
       UserError: Something in the config cannot be.
     """
     parallel = DataParallel(devices)
+    task, pipeline = find_task(config), None
+    notes: list[str] = []
+    if fits_to_data(config):
+        pipeline = task.create_pipeline(config)
+        config, notes = fit_to_data(
+            config,
+            pipeline.num_train_examples // task.batches_per_step(config),
+            len(parallel.devices),
+        )
     layout = layout_workers(
         config.num_workers,
         config.images_per_worker,
@@ -112,9 +124,8 @@ def create_experiment(
         sync_batch_stats=config.sync_batch_stats,
     )
     _check_fields(config)
-    task = find_task(config)
     task.check(config, layout)
-    pipeline = task.create_pipeline(config)
+    pipeline = pipeline or task.create_pipeline(config)
     images_per_step = layout.batch_size * task.batches_per_step(config)
     durations = resolve_durations(config, steps_per_epoch(pipeline, images_per_step))
     experiment = Experiment(
@@ -124,6 +135,7 @@ def create_experiment(
         layout=layout,
         durations=durations,
         task=task(config, pipeline, layout, durations),
+        notes=notes,
     )
     experiment.state_shapes()  # what only the network can find wrong, it finds while tracing
     return experiment

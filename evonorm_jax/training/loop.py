@@ -11,10 +11,12 @@ import jax
 from jax.experimental import multihost_utils
 
 from evonorm_jax.data import prefetch_to_devices
+from evonorm_jax.data.config import describe_dataset
 from evonorm_jax.training import run_directory, writers
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.config import complete
 from evonorm_jax.training.experiment import Experiment, create_experiment
+from evonorm_jax.training.fit_to_data import prepare
 from evonorm_jax.training.guard import NonFiniteGuard
 from evonorm_jax.training.model import inline_layer
 from evonorm_jax.training.parameter_overview import parameter_overview
@@ -56,9 +58,10 @@ def train_and_evaluate(
     first_process = jax.process_index() == 0
 
     # ------------------------------------------------------------- config, data, task
-    config = inline_layer(complete(config))
+    config = prepare(inline_layer(complete(config)), workdir)
     run_directory.check_owner(workdir, config)
     run = create_experiment(config, devices)
+    config = run.config  # with what was left to the data
     task, run_metrics = run.task, run.task.metrics
     # Read before anything is written; a run that resumes has left them behind.
     weights = None if has_checkpoint(workdir) else task.initial_weights()
@@ -74,6 +77,9 @@ def train_and_evaluate(
                 stream=progress_stream if first_process else None,
             )
         )
+
+        for note in run.notes:
+            progress.report(note)
 
         # --------------------------------------------------------- restore
         # The newest checkpoint comes first; without one the run starts from config.init_from or
@@ -138,7 +144,7 @@ def train_and_evaluate(
 
         def evaluate_and_report() -> dict[str, float]:
             progress.pause(step)
-            result = evaluate(state, resident)
+            result = evaluate(state, resident, progress.evaluated)
             task.artifacts(step, state, resident, workdir)
             writer.write(step, {"epoch": epoch(step), **result})  # last: it says that all is done
             progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
@@ -151,6 +157,8 @@ def train_and_evaluate(
             final = evaluate_and_report()  # stopped between a checkpoint and its evaluation
         while step < num_steps and not stop:
             step += 1
+            if step == start_step + 1:
+                progress.wait("compiling the training step, which the first step waits for")
             profile.before(step)
             state, metrics = train_step(state, resident, next(batches))
             profile.after(step, metrics)
@@ -214,11 +222,12 @@ def _headline(run: Experiment, parameters: int) -> str:
     """Says what is trained on what, for how long."""
     config, devices, durations = run.config, run.parallel.devices, run.durations
     workers = "worker" if config.num_workers == 1 else "workers"
+    images = f"{run.pipeline.num_train_examples:,} training images"
     rates = (f"{name.replace('_', ' ')} {peak:.4g}" for name, peak in run.task.peak_rates.items())
     return (
         f"{run.task.headline()}: {parameters:,} parameters, on "
         f"{len(devices)} x {devices[0].device_kind}\n"
-        f"{config.dataset.name}: {run.pipeline.num_train_examples:,} training images, batch "
+        f"{describe_dataset(config.dataset)}: {images}, batch "
         f"{run.layout.batch_size} = {config.num_workers} {workers} x {config.images_per_worker} "
         f"images\n"
         f"{durations.num_steps:,} steps ({durations.epoch(durations.num_steps):.4g} epochs), "

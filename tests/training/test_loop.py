@@ -71,7 +71,9 @@ def test_progress_says_what_matters(finished):
     text = finished[3]
     assert "cifar_resnet20 with evonorm_b0: " in text
     assert "parameters, on 1 x cpu" in text
-    assert "32 training images, batch 8 = 2 workers x 4 images" in text
+    assert "fake images (random pixels) in place of digits: 32 training images, batch 8" in text
+    assert "batch 8 = 2 workers x 4 images" in text
+    assert "compiling the training step" in text
     assert "8 steps (2 epochs), 2 of them warm-up, to learning rate 0.00625" in text
     assert "epoch 2  eval/loss" in text
 

@@ -93,6 +93,16 @@ def test_the_loss_curve_is_the_same_on_one_two_four_and_eight_devices(layer):
         np.testing.assert_allclose(curve, curves[0], rtol=2e-5)
 
 
+def test_frozen_parameters_have_no_part_in_a_step():
+    run, (first, second), _ = trained(1, workers=1, **{"optimizer.frozen_paths": ("*kernel",)})
+    drawn = to_host(run.parallel.replicate(run.create_state()))
+    for path, x in jax.tree_util.tree_leaves_with_path(second.params):
+        before = functools.reduce(lambda tree, key: tree[key.key], path, drawn.params)
+        assert (path[-1].key == "kernel") == np.array_equal(x, before), path
+    moved = jax.tree.map(np.array_equal, first.collections, second.collections)
+    assert not any(jax.tree.leaves(moved))  # running statistics follow the data nevertheless
+
+
 def test_eight_workers_on_two_devices_are_eight_devices():
     assert_same_training(trained(8, layer="evonorm_b0"), trained(2, layer="evonorm_b0"))
 

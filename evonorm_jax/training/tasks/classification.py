@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ from evonorm_jax.training.optimizer import (
     peak_learning_rate,
 )
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, keys_at, positions
+from evonorm_jax.training.parameter_paths import stop_frozen
 from evonorm_jax.training.state import (
     TrainState,
     create_train_state,
@@ -83,6 +85,7 @@ class Classification(Task):
             mixup_alpha=config.mixup_alpha,
             ema_decay=config.ema_decay,
             accumulation_steps=config.gradient_accumulation_steps,
+            constant=functools.partial(stop_frozen, config.optimizer),
         )
 
     @classmethod
@@ -119,8 +122,10 @@ class Classification(Task):
         return {"learning_rate": float(self.learning_rate(step))}
 
     def headline(self) -> str:
-        """Names the network and its layer."""
-        return f"{self.config.model.name} with {self.config.model.norm_act}"
+        """Names the network, its layer, and what of it is frozen."""
+        frozen = ", ".join(self.config.optimizer.frozen_paths)
+        name = f"{self.config.model.name} with {self.config.model.norm_act}"
+        return f"{name} ({frozen} frozen)" if frozen else name
 
     def initial_weights(self) -> InitialWeights | None:
         """Reads `config.init_from`; a head for other classes stays new."""
@@ -162,6 +167,7 @@ def make_train_step(
     mixup_alpha: float = 0.0,
     ema_decay: float = 0.0,
     accumulation_steps: int = 1,
+    constant: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds `step(state, resident, batch, key) -> (state, metrics)`.
 
@@ -177,6 +183,7 @@ def make_train_step(
       mixup_alpha: Parameter of mixup's Beta distribution; 0 turns it off.
       ema_decay: Decay of the averages of parameters and statistics; 0 turns them off.
       accumulation_steps: Micro-batches that one update is computed in.
+      constant: Stops the gradient of those parameters that are frozen.
 
     Returns:
       The step. Its metrics are means over the global batch: `loss` (nats), `top1`, `grad_norm`.
@@ -186,7 +193,7 @@ def make_train_step(
         variables: Mapping[str, Any], examples: Mapping[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
         logits, collections = model.apply(
-            variables,
+            {**variables, "params": constant(variables["params"])},
             examples["image"],
             train=True,
             mutable=[name for name in variables if name != "params"],
