@@ -1,5 +1,6 @@
 """Eight virtual CPU devices and a compile cache for all tests; set before anything imports JAX."""
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -35,15 +36,21 @@ def forget_programs() -> Iterator[None]:
         sys.modules["jax"].clear_caches()
 
 
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compiles without optimising: half the time where each program runs once or twice."""
+@contextlib.contextmanager
+def without_optimising() -> Iterator[None]:
     import jax
 
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compiles without optimising: half the time where each program runs once or twice."""
+    with without_optimising():
+        yield
 
 
 class TrainedRunCase(NamedTuple):
@@ -73,5 +80,6 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRunCase:
         "insects", "folder", path=str(images), in_memory=True, **means, **sizes
     )
     config.ema_decay = 0.5
-    summary = train_and_evaluate(config, root / "run", devices=jax.devices()[:1])
+    with without_optimising():
+        summary = train_and_evaluate(config, root / "run", devices=jax.devices()[:1])
     return TrainedRunCase(root / "run", images, summary)

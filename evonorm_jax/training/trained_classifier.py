@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import CLASSES_FILE
 from evonorm_jax.training.model import build_model
 from evonorm_jax.training.saved_run import SavedRun
-from evonorm_jax.training.trained_run import TrainedRun
+from evonorm_jax.training.trained_run import FilePrediction, TrainedRun
 
 #: One or several files, pictures of Pillow, or an array `[N, H, W, C]`.
 Images = str | Path | Image.Image | Sequence[str | Path | Image.Image] | np.ndarray | jax.Array
@@ -48,6 +48,9 @@ class TrainedClassifier(TrainedRun):
       model: A module of Flax: `model.apply(variables, images, train=False)` takes prepared images
         `[N, H, W, C]` and returns logits `[N, K]`.
     """
+
+    options: ClassVar[tuple[str, ...]] = ("top_k",)
+    preprocessing: Preprocessing
 
     def __init__(self, saved: SavedRun):
         super().__init__(saved)
@@ -104,6 +107,29 @@ class TrainedClassifier(TrainedRun):
         """
         return self.preprocessing.read(image)
 
+    def describe(
+        self,
+        paths: Sequence[str],
+        numbers: Sequence[int],
+        images: list[np.ndarray],
+        **options: Any,
+    ) -> Iterator[FilePrediction]:
+        """Ranks the classes of a batch of images that `read` has read."""
+        del numbers
+        found = self.predict(np.stack(images), batch_size=len(images), **options)
+        for i, path in enumerate(paths):
+            ranked = [
+                {"class": name, "index": int(index), "probability": float(probability)}
+                for name, index, probability in zip(
+                    found.top_names[i],
+                    found.top_classes[i],
+                    found.top_probabilities[i],
+                    strict=True,
+                )
+            ]
+            rows = [{"file": path, "rank": n, **one} for n, one in enumerate(ranked, start=1)]
+            yield FilePrediction(path, rows, [{"file": path, "predictions": ranked}])
+
     @functools.cached_property
     def _logits(self) -> Callable[[Mapping[str, Any], np.ndarray], jax.Array]:
         def logits(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
@@ -127,9 +153,9 @@ class TrainedClassifier(TrainedRun):
             raise UserError(f"batch_size={batch_size}: it must be at least 1.")
         results: list[np.ndarray] = []
         for batch in self._batches(images, batch_size):
-            # All batches have the same size: each other one would be compiled again.
-            missing = batch_size - len(batch) if results else 0
-            padding = np.zeros((missing, *batch.shape[1:]), batch.dtype)
+            # Sizes are powers of two, so that few of them are compiled.
+            size = 1 << (len(batch) - 1).bit_length()
+            padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
             found = function(self._device_variables, np.concatenate([batch, padding]))
             results.append(np.asarray(found)[: len(batch)])
         if not results:
