@@ -67,6 +67,20 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
+def check_output(path: Path, name: str, *, overwrite: bool = False) -> None:
+    """Refuses a file to write that is there already, or whose folder is not.
+
+    Raises:
+      UserError: The message names the argument, the path and the remedy.
+    """
+    if path.is_dir():
+        raise UserError(f"{name}={path} is a folder: name a file.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{name}={path} is there already: name another file, or add --overwrite.")
+    if not path.parent.is_dir():
+        raise UserError(f"{name}={path}: there is no folder {path.parent}; make it first.")
+
+
 def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
     """Loads `FILE.py[:argument]` and applies `--config.field=value` overrides.
 

@@ -1,7 +1,8 @@
 """A run directory: whose it is, and the files that say how it was made.
 
 `config.json` (resolved), `metadata.json` (what the metrics mean; versions, commit, devices and
-command of every start), `summary.json` once the run is finished. Metrics and checkpoints have files
+command of every start), `classes.json` (of tasks that have classes: their names, and how images are
+prepared), `summary.json` once the run is finished. Metrics and checkpoints have files
 of their own: `writers.py`, `checkpoint.py`.
 """
 
@@ -16,6 +17,7 @@ import jax
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import command, git_commit, now, versions
 from evonorm_jax.run_files import (
+    CLASSES_FILE,
     CONFIG_FILE,
     METADATA_FILE,
     SUMMARY_FILE,
@@ -60,6 +62,8 @@ def open_run_directory(workdir: Path, run: Experiment, *, first_process: bool) -
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / CONFIG_FILE, as_json(run.config.to_dict()))
+        if (classes := run.task.classes()) is not None:
+            write_json(workdir / CLASSES_FILE, classes)
         _append_metadata(workdir, run)
     except OSError as error:
         raise UserError(

@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 
 from evonorm_jax.data import Pipeline
+from evonorm_jax.data.preprocessing import Preprocessing
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION, CLASSIFICATION_EMA, RunMetrics
 from evonorm_jax.models.classification import cross_entropy, in_top
@@ -25,6 +26,7 @@ from evonorm_jax.training.optimizer import (
 )
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, keys_at, positions
 from evonorm_jax.training.parameter_paths import stop_frozen
+from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import (
     TrainState,
     create_train_state,
@@ -33,6 +35,7 @@ from evonorm_jax.training.state import (
 )
 from evonorm_jax.training.steps import gradient_step
 from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights, Task, means
+from evonorm_jax.training.trained_classifier import TrainedClassifier
 
 if TYPE_CHECKING:
     import ml_collections
@@ -126,6 +129,20 @@ class Classification(Task):
         frozen = ", ".join(self.config.optimizer.frozen_paths)
         name = f"{self.config.model.name} with {self.config.model.norm_act}"
         return f"{name} ({frozen} frozen)" if frozen else name
+
+    def classes(self) -> dict[str, Any]:
+        """Names of the classes, and what evaluations do to images."""
+        return {
+            "class_names": list(self.pipeline.class_names) if self.pipeline.class_names else None,
+            "num_classes": self.pipeline.num_classes,
+            "dtype": self.config.dtype,
+            **Preprocessing.of_dataset(self.config.dataset).to_json(),
+        }
+
+    @classmethod
+    def trained_run(cls, saved: SavedRun) -> TrainedClassifier:
+        """Makes the classifier of a run ready to use."""
+        return TrainedClassifier(saved)
 
     def initial_weights(self) -> InitialWeights | None:
         """Reads `config.init_from`; a head for other classes stays new."""
