@@ -106,7 +106,10 @@ def base_config() -> ConfigDict:
     config.log_every_steps = 100
     config.eval_every_epochs = 1.0
     config.checkpoint_every_steps = 1000
-    config.keep_checkpoints = 2
+    config.keep_checkpoints = 2  # the newest ones
+    config.keep_best_checkpoint = True  # one more: that of the best evaluation by the main metric
+    # Evaluations one after the other that may bring no better main metric; then the run ends.
+    config.early_stopping_patience = 0  # 0 = off
     config.tensorboard = True  # event files too, where TensorFlow is installed
     config.profile_start_step = 0
     config.profile_steps = 0  # 0 = off

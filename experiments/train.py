@@ -88,12 +88,16 @@ def print_summary(summary: dict[str, float], workdir: Path) -> None:
     """Says what was reached, and where everything is."""
     metrics = metrics_of_run(read_json(workdir / METADATA_FILE), read_json(workdir / CONFIG_FILE))
     value = metrics.main.format(summary[metrics.main_metric])
+    best = ""
+    if summary.get("best_step", summary["steps"]) != summary["steps"]:
+        value_then = metrics.main.format(summary["best_value"])
+        best = f"\n  best        {value_then} after {summary['best_step']} steps"
     print(
         f"\ntest {metrics.main.heading} {value} after {summary['steps']} steps, "
         f"{summary['train_seconds']:.1f} s of training\n"
         f"  log         {workdir / METRICS_FILE}\n"
         f"  curve       {workdir / CURVE_FILE}\n"
-        f"  checkpoint  {workdir / 'checkpoints' / str(summary['steps'])}"
+        f"  checkpoint  {workdir / 'checkpoints' / str(summary['steps'])}{best}"
     )
 
 

@@ -17,6 +17,8 @@ EARLIER_VALUES = {
     "optimizer.adam_epsilon": 1e-8,
     "dataset.train_crop": "random",
     "dataset.resize_method": "bicubic",
+    "keep_best_checkpoint": False,
+    "early_stopping_patience": 0,
 }
 
 

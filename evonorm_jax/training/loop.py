@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.training import run_directory, writers
+from evonorm_jax.training.best import BestEvaluation
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.config import complete
 from evonorm_jax.training.experiment import Experiment, create_experiment
@@ -65,7 +66,14 @@ def train_and_evaluate(
     run_directory.open_run_directory(workdir, run, first_process=first_process)
 
     with contextlib.ExitStack() as cleanup:
-        checkpoints = cleanup.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
+        best = BestEvaluation(run_metrics, patience=config.early_stopping_patience)
+        checkpoints = cleanup.enter_context(
+            Checkpoints(
+                workdir,
+                keep=config.keep_checkpoints,
+                keep_also=lambda: best.step if config.keep_best_checkpoint else None,
+            )
+        )
         progress = cleanup.enter_context(
             Progress(
                 run.durations.num_steps,
@@ -86,9 +94,9 @@ def train_and_evaluate(
         else:
             state, earlier_seconds = checkpoints.restore(run.state_shapes())
             start_step = int(state.step)
-            if start_step == run.durations.num_steps and (
-                summary := run_directory.read_summary(workdir)
-            ):
+            best.read(workdir, start_step)
+            ended = start_step == run.durations.num_steps or best.exhausted
+            if ended and (summary := run_directory.read_summary(workdir)):
                 progress.report(f"{workdir} is finished: {start_step} steps. Nothing to do.")
                 return summary
             progress.report(
@@ -139,6 +147,7 @@ def train_and_evaluate(
         def evaluate_and_report() -> dict[str, float]:
             progress.pause(step)
             result = evaluate(state, resident)
+            best.add(step, result.get(run_metrics.main_metric))
             task.artifacts(step, state, resident, workdir)
             writer.write(step, {"epoch": epoch(step), **result})  # last: it says that all is done
             progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
@@ -149,7 +158,7 @@ def train_and_evaluate(
         due = step == num_steps or (step and step % run.durations.eval_every_steps == 0)
         if due and not writers.has_row(workdir, step, run_metrics.main_metric):
             final = evaluate_and_report()  # stopped between a checkpoint and its evaluation
-        while step < num_steps and not stop:
+        while step < num_steps and not (stop or best.exhausted):
             step += 1
             profile.before(step)
             state, metrics = train_step(state, resident, next(batches))
@@ -187,7 +196,12 @@ def train_and_evaluate(
         # --------------------------------------------------------- end
         progress.pause(step)
         checkpoints.wait()
-        if step < num_steps:
+        if step < num_steps and best.exhausted:
+            progress.report(
+                f"No evaluation of the last {best.evaluations_since} was better than {best}: "
+                f"stopped early at step {step} of {num_steps}."
+            )
+        elif step < num_steps:
             progress.report(
                 f"{preemption.name}: saved step {step} of {num_steps} and stopped. The same "
                 "command goes on from there."
@@ -197,10 +211,12 @@ def train_and_evaluate(
             final = evaluate(state, resident)
         summary = {
             **final,
-            "steps": num_steps,
+            "steps": step,
             "parameters": parameters,
             "train_seconds": round(earlier_seconds + progress.seconds, 3),
         }
+        if best.step is not None:
+            summary |= {"best_step": best.step, "best_value": best.value}
         if first_process:
             if draw_curve is not None:
                 draw_curve(workdir)

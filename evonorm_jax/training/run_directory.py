@@ -37,6 +37,7 @@ OPERATIONAL_FIELDS = (
     "eval_batch_size",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "keep_best_checkpoint",
     "profile_start_step",
     "profile_steps",
     "tensorboard",

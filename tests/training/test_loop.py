@@ -216,6 +216,7 @@ def test_profiling_writes_a_trace(config, tmp_path, num_steps):
         ({"ema_decay": 1.0}, "config.ema_decay=1.0"),
         ({"label_smoothing": -0.1}, "config.label_smoothing=-0.1"),
         ({"log_every_steps": 0}, "config.log_every_steps is 0"),
+        ({"early_stopping_patience": -1}, "config.early_stopping_patience is -1"),
         ({"num_workers": 3, "images_per_worker": 3, "mixup_alpha": 0.2}, "must be an even number"),
         ({"dataset.source": "floppy"}, "floppy"),
     ],
