@@ -5,6 +5,7 @@ Examples:
   python -m experiments.train --config configs/cifar10_resnet20_evonorm_s0.py:folder \
       --config.dataset.path=data/cifar10
   python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py:smoke
+  python -m experiments.train --config.num_epochs=40 --extend
   python -m experiments.train --config configs/imagenet_r50_evonorm_s0.py \
       --workdir /mnt/shared/r50_s0 --config.seed=1
 
@@ -56,6 +57,13 @@ def main() -> None:
     parser.add_argument(
         "--workdir", help="run directory: logs, curve, checkpoints (default: runs/<config>)"
     )
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="let a run in --workdir go on for longer than it was started for, by a larger "
+        "--config.num_epochs, num_steps or early_stopping_patience; from there on its schedule is "
+        "that of the longer run, so the learning rate may jump up",
+    )
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
@@ -68,7 +76,11 @@ def main() -> None:
 
     try:
         summary = training.train_and_evaluate(
-            config, workdir, progress_stream=sys.stdout, draw_curve=draw_curve
+            config,
+            workdir,
+            extend=arguments.extend,
+            progress_stream=sys.stdout,
+            draw_curve=draw_curve,
         )
     except training.TrainingDiverged as error:
         print(f"train: {error}", file=sys.stderr)

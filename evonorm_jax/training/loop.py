@@ -16,6 +16,7 @@ from evonorm_jax.training.best import BestEvaluation
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.config import complete
 from evonorm_jax.training.experiment import Experiment, create_experiment
+from evonorm_jax.training.extension import find_extension
 from evonorm_jax.training.guard import NonFiniteGuard
 from evonorm_jax.training.model import inline_layer
 from evonorm_jax.training.parameter_overview import parameter_overview
@@ -33,6 +34,7 @@ def train_and_evaluate(
     workdir: str | Path,
     *,
     devices: Sequence[jax.Device] | None = None,
+    extend: bool = False,
     progress_stream: TextIO | None = None,
     draw_curve: Callable[[Path], Any] | None = None,
 ) -> dict[str, float]:
@@ -42,6 +44,8 @@ def train_and_evaluate(
       config: The resolved config, as `get_config()` of a file in `configs/` gives it.
       workdir: The run directory; it is created, or resumed at the exact step.
       devices: Devices to train on; all there are by default.
+      extend: Whether the run directory may hold a run that was to be shorter, finished or not; see
+        `extension.Extension` for its schedule.
       progress_stream: Where to report, for example `sys.stdout`; None reports nothing.
       draw_curve: Is called with the run directory at the end, to draw what was measured, for
         example `evonorm_jax.analysis.plot_run`.
@@ -58,11 +62,14 @@ def train_and_evaluate(
 
     # ------------------------------------------------------------- config, data, task
     config = inline_layer(complete(config))
-    run_directory.check_owner(workdir, config)
+    run_directory.check_owner(workdir, config, extend=extend)
     run = create_experiment(config, devices)
     task, run_metrics = run.task, run.task.metrics
     # Read before anything is written; a run that resumes has left them behind.
     weights = None if has_checkpoint(workdir) else task.initial_weights()
+    extension = find_extension(workdir, run) if extend else None
+    if extension and first_process:
+        run_directory.drop_summary(workdir)
     run_directory.open_run_directory(workdir, run, first_process=first_process)
 
     with contextlib.ExitStack() as cleanup:
@@ -102,6 +109,8 @@ def train_and_evaluate(
             progress.report(
                 f"Resuming {workdir} at step {start_step} of {run.durations.num_steps}."
             )
+        if extension:
+            progress.report(extension.describe(start_step))
         parameters = num_parameters(state.params)
         progress.report(_headline(run, parameters))
         if first_process:
