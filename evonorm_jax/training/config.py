@@ -21,6 +21,12 @@ EARLIER_VALUES = {
     "early_stopping_patience": 0,
 }
 
+#: The same of classifiers alone.
+EARLIER_CLASSIFIER_VALUES = {
+    "cutmix_alpha": 0.0,
+    "random_erasing": 0.0,
+}
+
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a config with all fields of today, a copy where some are missing.
@@ -32,7 +38,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     'classification'
     """
     missing = {}
-    for name, value in EARLIER_VALUES.items():
+    classifier = config.get("task", "classification") == "classification"
+    for name, value in (EARLIER_VALUES | (EARLIER_CLASSIFIER_VALUES if classifier else {})).items():
         section, _, field = name.rpartition(".")
         node = config.get(section) if section else config
         if node is not None and field not in node:
