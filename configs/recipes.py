@@ -37,6 +37,12 @@ _FIELDS_OF_ANY_SOURCE = (
     *("randaugment_layers", "randaugment_magnitude", "autoaugment"),
 )
 
+# What only classifiers have; other tasks take these fields out.
+CLASSIFIER_FIELDS = (
+    *("label_smoothing", "mixup_alpha", "cutmix_alpha", "random_erasing"),
+    "gradient_accumulation_steps",
+)
+
 # Workers of 128 images: the batch of 4096 of the paper's sweep for MobileNetV2, the 1024 and 2048
 # of the authors' TPU code for the others.
 _MOBILE_WORKERS = {"mobilenet": 32, "mnasnet": 8, "efficientnet": 16}
@@ -107,14 +113,19 @@ def base_config() -> ConfigDict:
     )
 
     config.label_smoothing = 0.0
-    config.mixup_alpha = 0.0  # 0 = off
+    config.mixup_alpha = 0.0  # of the Beta distribution of weights of images; 0 = off
+    config.cutmix_alpha = 0.0  # of that of areas; 0 = off, with mixup one of the two for each image
+    config.random_erasing = 0.0  # probability that noise fills a rectangle of an image
     config.ema_decay = 0.0  # moving average of the weights, evaluated as well; 0 = off
     config.gradient_accumulation_steps = 1
 
     config.log_every_steps = 100
     config.eval_every_epochs = 1.0  # 0 = at the end; -1 = fit to the data
     config.checkpoint_every_steps = 1000
-    config.keep_checkpoints = 2
+    config.keep_checkpoints = 2  # the newest ones
+    config.keep_best_checkpoint = True  # one more: that of the best evaluation by the main metric
+    # Evaluations one after the other that may bring no better main metric; then the run ends.
+    config.early_stopping_patience = 0  # 0 = off
     config.tensorboard = True  # event files too, where TensorFlow is installed
     config.profile_start_step = 0
     config.profile_steps = 0  # 0 = off

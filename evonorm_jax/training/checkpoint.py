@@ -9,7 +9,7 @@ pure functions of (seed, step).
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,21 @@ class Checkpoints:
     Args:
       workdir: The run directory; checkpoints lie in `workdir/checkpoints/<step>`.
       keep: How many of the newest are kept.
+      keep_also: Gives the step of one more that is kept, or None.
       read_only: Whether nothing is ever created or deleted.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep: int = 2,
+        keep_also: Callable[[], int | None] = lambda: None,
+        read_only: bool = False,
+    ):
         self.directory = Path(workdir).absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=None if read_only else _NewestAndOne(keep, keep_also),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
@@ -68,6 +76,11 @@ class Checkpoints:
     def close(self) -> None:
         """Finishes what is being saved."""
         self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, the oldest first."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
@@ -173,6 +186,19 @@ class Checkpoints:
                 "Use the configuration it was trained with (config.json in its run directory), or "
                 "another --workdir."
             )
+
+
+class _NewestAndOne:
+    """What orbax asks after every save: which checkpoints stay."""
+
+    def __init__(self, keep: int, keep_also: Callable[[], int | None]):
+        self._keep, self._keep_also = keep, keep_also
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]  # the oldest first
+        kept = {*steps[-self._keep :], self._keep_also()}
+        return [step in kept for step in steps]
 
 
 def has_checkpoint(workdir: Path) -> bool:

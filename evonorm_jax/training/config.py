@@ -29,6 +29,14 @@ EARLIER_VALUES = {
     "dataset.split_seed": 0,
     "dataset.train_crop": "random",
     "dataset.resize_method": "bicubic",
+    "keep_best_checkpoint": False,
+    "early_stopping_patience": 0,
+}
+
+#: The same of classifiers alone.
+EARLIER_CLASSIFIER_VALUES = {
+    "cutmix_alpha": 0.0,
+    "random_erasing": 0.0,
 }
 
 
@@ -42,7 +50,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     'classification'
     """
     missing = {}
-    for name, value in EARLIER_VALUES.items():
+    classifier = config.get("task", "classification") == "classification"
+    for name, value in (EARLIER_VALUES | (EARLIER_CLASSIFIER_VALUES if classifier else {})).items():
         section, _, field = name.rpartition(".")
         node = config.get(section) if section else config
         if node is not None and field not in node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.display import WaitLog
+from evonorm_jax.training.best import find_best_step
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.parallel import DataParallel
 from evonorm_jax.training.tasks import Evaluated, State, Task, find_task
@@ -139,7 +140,9 @@ class _Total:
 
 
 def evaluate_checkpoint(
-    config: ml_collections.ConfigDict, workdir: str | Path, step: int | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    step: int | Literal["best"] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on the evaluation set of its config.
 
@@ -148,19 +151,22 @@ def evaluate_checkpoint(
     Args:
       config: Config of the run, possibly with other data or another `eval_batch_size`.
       workdir: The run directory; nothing in it is changed.
-      step: Step of the checkpoint; the newest by default.
+      step: Step of the checkpoint, or "best" for the one that was the best by the main metric while
+        the run trained; the newest by default.
 
     Returns:
       `step` and the metrics by their full names, such as `eval/examples`.
 
     Raises:
-      UserError: There is no such checkpoint, or it is of another model.
+      UserError: There is no such checkpoint, it was not kept, or it is of another model.
     """
     parallel = DataParallel()
     kind = find_task(config)
     task = kind(config, kind.create_pipeline(config, evaluation_only=True))
     shapes = jax.eval_shape(task.draw_state, config.seed, {})
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
+        if step == "best":
+            step = find_best_step(Path(workdir), checkpoints.steps)
         state, _ = checkpoints.restore(shapes, step, leave_out=("opt_state",))
     return {"step": int(state.step), **evaluate(task, parallel, state)}
 

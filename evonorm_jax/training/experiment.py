@@ -146,6 +146,11 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
     for name in _AT_LEAST_ONE:
         if config[name] < 1:
             raise UserError(f"config.{name} is {config[name]}; it must be at least 1.")
+    if config.early_stopping_patience < 0:
+        raise UserError(
+            f"config.early_stopping_patience is {config.early_stopping_patience}; it must be at "
+            "least 0 (0 never stops early)."
+        )
     if config.profile_steps and config.profile_start_step < 1:
         raise UserError(
             f"config.profile_start_step is {config.profile_start_step}; steps count from 1, and "

@@ -218,7 +218,11 @@ def test_profiling_writes_a_trace(config, tmp_path, num_steps):
         ({"ema_decay": 1.0}, "config.ema_decay=1.0"),
         ({"label_smoothing": -0.1}, "config.label_smoothing=-0.1"),
         ({"log_every_steps": 0}, "config.log_every_steps is 0"),
+        ({"early_stopping_patience": -1}, "config.early_stopping_patience is -1"),
         ({"num_workers": 3, "images_per_worker": 3, "mixup_alpha": 0.2}, "must be an even number"),
+        ({"num_workers": 3, "images_per_worker": 3, "cutmix_alpha": 1.0}, "must be an even number"),
+        ({"cutmix_alpha": -1.0}, "config.cutmix_alpha=-1.0"),
+        ({"random_erasing": 1.5}, "config.random_erasing=1.5; it is a probability"),
         ({"dataset.source": "floppy"}, "floppy"),
     ],
 )

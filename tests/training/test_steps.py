@@ -258,8 +258,8 @@ def test_every_collection_of_a_network_is_kept(tmp_path, accumulation_steps):
     assert variables["batch_stats"] is restored.ema["batch_stats"]
 
 
-def test_mixup_is_the_same_on_any_number_of_devices():
-    fields = {"layer": "evonorm_s0", "mixup_alpha": 0.4}
+def test_cutmix_and_erasing_are_the_same_on_any_number_of_devices():
+    fields = {"layer": "evonorm_s0", "cutmix_alpha": 1.0, "random_erasing": 0.5}
     assert_same_training(trained(8, **fields), trained(1, **fields))
 
 

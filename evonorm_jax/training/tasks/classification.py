@@ -1,4 +1,4 @@
-"""Images into classes: cross-entropy, label smoothing, mixup, top-1 and top-5 accuracy."""
+"""Images into classes: cross-entropy, label smoothing, mixing, top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import optax
 from flax import linen as nn
 
 from evonorm_jax.data import Pipeline
+from evonorm_jax.data.augment import random_erasing
 from evonorm_jax.data.preprocessing import Preprocessing
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION, CLASSIFICATION_EMA, RunMetrics
 from evonorm_jax.models.classification import cross_entropy, in_top
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.init_from import read_initial_weights
+from evonorm_jax.training.mixing import mix
 from evonorm_jax.training.model import build_model
 from evonorm_jax.training.optimizer import (
     create_optimizer,
@@ -86,6 +88,8 @@ class Classification(Task):
             per_device=layout.per_device,
             label_smoothing=config.label_smoothing,
             mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            erasing_probability=config.random_erasing,
             ema_decay=config.ema_decay,
             accumulation_steps=config.gradient_accumulation_steps,
             constant=functools.partial(stop_frozen, config.optimizer),
@@ -103,11 +107,16 @@ class Classification(Task):
                 f"config.gradient_accumulation_steps={accumulation} does not divide the "
                 f"{layout.per_device} images of a device; choose a divisor of it."
             )
-        if config.mixup_alpha < 0 or (config.mixup_alpha > 0 and layout.per_device % 2):
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if config[name] < 0 or (config[name] > 0 and layout.per_device % 2):
+                raise UserError(
+                    f"config.{name}={config[name]} with {layout.per_device} images per device: "
+                    "alpha must be at least 0, and neighbours are mixed in pairs, so the images of "
+                    "a device must be an even number."
+                )
+        if not 0 <= config.random_erasing <= 1:
             raise UserError(
-                f"config.mixup_alpha={config.mixup_alpha} with {layout.per_device} images per "
-                "device: alpha must be at least 0, and mixup pairs neighbours, so the images of a "
-                "device must be an even number."
+                f"config.random_erasing={config.random_erasing}; it is a probability, from 0 to 1."
             )
 
     @property
@@ -182,6 +191,8 @@ def make_train_step(
     per_device: int,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    erasing_probability: float = 0.0,
     ema_decay: float = 0.0,
     accumulation_steps: int = 1,
     constant: Callable[[Any], Any] = lambda params: params,
@@ -198,6 +209,8 @@ def make_train_step(
       per_device: Images of a device's share.
       label_smoothing: Probability spread evenly over all classes.
       mixup_alpha: Parameter of mixup's Beta distribution; 0 turns it off.
+      cutmix_alpha: Parameter of CutMix's Beta distribution; 0 turns it off.
+      erasing_probability: Probability that a rectangle of an image is erased.
       ema_decay: Decay of the averages of parameters and statistics; 0 turns them off.
       accumulation_steps: Micro-batches that one update is computed in.
       constant: Stops the gradient of those parameters that are frozen.
@@ -223,13 +236,17 @@ def make_train_step(
     def step(
         state: TrainState, resident: Any, batch: Any, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
+        augment_key, mix_key, dropout_key, erasing_key = jax.random.split(key, 4)
         places = positions(per_device)
         examples = pipeline.train_examples(resident, batch, keys_at(augment_key, places))
         images = examples["image"]
         targets = jax.nn.one_hot(examples["label"], pipeline.num_classes)
-        if mixup_alpha > 0:
-            images, targets = mixup(mixup_key, images, targets, places, mixup_alpha)
+        if erasing_probability > 0:
+            erase = functools.partial(random_erasing, probability=erasing_probability)
+            images = jax.vmap(erase)(keys_at(erasing_key, places), images)
+        images, targets = mix(
+            mix_key, images, targets, places, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha
+        )
         if label_smoothing > 0:
             targets = optax.smooth_labels(targets, label_smoothing)
         return gradient_step(
@@ -258,34 +275,6 @@ def make_eval_step(
         return Evaluated(jax.lax.psum(sums, AXIS))
 
     return step
-
-
-def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, places: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
-    """Mixes each example with its neighbour in the batch (Zhang et al. 2018).
-
-    Neighbours (2i and 2i + 1) lie on one device whatever the number of devices; batches are random
-    orders, so a neighbour is a random partner.
-
-    Args:
-      key: Key of the step, the same on every device.
-      images: `[N, H, W, C]`, N even.
-      targets: `[N, K]` probabilities.
-      places: `[N]` positions of the examples in the global batch.
-      alpha: Both parameters of the Beta distribution.
-
-    Returns:
-      Mixed images and mixed targets.
-    """
-    own = jax.vmap(lambda k: jax.random.beta(k, alpha, alpha))(keys_at(key, places))
-
-    def mix(x: jax.Array) -> jax.Array:
-        partner = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
-        weight = own.reshape(-1, *[1] * (x.ndim - 1))
-        return weight * x + (1 - weight) * partner
-
-    return mix(images), mix(targets)
 
 
 def classification_sums(
