@@ -13,6 +13,7 @@ overridden, for instance to read the same data from another place. Prints one JS
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from experiments.allocator import tune_allocator
@@ -47,7 +48,7 @@ def main() -> None:
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     check_arguments(arguments)
-    launch.start_jax(arguments)
+    launch.start_jax(arguments, log_stream=sys.stderr)  # stdout is one JSON object
 
     from evonorm_jax.training import evaluation, run_directory, timm_weights
 

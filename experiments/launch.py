@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import jax
 
@@ -191,11 +191,20 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--process_id", type=int, metavar="I", help="0 to N - 1")
 
 
-def start_jax(arguments: argparse.Namespace | None = None) -> None:
-    """Sets the compile cache up and joins the other hosts, before any device is touched."""
+def start_jax(
+    arguments: argparse.Namespace | None = None, *, log_stream: TextIO | None = None
+) -> None:
+    """Sets the compile cache up and joins the other hosts, before any device is touched.
+
+    Args:
+      arguments: Those of `add_distributed_arguments`.
+      log_stream: Where log lines go, by default to stdout; stderr where that holds a result.
+    """
     # orbax reports and warns of every step through absl; what a person needs, our lines say.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", stream=log_stream or sys.stdout
+    )
     logging.getLogger("evonorm_jax").setLevel(logging.INFO)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evonorm_jax"
