@@ -49,7 +49,7 @@ def train_and_evaluate(
       The summary of a finished run, such as `eval/loss`; `{}` when asked to stop before its end.
 
     Raises:
-      UserError: There is bad input; nothing is written then.
+      UserError: There is bad input, or another process trains there; nothing is written then.
       TrainingDiverged: Loss or gradient is not finite.
     """
     workdir = Path(workdir)
@@ -62,9 +62,10 @@ def train_and_evaluate(
     task, run_metrics = run.task, run.task.metrics
     # Read before anything is written; a run that resumes has left them behind.
     weights = None if has_checkpoint(workdir) else task.initial_weights()
-    run_directory.open_run_directory(workdir, run, first_process=first_process)
 
     with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(run_directory.locked(workdir))
+        run_directory.open_run_directory(workdir, run, first_process=first_process)
         checkpoints = cleanup.enter_context(Checkpoints(workdir, keep=config.keep_checkpoints))
         progress = cleanup.enter_context(
             Progress(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 
@@ -13,6 +14,7 @@ from configs import recipes
 from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis import runs as analysis_runs
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_lock import lock_run
 from evonorm_jax.training import TrainingDiverged, train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.evaluation import evaluate_checkpoint
@@ -50,6 +52,7 @@ def test_a_finished_run_directory_is_complete(finished):
     _, workdir, summary, _ = finished
     names = {p.name for p in workdir.iterdir()}
     assert names == {
+        ".lock",
         "checkpoints",
         "config.json",
         "curve.png",
@@ -182,6 +185,19 @@ def test_a_stop_on_an_evaluation_step_saves_first_and_evaluates_after_the_resume
     assert resumed["eval/loss"] == summary["eval/loss"]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "eval/loss" in row] == [4, 8]
+
+
+@pytest.mark.hostile
+def test_a_second_start_is_refused_and_changes_nothing(finished):
+    config, workdir, summary, _ = finished
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    with lock_run(workdir):
+        locked = (workdir / ".lock").read_bytes()
+        with pytest.raises(UserError, match=rf"is in use: process {os.getpid()} on .* --workdir"):
+            train_and_evaluate(config, workdir, devices=ONE_DEVICE)
+        after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+        assert after == before | {workdir / ".lock": locked}
+    assert train_and_evaluate(config, workdir, devices=ONE_DEVICE) == summary
 
 
 @pytest.mark.hostile
