@@ -55,7 +55,7 @@ def main() -> None:
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     check_arguments(arguments)
-    launch.start_jax(arguments, log_stream=sys.stderr)
+    launch.start_jax(arguments, log_stream=sys.stderr)  # stdout is one JSON object
 
     from evonorm_jax.training import evaluation, run_directory, timm_weights
 

@@ -56,7 +56,7 @@ def train_and_evaluate(
       The summary of a finished run, such as `eval/loss`; `{}` when asked to stop before its end.
 
     Raises:
-      UserError: There is bad input; nothing is written then.
+      UserError: There is bad input, or another process trains there; nothing is written then.
       TrainingDiverged: Loss or gradient is not finite.
     """
     workdir = Path(workdir)
@@ -71,11 +71,12 @@ def train_and_evaluate(
     # Read before anything is written; a run that resumes has left them behind.
     weights = None if has_checkpoint(workdir) else task.initial_weights()
     extension = find_extension(workdir, run) if extend else None
-    if extension and first_process:
-        run_directory.drop_summary(workdir)
-    run_directory.open_run_directory(workdir, run, first_process=first_process)
 
     with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(run_directory.locked(workdir))
+        if extension and first_process:
+            run_directory.drop_summary(workdir)
+        run_directory.open_run_directory(workdir, run, first_process=first_process)
         best = BestEvaluation(run_metrics, patience=config.early_stopping_patience)
         checkpoints = cleanup.enter_context(
             Checkpoints(

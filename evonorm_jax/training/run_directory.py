@@ -8,11 +8,15 @@ of their own: `writers.py`, `checkpoint.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import command, git_commit, now, versions
@@ -25,6 +29,7 @@ from evonorm_jax.run_files import (
     read_json,
     write_json,
 )
+from evonorm_jax.run_lock import lock_run
 from evonorm_jax.training.config import complete
 
 if TYPE_CHECKING:
@@ -75,6 +80,29 @@ def open_run_directory(workdir: Path, run: Experiment, *, first_process: bool) -
             f"The run directory {workdir} cannot be written ({error.strerror or error}). Choose "
             "another with --workdir."
         ) from error
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the lock of the run directory; of several processes, the first holds it for all.
+
+    Raises:
+      UserError: Another run has it; in every process.
+    """
+    with contextlib.ExitStack() as stack:
+        refused: UserError | None = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(lock_run(workdir))
+            except UserError as error:
+                refused = error
+        if jax.process_count() > 1:
+            all_refused = multihost_utils.broadcast_one_to_all(np.int32(refused is not None))
+            if all_refused and refused is None:
+                refused = UserError(f"{workdir} is in use; process 0 says by whom.")
+        if refused is not None:
+            raise refused
+        yield
 
 
 def check_owner(workdir: Path, config: ml_collections.ConfigDict, *, extend: bool = False) -> None:

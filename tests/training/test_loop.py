@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import signal
 
 import jax
@@ -12,12 +14,20 @@ from configs import recipes
 from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis import runs as analysis_runs
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_lock import lock_run
 from evonorm_jax.training import TrainingDiverged, train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.evaluation import evaluate_checkpoint
 from evonorm_jax.training.experiment import create_experiment
 
 ONE_DEVICE = jax.devices()[:1]
+
+
+def flip(file):
+    """Changes one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 def final_state(config, workdir, step=None):
@@ -42,6 +52,7 @@ def test_a_finished_run_directory_is_complete(finished):
     _, workdir, summary, _ = finished
     names = {p.name for p in workdir.iterdir()}
     assert names == {
+        ".lock",
         "checkpoints",
         "config.json",
         "curve.png",
@@ -176,6 +187,57 @@ def test_a_stop_on_an_evaluation_step_saves_first_and_evaluates_after_the_resume
     assert resumed["eval/loss"] == summary["eval/loss"]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "eval/loss" in row] == [4, 8]
+
+
+@pytest.mark.hostile
+def test_a_second_start_is_refused_and_changes_nothing(finished):
+    config, workdir, summary, _ = finished
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    with lock_run(workdir):
+        locked = (workdir / ".lock").read_bytes()
+        with pytest.raises(UserError, match=rf"is in use: process {os.getpid()} on .* --workdir"):
+            train_and_evaluate(config, workdir, devices=ONE_DEVICE)
+        after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+        assert after == before | {workdir / ".lock": locked}
+    assert train_and_evaluate(config, workdir, devices=ONE_DEVICE) == summary
+
+
+@pytest.mark.hostile
+def test_a_damaged_checkpoint_is_not_trained_on(finished, tmp_path, caplog):
+    config, workdir, summary, _ = finished
+    damaged = tmp_path / "run"
+    shutil.copytree(workdir, damaged)
+    (damaged / "summary.json").unlink()
+    (array,) = (damaged / "checkpoints" / "8" / "state" / "d").iterdir()
+    flip(array)
+    resumed = train_and_evaluate(config, damaged, devices=ONE_DEVICE)
+    assert "the checkpoint of step 4 is taken" in caplog.text
+    assert str(array.relative_to(damaged / "checkpoints" / "8")) in caplog.text
+    assert resumed | {"train_seconds": 0} == summary | {"train_seconds": 0}
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(config, damaged), final_state(config, workdir)
+    )
+    names = sorted(p.name for p in (damaged / "checkpoints").iterdir())
+    assert names == ["4", "8", "8.damaged"]
+
+
+@pytest.mark.hostile
+def test_without_a_whole_checkpoint_nothing_is_trained(finished, tmp_path):
+    config, workdir, _, _ = finished
+    damaged = tmp_path / "run"
+    shutil.copytree(workdir, damaged)
+    for step in ("4", "8"):
+        flip(damaged / "checkpoints" / step / "state" / "manifest.ocdbt")
+    before = {p: p.read_bytes() for p in (damaged / "checkpoints").rglob("*") if p.is_file()}
+    for read in (
+        lambda: train_and_evaluate(config, damaged, devices=ONE_DEVICE),
+        lambda: evaluate_checkpoint(config, damaged),
+    ):
+        with pytest.raises(UserError, match=r"No checkpoint in .* is whole:(?s:.*)manifest.ocdbt"):
+            read()
+    assert before == {
+        p: p.read_bytes() for p in (damaged / "checkpoints").rglob("*") if p.is_file()
+    }
 
 
 def test_a_streamed_run_resumes_bit_for_bit(tmp_path, monkeypatch):
