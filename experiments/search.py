@@ -70,7 +70,7 @@ def main() -> None:
     )
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()
-    config = launch.parse_config(arguments.config, overrides)
+    config = launch.parse_config(arguments.config, overrides, "search")
     path, form = launch.split_config(arguments.config)
     name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
     workdir = Path(arguments.workdir or Path("runs") / name)

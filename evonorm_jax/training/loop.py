@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.training import run_directory, writers
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
-from evonorm_jax.training.config import complete
+from evonorm_jax.training.config import check_config, complete
 from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.guard import NonFiniteGuard
 from evonorm_jax.training.model import inline_layer
@@ -56,7 +56,9 @@ def train_and_evaluate(
     first_process = jax.process_index() == 0
 
     # ------------------------------------------------------------- config, data, task
-    config = inline_layer(complete(config))
+    config = complete(config)
+    check_config(config)
+    config = inline_layer(config)
     run_directory.check_owner(workdir, config)
     run = create_experiment(config, devices)
     task, run_metrics = run.task, run.task.metrics
