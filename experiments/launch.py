@@ -114,6 +114,7 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
             parent, node, walked = node, node.get(part), f"{walked}.{part}"
         with parent.unlocked():
             parent[field] = _parse_value(name, text, node)
+    check_plain(config, "config")
     config.lock()
     return config
 
