@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import os
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import jax
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import check_plain, shorten
+from experiments.config_file import ROOT as ROOT
+from experiments.config_file import get_config, load_config_module
+from experiments.config_file import split_config as split_config
 
 if TYPE_CHECKING:
     import ml_collections
-
-ROOT = Path(__file__).resolve().parents[1]
 
 _UNWRITABLE = (
     errno.ENOSPC,
@@ -41,6 +42,9 @@ OPEN_FIELDS = (
     "config.model.fields",
     "config.model.fields.backbone_fields",
 )
+
+# Fields that name a file or a folder; the shell leaves the ~ of --config.FIELD=~/... as it is.
+_PATHS = ("dataset.path", "init_from", "figures.network")
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -81,46 +85,22 @@ def check_output(path: Path, name: str, *, overwrite: bool = False) -> None:
         raise UserError(f"{name}={path}: there is no folder {path.parent}; make it first.")
 
 
-def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
+def parse_config(
+    file: str, overrides: list[str], kind: str = "training"
+) -> ml_collections.ConfigDict:
     """Loads `FILE.py[:argument]` and applies `--config.field=value` overrides.
 
+    Args:
+      file: The file, and what follows its colon.
+      overrides: Arguments of the command line.
+      kind: Either "training" or "search".
+
     Raises:
-      UserError: The file is not there, an argument or field is unknown, a value has another type,
-        or an argument is no override.
+      UserError: The file is not there, raises or is of another kind, an argument or field is
+        unknown, a value has another type, or an argument is no override.
     """
     module, argument = load_config_module(file)
-    return override(module.get_config(argument), overrides)
-
-
-def load_config_module(file: str) -> tuple[types.ModuleType, str]:
-    """Imports the module of `FILE.py[:ARGUMENT]`; returns it and the argument.
-
-    Raises:
-      UserError: The file is not there, or is no config.
-    """
-    path, argument = split_config(file)
-    if not path.is_file():
-        raise UserError(
-            f"--config={file}: there is no file {path}. The ready ones are in {ROOT / 'configs'}."
-        )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={file}: {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={file}: {path} has no function get_config(arg).")
-    return module, argument
-
-
-def split_config(file: str) -> tuple[Path, str]:
-    """Splits `FILE.py[:ARGUMENT]` into path and argument.
-
-    >>> split_config("configs/digits_resnet_evonorm_s0.py:smoke")[1]
-    'smoke'
-    """
-    path, _, argument = file.partition(":")
-    return Path(path), argument
+    return override(get_config(module, argument, kind), overrides)
 
 
 def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
@@ -148,6 +128,7 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
             parent, node, walked = node, node.get(part), f"{walked}.{part}"
         with parent.unlocked():
             parent[field] = _parse_value(name, text, node)
+    check_plain(config, "config")
     config.lock()
     return config
 
@@ -173,13 +154,14 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
     """Reads a text as the type of the present value; as anything where there is none."""
     from ml_collections import ConfigDict
 
-    try:
-        literal = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        literal = {"true": True, "false": False}.get(text.lower(), text)
     wanted = type(present)
     if wanted is str:
-        return text
+        return str(Path(text).expanduser()) if name in _PATHS and text[:1] == "~" else text
+    try:
+        literal = ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        literal = {"true": True, "false": False}.get(text.lower(), text)
+    check_plain(literal, f"--config.{name}")
     if wanted is float and type(literal) is int:
         return float(literal)
     if wanted in (tuple, list) and isinstance(literal, tuple | list):
@@ -191,7 +173,10 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
     if isinstance(present, ConfigDict) and isinstance(literal, dict):
         return ConfigDict(literal)
     expected = "dict" if isinstance(present, ConfigDict) else wanted.__name__
-    raise UserError(f"--config.{name}={text}: {expected} is expected, such as {present!r}.")
+    raise UserError(
+        f"--config.{name}={shorten(text)[1:-1]}: {expected} is expected, such as "
+        f"{shorten(present)}."
+    )
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import check_fields as check_types
+from evonorm_jax.field_rules import like
 
 if TYPE_CHECKING:
     import ml_collections
@@ -45,6 +47,8 @@ _FIELDS: dict[str, Any] = {
     "num_parallel_calls": -1,  # images decoded at once; -1 = tf.data decides
     "prefetch": 2,  # batches
 }
+
+_RULES = {name: like(value) for name, value in {"name": "", "source": "", **_FIELDS}.items()}
 
 _CIFAR = {"image_size": 32, "pad": 4, "flip": True}
 # Statistics of the training splits. The digits are not flipped: a mirrored 2 is no digit.
@@ -143,13 +147,17 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: There is one; the message names the field, its value and what it may be.
     """
+    check_types(config, _RULES, "config.dataset")
     crop = config.train_crop_size or config.image_size
     mean, std = tuple(config.mean), tuple(config.std)
     rules = {
         "source": (config.source in SOURCES, f"one of {', '.join(SOURCES)}"),
         "eval_fraction": (0 < config.eval_fraction < 1, "a share of each class, above 0, below 1"),
         "mean": (len(mean) in (1, 3), "1 value (grey) or 3 (RGB), in units of 0 ... 255"),
-        "std": (len(std) == len(mean) and min(std) > 0, "positive, as many values as mean has"),
+        "std": (
+            len(std) == len(mean) and min(std, default=0) > 0,
+            "positive, as many values as mean has",
+        ),
         "image_size": (config.image_size > 0, "a positive number of pixels"),
         "pad": (config.pad >= 0, "0 or more pixels"),
         "train_crop_size": (

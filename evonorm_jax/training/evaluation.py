@@ -15,6 +15,7 @@ from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.display import WaitLog
 from evonorm_jax.training.best import find_best_step
 from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.config import check_config
 from evonorm_jax.training.parallel import DataParallel
 from evonorm_jax.training.tasks import Evaluated, State, Task, find_task
 
@@ -158,8 +159,10 @@ def evaluate_checkpoint(
       `step` and the metrics by their full names, such as `eval/examples`.
 
     Raises:
-      UserError: There is no such checkpoint, it was not kept, or it is of another model.
+      UserError: There is no such checkpoint, it was not kept, or it is of another model; or a field
+        of the config breaks its rule.
     """
+    check_config(config)
     parallel = DataParallel()
     kind = find_task(config)
     task = kind(config, kind.create_pipeline(config, evaluation_only=True))

@@ -14,6 +14,7 @@ import numpy as np
 
 from evonorm_jax.data import Pipeline, steps_per_epoch
 from evonorm_jax.errors import UserError
+from evonorm_jax.training.config import check_config
 from evonorm_jax.training.durations import Durations, resolve_durations
 from evonorm_jax.training.evaluation import Evaluator
 from evonorm_jax.training.fit_to_data import fit_to_data, fits_to_data
@@ -23,8 +24,6 @@ from evonorm_jax.training.tasks import State, Task, find_task
 
 if TYPE_CHECKING:
     import ml_collections
-
-_AT_LEAST_ONE = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "eval_batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +106,12 @@ def create_experiment(
     Raises:
       UserError: Something in the config cannot be.
     """
+    check_config(config)
+    if config.profile_steps and config.profile_start_step < 1:
+        raise UserError(
+            f"config.profile_start_step is {config.profile_start_step}; steps count from 1, and "
+            "step 1 compiles: take 10, for example."
+        )
     parallel = DataParallel(devices)
     task, pipeline = find_task(config), None
     notes: list[str] = []
@@ -123,7 +128,6 @@ def create_experiment(
         len(parallel.devices),
         sync_batch_stats=config.sync_batch_stats,
     )
-    _check_fields(config)
     task.check(config, layout)
     pipeline = pipeline or task.create_pipeline(config)
     images_per_step = layout.batch_size * task.batches_per_step(config)
@@ -139,20 +143,3 @@ def create_experiment(
     )
     experiment.state_shapes()  # what only the network can find wrong, it finds while tracing
     return experiment
-
-
-def _check_fields(config: ml_collections.ConfigDict) -> None:
-    """Refuses values of the fields that the loop itself reads."""
-    for name in _AT_LEAST_ONE:
-        if config[name] < 1:
-            raise UserError(f"config.{name} is {config[name]}; it must be at least 1.")
-    if config.early_stopping_patience < 0:
-        raise UserError(
-            f"config.early_stopping_patience is {config.early_stopping_patience}; it must be at "
-            "least 0 (0 never stops early)."
-        )
-    if config.profile_steps and config.profile_start_step < 1:
-        raise UserError(
-            f"config.profile_start_step is {config.profile_start_step}; steps count from 1, and "
-            "step 1 compiles: take 10, for example."
-        )

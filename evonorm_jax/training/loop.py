@@ -15,7 +15,7 @@ from evonorm_jax.data.config import describe_dataset
 from evonorm_jax.training import run_directory, writers
 from evonorm_jax.training.best import BestEvaluation
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
-from evonorm_jax.training.config import complete
+from evonorm_jax.training.config import check_config, complete
 from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.extension import find_extension
 from evonorm_jax.training.fit_to_data import prepare
@@ -63,7 +63,9 @@ def train_and_evaluate(
     first_process = jax.process_index() == 0
 
     # ------------------------------------------------------------- config, data, task
-    config = prepare(inline_layer(complete(config)), workdir)
+    config = complete(config)
+    check_config(config)
+    config = prepare(inline_layer(config), workdir)
     run_directory.check_owner(workdir, config, extend=extend)
     run = create_experiment(config, devices)
     config = run.config  # with what was left to the data

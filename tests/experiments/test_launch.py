@@ -67,6 +67,42 @@ def test_values_of_another_type_are_refused(argument):
         launch.override(config(), [f"--config.{argument}"])
 
 
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("seed={[]:1}", "int is expected, such as 0."),
+        ("seed=" + "[" * 5000, "int is expected"),
+        ("seed=" + "9" * 5000, "int is expected"),
+        ("rate=inf", "float is expected"),
+        ("rate=1e999", "--config.rate=inf; it must be a finite number."),
+        ("fractions=(0.1, 1e999)", "--config.fractions[1]=inf; it must be a finite number."),
+        ("model={1: 2}", "--config.model has a field 1; names of fields are texts"),
+        ("model={'a.b': 2}", "--config.model has a field 'a.b'; names"),
+        ("model=3", "dict is expected"),
+        ("model.fields={'a': {1, 2}}", "--config.model.fields.a={1, 2}; it must be a number"),
+        ("model.fields.new=1j", "not complex."),
+        ("seed.x=1", "config.seed is a value and has no fields."),
+        ("=3", "config has no field ''."),
+        ("", "config has no field ''."),
+    ],
+)
+def test_hostile_values_are_one_short_message(argument, message):
+    with pytest.raises(UserError) as caught:
+        launch.override(config(), [f"--config.{argument}", "3"][: 1 + (argument == "")])
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_path_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    fields = ConfigDict({"dataset": {"path": ""}, "init_from": "", "name": ""})
+    overrides = ["--config.dataset.path=~/photos", "--config.init_from=~/r50", "--config.name=~/x"]
+    changed = launch.override(fields, overrides)
+    assert (changed.dataset.path, changed.init_from) == ("/home/me/photos", "/home/me/r50")
+    assert changed.name == "~/x"
+
+
 def test_hosts_are_joined_only_when_something_says_so(monkeypatch):
     calls = []
     monkeypatch.setattr(launch.jax.distributed, "initialize", lambda *a: calls.append(a))

@@ -98,26 +98,19 @@ class Classification(Task):
     @classmethod
     def check(cls, config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
         """Refuses values of the classifier's own fields."""
-        for name in ("label_smoothing", "ema_decay"):
-            if not 0 <= config[name] < 1:
-                raise UserError(f"config.{name}={config[name]}; it must be at least 0 and below 1.")
         accumulation = config.gradient_accumulation_steps
-        if accumulation < 1 or layout.per_device % accumulation:
+        if layout.per_device % accumulation:
             raise UserError(
                 f"config.gradient_accumulation_steps={accumulation} does not divide the "
                 f"{layout.per_device} images of a device; choose a divisor of it."
             )
         for name in ("mixup_alpha", "cutmix_alpha"):
-            if config[name] < 0 or (config[name] > 0 and layout.per_device % 2):
+            if config[name] > 0 and layout.per_device % 2:
                 raise UserError(
                     f"config.{name}={config[name]} with {layout.per_device} images per device: "
-                    "alpha must be at least 0, and neighbours are mixed in pairs, so the images of "
-                    "a device must be an even number."
+                    "neighbours are mixed in pairs, so the images of a device must be an even "
+                    "number."
                 )
-        if not 0 <= config.random_erasing <= 1:
-            raise UserError(
-                f"config.random_erasing={config.random_erasing}; it is a probability, from 0 to 1."
-            )
 
     @property
     def metrics(self) -> RunMetrics:

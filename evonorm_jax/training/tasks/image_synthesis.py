@@ -128,25 +128,6 @@ class ImageSynthesis(Task):
         )
 
     @classmethod
-    def check(cls, config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
-        """Refuses values of the task's own fields."""
-        del layout
-        if not 0 <= config.ema_decay < 1:
-            raise UserError(
-                f"config.ema_decay={config.ema_decay}; it must be at least 0 and below 1."
-            )
-        least = {
-            "discriminator_steps": 1,
-            "ema_start_steps": 0,
-            "orthogonal_regularization": 0,
-            "standing_passes": 0,
-            "standing_batch_size": 0,
-        }
-        for name, value in least.items():
-            if config[name] < value:
-                raise UserError(f"config.{name}={config[name]}; it must be at least {value}.")
-
-    @classmethod
     def batches_per_step(cls, config: ml_collections.ConfigDict) -> int:
         """One for each step of the discriminator."""
         return config.discriminator_steps
