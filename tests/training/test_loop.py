@@ -54,6 +54,7 @@ def test_a_finished_run_directory_is_complete(finished):
     assert names == {
         ".lock",
         "checkpoints",
+        "classes.json",
         "config.json",
         "curve.png",
         "metadata.json",
