@@ -14,9 +14,12 @@ Any field of the configuration is overridden by --config.FIELD=VALUE, such as
 SIGTERM or Ctrl-C saves and stops. Exit code: 0 done or stopped, 2 wrong input, 3 training diverged.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.allocator import tune_allocator
 
@@ -35,6 +38,9 @@ from evonorm_jax.run_files import (
     read_json,
 )
 from experiments import launch
+
+if TYPE_CHECKING:
+    import ml_collections
 
 DEFAULT_CONFIG = launch.ROOT / "configs" / "digits_resnet_evonorm_s0.py"
 
@@ -70,11 +76,7 @@ def main() -> None:
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
-    path, argument = launch.split_config(arguments.config)
-    name = f"{path.stem}_{argument}" if argument else path.stem
-    if config.dataset.path and not config.dataset.name:  # each folder has a run of its own
-        name = f"{name}_{dataset_name(config.dataset)}"
-    workdir = Path(arguments.workdir or Path("runs") / name)
+    workdir = Path(arguments.workdir or default_workdir(arguments.config, config))
 
     launch.start_jax(arguments)
     from evonorm_jax import training  # after start-up: it must not touch devices before
@@ -92,6 +94,20 @@ def main() -> None:
         sys.exit(3)
     if summary and jax.process_index() == 0:
         print_summary(summary, workdir)
+
+
+def default_workdir(config_file: str, config: ml_collections.ConfigDict) -> Path:
+    """Names the run directory after the config file, and after the folder where the data are own.
+
+    Args:
+      config_file: FILE.py[:ARGUMENT].
+      config: The config of that file, with its overrides.
+    """
+    path, argument = launch.split_config(config_file)
+    parts = [path.stem, argument]
+    if config.dataset.path and not config.dataset.name:  # each folder has a run of its own
+        parts.append(dataset_name(config.dataset))
+    return Path("runs") / "_".join(filter(None, parts))
 
 
 def draw_curve(workdir: Path) -> None:

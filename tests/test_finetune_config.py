@@ -7,8 +7,10 @@ from evonorm_jax.data import dataset_config
 from evonorm_jax.interop import check_twin
 from evonorm_jax.models import create_model
 from experiments import launch
+from experiments.train import default_workdir
 from tests.test_configs import field_names
 
+CIFAR = f"{launch.ROOT}/configs/cifar10_resnet20_evonorm_s0.py:folder"
 FILE = f"{launch.ROOT}/configs/finetune_folder.py"
 
 
@@ -22,6 +24,20 @@ def test_its_network_is_that_of_published_weights():
     fields = config.model.fields.to_dict()
     model = create_model(config.model.name, 10, norm_act=config.model.norm_act, **fields)
     check_twin(model, "resnetv2_50d_evos")
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "workdir"),
+    [
+        (FILE, "data/photos/", "runs/finetune_folder_photos"),
+        (f"{FILE}:npz", "/data/x.npz", "runs/finetune_folder_npz_x.npz"),
+        (f"{FILE}:smoke", "", "runs/finetune_folder_smoke"),
+        (CIFAR, "/data/cifar10", "runs/cifar10_resnet20_evonorm_s0_folder"),
+    ],
+)
+def test_each_folder_has_a_run_directory_of_its_own(file, path, workdir):
+    config = launch.parse_config(file, [f"--config.dataset.path={path}"])
+    assert str(default_workdir(file, config)) == workdir
 
 
 @pytest.mark.parametrize(

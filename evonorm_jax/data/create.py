@@ -74,7 +74,9 @@ def _streaming(config: ml_collections.ConfigDict, seed: int, evaluation_only: bo
     if config.source == "folder":
         # Before TensorFlow: it may be what is missing.
         folder = list_class_folder(config, evaluation_only=evaluation_only)
-        require_tensorflow(purpose=f"Streaming '{config.name}'")
+        require_tensorflow(
+            purpose=f"Streaming '{config.name}'", instead="--config.dataset.in_memory=True"
+        )
         from evonorm_jax.data.folder_stream import FolderStream
 
         return FolderStream(folder, config, seed=seed)

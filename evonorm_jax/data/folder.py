@@ -204,17 +204,17 @@ def _split_flat_folder(listed: ClassFiles, config: ml_collections.ConfigDict) ->
         _take_part(evaluation, config.eval_split),
         listed.class_names,
     )
-    how = (
-        f"drawn by config.dataset.eval_fraction={config.eval_fraction:g} of each class and"
-        f" split_seed={config.split_seed}"
-        if train_name != eval_name
-        else f"by config.dataset.train_split={config.train_split!r} and"
-        f" eval_split={config.eval_split!r}"
-    )
+    if train_name == eval_name:
+        missing = f"'{train_name}'"
+        how = f"by config.dataset.train_split={config.train_split!r} and"
+        how += f" eval_split={config.eval_split!r}"
+    else:
+        missing = f"'{train_name}' and '{eval_name}'"
+        how = f"drawn by config.dataset.eval_fraction={config.eval_fraction:g} of each class and"
+        how += f" split_seed={config.split_seed}"
     logger.info(
-        "%s has %d class folders and no '%s' and '%s': %s images are for training and %s for"
-        " evaluation, %s.",
-        *(listed.folder, len(listed.files), train_name, eval_name),
+        "%s has %d class folders and no %s: %s images are for training and %s for evaluation, %s.",
+        *(listed.folder, len(listed.files), missing),
         *(f"{len(folder.train.paths):,}", f"{len(folder.eval.paths):,}", how),
     )
     return folder

@@ -9,7 +9,7 @@ import os
 from evonorm_jax.errors import UserError
 
 
-def require_tensorflow(*, purpose: str = "This run", tfds: bool = False) -> None:
+def require_tensorflow(*, purpose: str = "This run", tfds: bool = False, instead: str = "") -> None:
     """Imports TensorFlow, and TFDS if asked, and hides the accelerators from it.
 
     Call it before importing a module that imports TensorFlow at its top: it takes seconds, and it
@@ -18,6 +18,7 @@ def require_tensorflow(*, purpose: str = "This run", tfds: bool = False) -> None
     Args:
       purpose: What needs it, for the message.
       tfds: Whether tensorflow-datasets is needed as well.
+      instead: Override that does without, on the same data; "" where there is none.
 
     Raises:
       UserError: One of them is not installed.
@@ -37,7 +38,8 @@ def require_tensorflow(*, purpose: str = "This run", tfds: bool = False) -> None
             f" import failed ({error}).\n"
             "  install, in the clone:  pip install -r requirements.txt   (or"
             ' pip install -e ".[data]")\n'
-            "  run without, right now: python -m experiments.train"
+            + (f"  the same data without:  {instead}\n" if instead else "")
+            + "  run without, right now: python -m experiments.train"
             " --config configs/digits_resnet_evonorm_s0.py"
         ) from error
     hide_accelerators_from_tensorflow()

@@ -31,6 +31,7 @@ from evonorm_jax.run_files import (
 )
 from evonorm_jax.run_lock import lock_run
 from evonorm_jax.training.config import complete
+from evonorm_jax.training.fit_to_data import prepare
 
 if TYPE_CHECKING:
     import ml_collections
@@ -140,7 +141,8 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict, *, extend: boo
     from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
 
     saved = ConfigDict(read_json(workdir / CONFIG_FILE))
-    saved, wanted = (flatten(as_json(complete(c).to_dict())) for c in (saved, config))
+    config = prepare(complete(config), workdir)
+    saved, wanted = (flatten(as_json(c.to_dict())) for c in (complete(saved), config))
     absent = "(absent)"
     may_differ = (*OPERATIONAL_FIELDS, *(LENGTH_FIELDS if extend else ()))
     differing = [

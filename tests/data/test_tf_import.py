@@ -41,8 +41,9 @@ def test_a_missing_folder_comes_before_a_missing_tensorflow(monkeypatch, image_f
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match="There is no folder"):
         create_pipeline(dataset_config("own", "folder", path="/does/not/exist"), seed=0)
-    with pytest.raises(UserError, match=r"Streaming 'own' needs TensorFlow, and the import"):
+    with pytest.raises(UserError, match=r"Streaming 'own' needs TensorFlow, and the") as caught:
         create_pipeline(dataset_config("own", "folder", path=str(image_folder)), seed=0)
+    assert "the same data without:  --config.dataset.in_memory=True\n" in str(caught.value)
 
 
 def test_a_missing_tfds_is_explained(monkeypatch):

@@ -8,6 +8,7 @@ from evonorm_jax.run_files import as_json, write_json
 from evonorm_jax.training.config import complete
 from evonorm_jax.training.durations import resolve_durations
 from evonorm_jax.training.fit_to_data import FIELDS, fit_to_data, fits_to_data, prepare
+from evonorm_jax.training.run_directory import check_owner
 
 
 def fit(num_images, num_devices=1, **fields):
@@ -104,8 +105,11 @@ def test_a_run_keeps_what_was_chosen_for_it(tmp_path):
     again = prepare(config, tmp_path)
     assert as_json(again.to_dict()) == as_json(fitted.to_dict())
     assert not fits_to_data(again)
+    check_owner(tmp_path, config)  # as a sweep asks, which prepares nothing
     config.images_per_worker = 4  # said aloud, so it is no choice of ours
     assert prepare(config, tmp_path).images_per_worker == 4
+    with pytest.raises(UserError, match="images_per_worker: 8 there, 4 here"):
+        check_owner(tmp_path, config)
 
 
 def test_other_configs_leave_nothing_to_the_data():
