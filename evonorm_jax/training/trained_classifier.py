@@ -130,13 +130,34 @@ class TrainedClassifier(TrainedRun):
             rows = [{"file": path, "rank": n, **one} for n, one in enumerate(ranked, start=1)]
             yield FilePrediction(path, rows, [{"file": path, "predictions": ranked}])
 
+    def classes(self) -> dict[str, Any]:
+        """Names of the classes, and how images are prepared."""
+        return {
+            "class_names": list(self.class_names),
+            "num_classes": len(self.class_names),
+            "dtype": self.config.dtype,
+            **self.preprocessing.to_json(),
+        }
+
+    @property
+    def program_inputs(self) -> dict[str, tuple[tuple[int, ...], str | None]]:
+        """Images of the network's size, pixel values from 0 to 255."""
+        size = self.preprocessing.image_size
+        return {"images": ((size, size, self.preprocessing.channels), None)}
+
+    def program(self, *inputs: jax.Array) -> dict[str, jax.Array]:
+        """Computes `logits` and `probabilities`, `[N, K]` float32."""
+        (images,) = inputs
+        logits = self._compute_logits(self.variables, images)
+        return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1)}
+
+    def _compute_logits(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        prepared = self.preprocessing.normalize(images)
+        return cast(jax.Array, self.model.apply(variables, prepared, train=False))
+
     @functools.cached_property
     def _logits(self) -> Callable[[Mapping[str, Any], np.ndarray], jax.Array]:
-        def logits(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-            prepared = self.preprocessing.normalize(images)
-            return cast(jax.Array, self.model.apply(variables, prepared, train=False))
-
-        return jax.jit(logits)
+        return jax.jit(self._compute_logits)
 
     @functools.cached_property
     def _device_variables(self) -> dict[str, Any]:
