@@ -99,6 +99,21 @@ class TrainedClassifier(TrainedRun):
             [[self.class_names[label] for label in row] for row in classes],
         )
 
+    def features(self, images: Images, *, batch_size: int = 64) -> np.ndarray:
+        """Computes what the network's last layer sees: the pooled features of images.
+
+        Args:
+          images: As for `predict`.
+          batch_size: Number of images that are in memory at the same time.
+
+        Returns:
+          `[N, C]` float32; C is 2048 for a ResNet-50, see `evonorm_jax.create_model`.
+
+        Raises:
+          UserError: As `predict`.
+        """
+        return self._apply(self._features, images, batch_size)
+
     def read(self, image: str | Path | Image.Image) -> np.ndarray:
         """Reads a file, or takes a picture of Pillow, as uint8 `[image_size, image_size, C]`.
 
@@ -151,13 +166,20 @@ class TrainedClassifier(TrainedRun):
         logits = self._compute_logits(self.variables, images)
         return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1)}
 
-    def _compute_logits(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    def _compute_logits(
+        self, variables: Mapping[str, Any], images: jax.Array, features: bool = False
+    ) -> jax.Array:
         prepared = self.preprocessing.normalize(images)
-        return cast(jax.Array, self.model.apply(variables, prepared, train=False))
+        computed = self.model.apply(variables, prepared, train=False, features=features)
+        return cast(jax.Array, computed)
 
     @functools.cached_property
     def _logits(self) -> Callable[[Mapping[str, Any], np.ndarray], jax.Array]:
         return jax.jit(self._compute_logits)
+
+    @functools.cached_property
+    def _features(self) -> Callable[[Mapping[str, Any], np.ndarray], jax.Array]:
+        return jax.jit(functools.partial(self._compute_logits, features=True))
 
     @functools.cached_property
     def _device_variables(self) -> dict[str, Any]:
