@@ -110,7 +110,7 @@ def biggan_deep_cifar10(norm_act: str) -> ConfigDict:
     Rates 2e-4, four steps of the discriminator, averages from step 1,000: the PyTorch code's for
     its BigGAN on CIFAR-10, which is not deep. Batch and number of steps: StudioGAN's for
     BigGAN-deep. 64 filters, no non-local block, groups of 8 channels and no augmentation are ours.
-    `config.figures.network` may name a file of `experiments.export_classifier`, from a run on
+    `config.figures.network` may name a file of `experiments.export`, from a run on
     CIFAR-10.
     """
     config = base_config(norm_act)

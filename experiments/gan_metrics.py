@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
     if not config.figures.network:
         raise UserError(
             "config.figures.network is empty: name what is to see the images, for example "
-            "--config.figures.network=FILE with a file of experiments.export_classifier or "
+            "--config.figures.network=FILE with a file of experiments.export or "
             "experiments.convert_inception."
         )
     pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)

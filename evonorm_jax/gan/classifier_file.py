@@ -4,7 +4,7 @@ Figures compare only where the same network saw the images, so a classifier trav
 classifier of the digits is a ResNet-8 with 64 features. These commands made its file:
 
     python -m experiments.train --config configs/digits_resnet_bn_relu.py --workdir RUN
-    python -m experiments.export_classifier --workdir RUN evonorm_jax/gan/digits_classifier.npz
+    python -m experiments.export --workdir RUN --output evonorm_jax/gan/digits_classifier.npz
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
             raise KeyError(_FORMAT)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is not there or no classifier that experiments.export_classifier wrote "
-            f"({error})."
+            f"{path} is not there or no classifier that experiments.export wrote ({error})."
         ) from error
     variables = traverse_util.unflatten_dict(
         {name: array.astype(np.float32) for name, array in arrays.items()}, sep="/"

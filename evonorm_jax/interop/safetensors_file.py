@@ -93,16 +93,39 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a safetensors file, or a damaged one ({error}).") from error
 
 
-def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> None:
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Reads the metadata of a safetensors file without its arrays; `{}` where it has none.
+
+    Raises:
+      UserError: It is no safetensors file, or `safetensors` is not installed.
+    """
+    safetensors = _import_safetensors()
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is not a safetensors file, or a damaged one ({error}).") from error
+
+
+def write_safetensors(
+    tensors: Mapping[str, np.ndarray],
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes named arrays as a safetensors file.
+
+    Args:
+      tensors: The arrays.
+      path: File to write.
+      metadata: Texts by name; by default the format, which PyTorch's readers ask for.
 
     Raises:
       UserError: The file cannot be written, or `safetensors` is not installed.
     """
     safetensors = _import_safetensors()
     try:
-        # PyTorch's readers ask for the format.
-        safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+        metadata = dict(metadata or {"format": "pt"})
+        safetensors.numpy.save_file(dict(tensors), path, metadata=metadata)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}).") from error
 

@@ -25,6 +25,7 @@ from evonorm_jax.models.classifier import (
     check_bool,
     check_dropout_rate,
     check_images,
+    check_num_classes,
     check_positive_int,
     classifier_head,
 )
@@ -42,7 +43,8 @@ class CifarResNet(nn.Module):
     Attributes:
       depth: Number of convolutions outside the shortcuts and of the dense layer, 6n + 2. The
         smallest is 8, with one block per stage.
-      num_classes: Width of the logits.
+      num_classes: Width of the logits; 0 leaves out the dense layer, and the network returns its
+        input, the pooled features `[N, 4 * num_filters]` in float32.
       norm_act: Factory of norm-activation layers (see `evonorm_jax.norm_act`).
       num_filters: Channels of the stem and of stage 1; stages 2 and 3 double them.
       dropout_rate: Probability of dropout before the dense layer. Above 0, training needs the rng
@@ -65,7 +67,7 @@ class CifarResNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
-        check_positive_int("num_classes", self.num_classes)
+        check_num_classes(self.num_classes)
         check_positive_int("num_filters", self.num_filters)
         check_positive_int("depth", self.depth)
         if self.depth < 8 or self.depth % 6 != 2:
@@ -75,7 +77,7 @@ class CifarResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
         check_images(images, self.get_variable("params", "stem_conv"))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
@@ -97,7 +99,11 @@ class CifarResNet(nn.Module):
 
         x = norm_act(name="head_norm")(x)
         return classifier_head(
-            x, num_classes=self.num_classes, dropout_rate=self.dropout_rate, train=train
+            x,
+            num_classes=self.num_classes,
+            dropout_rate=self.dropout_rate,
+            train=train,
+            features=features,
         )
 
 

@@ -23,6 +23,15 @@ def check_positive_int(field: str, value: object) -> None:
         raise UserError(f"{field}={value!r}: expected an integer of at least 1.")
 
 
+def check_num_classes(value: object) -> None:
+    """Raises `UserError` unless `value` is an integer of at least 0; 0 leaves out the head."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(
+            f"num_classes={value!r}: expected an integer of at least 1, or 0 for a network without "
+            "its head, which returns pooled features."
+        )
+
+
 def check_positive(field: str, value: object) -> None:
     """Raises `UserError` unless `value` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
@@ -113,6 +122,7 @@ def classifier_head(
     num_classes: int,
     dropout_rate: float,
     train: bool,
+    features: bool = False,
     kernel_init: Initializer = resnet_head_init,
 ) -> jax.Array:
     """Applies global average pooling, dropout and the dense layer `head`, all in float32.
@@ -121,19 +131,23 @@ def classifier_head(
 
     Args:
       x: Feature map `[N, H, W, C]` of any float dtype.
-      num_classes: Width of the logits.
+      num_classes: Width of the logits; 0 for no dense layer.
       dropout_rate: Share of pooled features that are dropped in training. Above 0, training needs
         the rng "dropout".
       train: Whether dropout acts.
+      features: Whether the dense layer is left out, although there is one.
       kernel_init: Initializer of the kernel of the dense layer.
 
     Returns:
-      Logits `[N, num_classes]`, float32.
+      Logits `[N, num_classes]`, float32; without the dense layer its input, the pooled features
+      `[N, C]`, float32.
     """
     # bfloat16 has 8 bits of mantissa: summing the 49 positions of a 7x7 map in it would lose
     # up to 5 of them, and the logits feed a softmax.
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     x = nn.Dropout(dropout_rate, deterministic=not train)(x)
+    if features or not num_classes:
+        return x
     return nn.Dense(
         num_classes,
         kernel_init=kernel_init,

@@ -23,8 +23,8 @@ from evonorm_jax.models.classifier import (
     check_bool,
     check_dropout_rate,
     check_images,
+    check_num_classes,
     check_positive,
-    check_positive_int,
     check_stage_sizes,
     check_survival_probability,
     classifier_head,
@@ -112,7 +112,8 @@ class InvertedResidualNetwork(nn.Module):
     `head`; batch-dependent layers keep their statistics in `batch_stats` under the same names.
 
     Attributes:
-      num_classes: Width of the logits.
+      num_classes: Width of the logits; 0 leaves out the dense layer, and the network returns its
+        input, the pooled features `[N, head_channels]` in float32.
       norm_act: Factory of norm-activation layers (see `evonorm_jax.norm_act`).
       width_multiplier: Factor of all numbers of channels, which `round_channels` then rounds.
       stage_sizes: Number of blocks of each stage; fewer numbers end the network earlier.
@@ -154,7 +155,7 @@ class InvertedResidualNetwork(nn.Module):
 
     def __post_init__(self) -> None:
         self.stage_sizes = tuple(self.stage_sizes)  # a list would make the network unhashable
-        check_positive_int("num_classes", self.num_classes)
+        check_num_classes(self.num_classes)
         check_positive("width_multiplier", self.width_multiplier)
         check_stage_sizes(self.stage_sizes)
         if len(self.stage_sizes) > len(self.stages):
@@ -180,7 +181,7 @@ class InvertedResidualNetwork(nn.Module):
         raise NotImplementedError
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
         check_images(images, self.get_variable("params", "stem_conv"))
         conv = functools.partial(
             conv2d, padding=self.padding, kernel_init=mobile_kernel_init, dtype=self.dtype
@@ -223,6 +224,7 @@ class InvertedResidualNetwork(nn.Module):
             num_classes=self.num_classes,
             dropout_rate=self.dropout_rate,
             train=train,
+            features=features,
             kernel_init=self.head_init,
         )
 

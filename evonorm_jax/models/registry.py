@@ -80,12 +80,16 @@ def create_model(
 
     The module is called as `model.apply(variables, images, train=..., mutable=["batch_stats"]
     if train else False, rngs={"dropout": key})` on float images `[N, H, W, C]` and returns
-    float32 logits `[N, num_classes]`. Parameters are float32 whatever the dtype.
+    float32 logits `[N, num_classes]`. Parameters are float32 whatever the dtype. With
+    `features=True` it returns the input of its last layer instead, the pooled features `[N, C]` in
+    float32; C is 512 for resnet18 and 34, 2048 for the deeper ones, 64 for `cifar_resnet*`, and
+    1280 for mobilenet_v2, mnasnet_b1 and efficientnet_b0.
 
     Args:
       name: One of `model_names()`.
-      num_classes: Width of the logits. None makes a ResNet a backbone, which returns its feature
-        maps by level (`evonorm_jax.models.resnet.FeatureMaps`).
+      num_classes: Width of the logits. 0 makes a network without its last layer, which returns
+        pooled features. None makes a ResNet a backbone, which returns its feature maps by level
+        (`evonorm_jax.models.resnet.FeatureMaps`).
       norm_act: Layer, given as its name, its class or a factory (`evonorm_jax.norm_act`).
       dtype: Floating-point dtype of convolutions and layers, as a type or by name.
       norm_act_fields: Fields of the layer, such as `{"virtual_batch_size": 32}`.
@@ -101,6 +105,8 @@ def create_model(
     >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
     >>> variables["batch_stats"]["stage1_block1"]["norm1"]
     {'var': ShapeDtypeStruct(shape=(16,), dtype=float32)}
+    >>> jax.eval_shape(lambda v, x: model.apply(v, x, features=True), variables, images)
+    ShapeDtypeStruct(shape=(8, 64), dtype=float32)
     """
     constructor = find(name, _CONSTRUCTORS, kind="model")
     known_fields = settable_fields(constructor)

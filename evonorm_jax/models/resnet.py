@@ -35,6 +35,7 @@ from evonorm_jax.models.classifier import (
     check_bool,
     check_dropout_rate,
     check_images,
+    check_num_classes,
     check_positive_int,
     check_stage_sizes,
     classifier_head,
@@ -122,8 +123,9 @@ class ResNet(nn.Module):
 
     Attributes:
       stage_sizes: Number of blocks of each stage.
-      num_classes: Width of the logits; None makes a backbone, which returns `FeatureMaps` in
-        `dtype`, levels 2 to 5 where there are four stages.
+      num_classes: Width of the logits; 0 leaves out the dense layer, and the network returns its
+        input, the pooled features `[N, C]` in float32. None makes a backbone, which returns
+        `FeatureMaps` in `dtype`, levels 2 to 5 where there are four stages.
       norm_act: Factory of norm-activation layers (see `evonorm_jax.norm_act`).
       bottleneck: Whether the blocks are bottleneck blocks (depth 50 and more) or basic ones.
       num_filters: Number of channels of the stem; every stage after the first doubles it.
@@ -170,7 +172,9 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array | FeatureMaps:
+    def __call__(
+        self, images: jax.Array, train: bool = False, features: bool = False
+    ) -> jax.Array | FeatureMaps:
         check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
@@ -200,7 +204,11 @@ class ResNet(nn.Module):
             return maps
         x = norm_act(name="head_norm")(x)
         return classifier_head(
-            x, num_classes=self.num_classes, dropout_rate=self.dropout_rate, train=train
+            x,
+            num_classes=self.num_classes,
+            dropout_rate=self.dropout_rate,
+            train=train,
+            features=features,
         )
 
 
@@ -246,7 +254,7 @@ def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array
 def check_resnet_fields(model: nn.Module) -> None:
     """Raises `UserError` if a field of a ResNet, v2 or v1.5, is out of range."""
     if model.num_classes is not None:
-        check_positive_int("num_classes", model.num_classes)
+        check_num_classes(model.num_classes)
     check_positive_int("num_filters", model.num_filters)
     check_stage_sizes(model.stage_sizes)
     check_dropout_rate(model.dropout_rate)

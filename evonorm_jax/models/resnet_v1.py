@@ -155,7 +155,9 @@ class ResNetV1(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array | FeatureMaps:
+    def __call__(
+        self, images: jax.Array, train: bool = False, features: bool = False
+    ) -> jax.Array | FeatureMaps:
         check_images(images, self.get_variable("params", first_conv_name(self.stem)))
         conv = functools.partial(conv2d, dtype=self.dtype)
         norm_act = functools.partial(self.norm_act, use_running_average=not train, dtype=self.dtype)
@@ -186,7 +188,11 @@ class ResNetV1(nn.Module):
         if self.num_classes is None:
             return maps
         return classifier_head(
-            x, num_classes=self.num_classes, dropout_rate=self.dropout_rate, train=train
+            x,
+            num_classes=self.num_classes,
+            dropout_rate=self.dropout_rate,
+            train=train,
+            features=features,
         )
 
 

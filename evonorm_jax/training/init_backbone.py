@@ -7,7 +7,6 @@ of timm, gives those of the backbone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -16,10 +15,8 @@ from flax import traverse_util
 from evonorm_jax.detection import MaskRCNN
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
-from evonorm_jax.training.checkpoint import Checkpoints
-from evonorm_jax.training.config import complete
-from evonorm_jax.training.init_from import read_initial_weights
-from evonorm_jax.training.run_directory import read_config
+from evonorm_jax.training.init_from import check_no_timm_name, read_initial_weights
+from evonorm_jax.training.saved_run import SavedRun, holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
 
 
@@ -36,11 +33,13 @@ def read_detector_weights(
     Raises:
       UserError: There are no such weights, or they are of another network.
     """
-    workdir = Path(config.init_from) if config.init_from else None
-    if workdir is None or (workdir.is_dir() and _task_of(workdir) == config.task):
+    if not config.init_from:
         return read_initial_weights(config, model, wanted)
-    if workdir.is_dir():
-        variables, source = _read_classifier(config, workdir)
+    saved = read_saved_run(config.init_from) if holds_run(config.init_from) else None
+    if saved and saved.config.task == config.task:
+        return read_initial_weights(config, model, wanted)
+    if saved:
+        variables, source = _classifier_of(config, saved)
     else:
         variables, source = _read_timm_weights(config, model)
     wanted = {name: tree["backbone"] for name, tree in wanted.items() if "backbone" in tree}
@@ -51,28 +50,17 @@ def read_detector_weights(
     )
 
 
-def _task_of(workdir: Path) -> str:
-    return complete(read_config(workdir)).task
-
-
-def _read_classifier(
-    config: ml_collections.ConfigDict, workdir: Path
+def _classifier_of(
+    config: ml_collections.ConfigDict, saved: SavedRun
 ) -> tuple[dict[str, Any], str]:
-    if config.init_from_model:
-        raise UserError(
-            f"config.init_from={str(workdir)!r} is a folder, so it must be a run directory, which "
-            "knows its network: leave config.init_from_model empty, or name a .safetensors file."
-        )
-    theirs = read_config(workdir).model
+    check_no_timm_name(config)
+    theirs = saved.config.model
     if theirs.norm_act != config.model.norm_act:
         raise UserError(
-            f"config.init_from={str(workdir)!r} has the layer {theirs.norm_act!r}, but "
+            f"config.init_from={config.init_from!r} has the layer {theirs.norm_act!r}, but "
             f"config.model.norm_act is {config.model.norm_act!r}: they must be the same."
         )
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, variables, averages = checkpoints.read_variables()
-    source = f"{workdir} ({theirs.name}) at step {step}"
-    return {**variables, **averages}, source + (", its moving averages" if averages else "")
+    return saved.variables, f"{saved.describe()} ({theirs.name})"
 
 
 def _read_timm_weights(

@@ -11,8 +11,7 @@ from flax import traverse_util
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
-from evonorm_jax.training.checkpoint import Checkpoints
-from evonorm_jax.training.run_directory import read_config
+from evonorm_jax.training.saved_run import holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
 
 if TYPE_CHECKING:
@@ -26,8 +25,9 @@ def read_initial_weights(
 ) -> InitialWeights | None:
     """Reads `config.init_from` for a run; None where it is "".
 
-    It names a safetensors file with weights of timm's `config.init_from_model`, or a run directory,
-    whose newest checkpoint is taken, its moving averages where it has them.
+    It names a safetensors file with weights of timm's `config.init_from_model`, or a run: a run
+    directory, whose newest checkpoint is taken, its moving averages where it has them, or a
+    safetensors file of `experiments.export`.
 
     Args:
       config: Config of the run.
@@ -47,7 +47,7 @@ def read_initial_weights(
                 "config.init_from are, which is empty: name the .safetensors file there."
             )
         return None
-    if Path(config.init_from).is_dir():
+    if holds_run(config.init_from):
         variables, source = _read_run(config)
     else:
         variables, source = _read_timm_weights(config, model)
@@ -70,23 +70,26 @@ def _read_timm_weights(
 
 
 def _read_run(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], str]:
-    workdir = Path(config.init_from)
-    if config.init_from_model:
-        raise UserError(
-            f"config.init_from={str(workdir)!r} is a folder, so it must be a run directory, which "
-            "knows its network: leave config.init_from_model empty, or name a .safetensors file."
-        )
-    theirs, ours = read_config(workdir).model, config.model
+    check_no_timm_name(config)
+    saved = read_saved_run(config.init_from)
+    theirs, ours = saved.config.model, config.model
     for field in ("name", "norm_act"):
         if theirs[field] != ours[field]:
             raise UserError(
-                f"config.init_from={str(workdir)!r} is of another network: its config.model.{field}"
-                f" is {theirs[field]!r}, that of the new run {ours[field]!r}."
+                f"config.init_from={config.init_from!r} is of another network: its "
+                f"config.model.{field} is {theirs[field]!r}, that of the new run {ours[field]!r}."
             )
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, variables, averages = checkpoints.read_variables()
-    source = f"{workdir} at step {step}" + (", its moving averages" if averages else "")
-    return {**variables, **averages}, source
+    return saved.variables, saved.describe()
+
+
+def check_no_timm_name(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` where a run, which knows its network, gets a name of timm's besides."""
+    if config.init_from_model:
+        what = "folder, so it must be a run directory" if Path(config.init_from).is_dir() else "run"
+        raise UserError(
+            f"config.init_from={config.init_from!r} is a {what}, which knows its network: leave "
+            "config.init_from_model empty, or name a .safetensors file of timm."
+        )
 
 
 def _fit_head(

@@ -1,6 +1,6 @@
 """Figures of generated images against the data set of a config: `config.figures`.
 
-network      what sees the images: "digits", a classifier of `experiments.export_classifier`
+network      what sees the images: "digits", a classifier of `experiments.export`
              (.npz), FID's Inception network of `experiments.convert_inception` (.safetensors), or
              "" for no figures
 num_samples  how many images are drawn
@@ -46,7 +46,7 @@ def find_network(name: str) -> FeatureNetwork:
         return inception_features(load_inception_weights(name), Path(name).name)
     raise UserError(
         f"config.figures.network={name!r}: it must be 'digits', a .npz file of "
-        "experiments.export_classifier, a .safetensors file of experiments.convert_inception, or "
+        "experiments.export, a .safetensors file of experiments.convert_inception, or "
         "empty."
     )
 

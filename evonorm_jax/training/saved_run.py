@@ -1,18 +1,32 @@
-"""What a run has saved: read from its directory, as the start of another run or to be used."""
+"""What a run has saved, as the start of another run or to be used.
+
+It is read from the run's directory, or from the safetensors file that `experiments.export` made.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flax import traverse_util
+
 from evonorm_jax.errors import UserError
+from evonorm_jax.interop.safetensors_file import read_metadata, read_safetensors
 from evonorm_jax.run_files import CLASSES_FILE, read_json
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
+from evonorm_jax.training.config import complete
 from evonorm_jax.training.run_directory import read_config
 
 if TYPE_CHECKING:
     import ml_collections
+
+
+#: What the metadata of an exported safetensors file say of the run stands under this name.
+METADATA_KEY = "evonorm_jax"
+
+_ENDING = ".safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +34,7 @@ class SavedRun:
     """The variables of a run, and what is needed to use them.
 
     Attributes:
-      source: Path of the run directory.
+      source: Path of the run directory or the file.
       step: Updates made.
       config: The run's config.
       variables: Variables of the network by the names of their collections, as NumPy arrays.
@@ -45,19 +59,29 @@ class SavedRun:
         )
 
 
+def holds_run(path: str | Path) -> bool:
+    """Whether this is a folder, or a safetensors file that `experiments.export` wrote."""
+    path = Path(path)
+    if path.suffix == _ENDING and path.is_file():
+        return METADATA_KEY in read_metadata(path)
+    return path.is_dir()
+
+
 def read_saved_run(
     path: str | Path, step: int | None = None, *, newest_weights: bool = False
 ) -> SavedRun:
     """Reads what a run has saved; nothing is changed.
 
     Args:
-      path: Run directory of `experiments.train`.
+      path: Run directory of `experiments.train`, or file of `experiments.export`.
       step: Step of the checkpoint; the newest by default.
       newest_weights: Whether to take the newest weights although the run kept averages.
 
     Raises:
-      UserError: It is no run directory, or has no such checkpoint.
+      UserError: It is no run, or has no such checkpoint.
     """
+    if Path(path).suffix == _ENDING:
+        return _read_file(Path(path), step, newest_weights)
     workdir = Path(path)
     config = read_config(workdir)
     if not has_checkpoint(workdir):
@@ -77,3 +101,38 @@ def read_saved_run(
         averaged=bool(averages),
         classes=read_json(classes_file) if classes_file.exists() else None,
     )
+
+
+def _read_file(path: Path, step: int | None, newest_weights: bool) -> SavedRun:
+    tensors = read_safetensors(path)
+    text = read_metadata(path).get(METADATA_KEY)
+    if text is None:
+        raise UserError(
+            f"{path} does not say which network it is of: load_run reads run directories, and "
+            "safetensors files of experiments.export. For timm's weights take "
+            "evonorm_jax.interop.load_timm_weights."
+        )
+    try:
+        about = json.loads(text)
+        saved = SavedRun(
+            source=str(path),
+            step=about["step"],
+            config=_as_config(about["config"]),
+            variables=traverse_util.unflatten_dict(tensors, sep="/"),
+            averaged=about["averaged"],
+            classes=about["classes"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from error
+    if step not in (None, saved.step) or (newest_weights and saved.averaged):
+        asked = "the newest weights" if step in (None, saved.step) else f"step {step}"
+        raise UserError(
+            f"{path} holds {saved.describe()} alone, not {asked}: take the run directory."
+        )
+    return saved
+
+
+def _as_config(content: dict[str, Any]) -> ml_collections.ConfigDict:
+    from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
+
+    return complete(ConfigDict(content))

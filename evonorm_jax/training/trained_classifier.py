@@ -99,6 +99,21 @@ class TrainedClassifier(TrainedRun):
             [[self.class_names[label] for label in row] for row in classes],
         )
 
+    def features(self, images: Images, *, batch_size: int = 64) -> np.ndarray:
+        """Computes what the network's last layer sees: the pooled features of images.
+
+        Args:
+          images: As for `predict`.
+          batch_size: Number of images that are in memory at the same time.
+
+        Returns:
+          `[N, C]` float32; C is 2048 for a ResNet-50, see `evonorm_jax.create_model`.
+
+        Raises:
+          UserError: As `predict`.
+        """
+        return self._apply(self._features, images, batch_size)
+
     def read(self, image: str | Path | Image.Image) -> np.ndarray:
         """Reads a file, or takes a picture of Pillow, as uint8 `[image_size, image_size, C]`.
 
@@ -130,13 +145,41 @@ class TrainedClassifier(TrainedRun):
             rows = [{"file": path, "rank": n, **one} for n, one in enumerate(ranked, start=1)]
             yield FilePrediction(path, rows, [{"file": path, "predictions": ranked}])
 
+    def classes(self) -> dict[str, Any]:
+        """Names of the classes, and how images are prepared."""
+        return {
+            "class_names": list(self.class_names),
+            "num_classes": len(self.class_names),
+            "dtype": self.config.dtype,
+            **self.preprocessing.to_json(),
+        }
+
+    @property
+    def program_inputs(self) -> dict[str, tuple[tuple[int, ...], str | None]]:
+        """Images of the network's size, pixel values from 0 to 255."""
+        size = self.preprocessing.image_size
+        return {"images": ((size, size, self.preprocessing.channels), None)}
+
+    def program(self, *inputs: jax.Array) -> dict[str, jax.Array]:
+        """Computes `logits` and `probabilities`, `[N, K]` float32."""
+        (images,) = inputs
+        logits = self._compute_logits(self.variables, images)
+        return {"logits": logits, "probabilities": jax.nn.softmax(logits, axis=-1)}
+
+    def _compute_logits(
+        self, variables: Mapping[str, Any], images: jax.Array, features: bool = False
+    ) -> jax.Array:
+        prepared = self.preprocessing.normalize(images)
+        computed = self.model.apply(variables, prepared, train=False, features=features)
+        return cast(jax.Array, computed)
+
     @functools.cached_property
     def _logits(self) -> Callable[[Mapping[str, Any], np.ndarray], jax.Array]:
-        def logits(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-            prepared = self.preprocessing.normalize(images)
-            return cast(jax.Array, self.model.apply(variables, prepared, train=False))
+        return jax.jit(self._compute_logits)
 
-        return jax.jit(logits)
+    @functools.cached_property
+    def _features(self) -> Callable[[Mapping[str, Any], np.ndarray], jax.Array]:
+        return jax.jit(functools.partial(self._compute_logits, features=True))
 
     @functools.cached_property
     def _device_variables(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import jax
+
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.saved_run import SavedRun, read_saved_run
 
@@ -36,6 +38,7 @@ class TrainedRun(abc.ABC):
 
     Attributes:
       options: Names of the options of `predict_files` beside those that all runs have.
+      symbolic_batch: Whether an exported program takes any number of images, instead of one.
       source: Where it was read from.
       step: Updates made.
       config: The run's config.
@@ -46,6 +49,7 @@ class TrainedRun(abc.ABC):
     """
 
     options: ClassVar[tuple[str, ...]] = ()
+    symbolic_batch: ClassVar[bool] = True
     class_names: tuple[str, ...]
     model: nn.Module
 
@@ -66,6 +70,22 @@ class TrainedRun(abc.ABC):
         Raises:
           UserError: It cannot be read; the message names it.
         """
+
+    @property
+    @abc.abstractmethod
+    def program_inputs(self) -> dict[str, tuple[tuple[int, ...], str | None]]:
+        """Shape, without the batch axis, and dtype of what `program` takes.
+
+        The dtype is None for images, whose dtype is chosen when the program is exported.
+        """
+
+    @abc.abstractmethod
+    def program(self, *inputs: jax.Array) -> dict[str, jax.Array]:
+        """Computes what `export.export_program` exports: a pure function, the weights inside."""
+
+    @abc.abstractmethod
+    def classes(self) -> dict[str, Any]:
+        """Returns what `classes.json` of the run says."""
 
     @abc.abstractmethod
     def describe(
@@ -129,7 +149,8 @@ def load_run(
         print(found.top_names[0][0], found.top_probabilities[0, 0])
 
     Args:
-      path: Run directory of `experiments.train`; nothing in it is changed.
+      path: Run directory of `experiments.train`, in which nothing is changed; or a `.safetensors`
+        file of `experiments.export`.
       step: Step of the checkpoint; the newest by default.
       newest_weights: Whether to take the newest weights although the run kept moving averages.
 

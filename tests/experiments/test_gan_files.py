@@ -46,17 +46,3 @@ def test_converting_weights(tmp_path):
     kernel = variables["params"]["Conv2d_1a_3x3"]["conv"]["kernel"]
     expected = state_dict["Conv2d_1a_3x3.conv.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, expected)
-
-
-def test_exporting_the_classifier_of_a_run(tmp_path):
-    from evonorm_jax.gan.classifier_file import read_classifier
-
-    workdir, output = tmp_path / "run", tmp_path / "classifier.npz"
-    arguments = ("--config", "configs/digits_resnet_evonorm_s0.py:smoke", "--workdir", str(workdir))
-    assert command_line.run("train", *arguments).returncode == 0
-    process = command_line.run("export_classifier", "--workdir", str(workdir), str(output))
-    assert process.returncode == 0, process.stderr
-    assert "classifier.npz: cifar_resnet20 of step" in process.stdout
-    features = read_classifier(output)(np.zeros((3, 8, 8, 1), np.uint8), batch_size=2)
-    assert features.logits.shape == (3, 10)
-    assert features.network.startswith("classifier classifier.npz ")

@@ -106,7 +106,7 @@ def test_model_is_a_static_argument_of_jit():
         ({"num_filter": 8}, "field of resnet50: 'num_filter'. Did you mean num_filters"),
         ({"depth": 8}, "Known: stage_sizes, bottleneck, num_filters, stem, avg_down, dropout_rate"),
         ({"name": "cifar_resnet20", "stem": "cifar"}, "Known: depth, num_filters, dropout_rate"),
-        ({"num_classes": 0}, "num_classes=0: expected an integer of at least 1"),
+        ({"num_classes": -1}, "num_classes=-1: expected an integer of at least 1, or 0 for"),
         ({"num_classes": 10.0}, "num_classes=10.0: expected an integer"),
         ({"num_classes": True}, "num_classes=True: expected an integer"),
         ({"num_filters": -1}, "num_filters=-1: expected an integer of at least 1"),

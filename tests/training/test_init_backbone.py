@@ -57,7 +57,7 @@ def test_the_backbone_is_that_of_the_classifier_and_the_rest_is_new(classifier):
     run = create_experiment(detector_config(workdir), ONE_DEVICE)
     weights = run.task.initial_weights()
     assert weights.description == (
-        f"Starting with the backbone of {workdir} (resnet18_v1) at step 0."
+        f"Starting with the backbone of {workdir} at step 0 (resnet18_v1)."
     )
     assert set(weights.variables["params"]) == {"backbone"}
     params = run.create_state(weights.variables).params

@@ -83,6 +83,15 @@ def test_every_kind_of_image(run, trained_run):
     np.testing.assert_allclose(run.predict(str(files[1])).probabilities, expected[1:2], rtol=1e-5)
 
 
+def test_features_are_the_input_of_the_last_layer(run, trained_run):
+    files = evaluation_files(trained_run)[0][:4]
+    features, head = run.features(files), run.variables["params"]["head"]
+    assert (features.shape[0], features.dtype) == (4, np.float32)
+    logits = features @ head["kernel"] + head["bias"]
+    expected = run.predict(files).probabilities
+    np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
+
+
 def test_without_tensorflow_and_data(run, trained_run, tmp_path):
     """In a process of its own, with the run directory and an image alone."""
     shutil.copytree(trained_run.workdir, tmp_path / "run")
