@@ -13,6 +13,7 @@ import numpy as np
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop.state_dict import from_timm_state_dict, to_timm_state_dict
+from evonorm_jax.run_files import replacing
 
 _PICKLES = (".bin", ".pt", ".pth", ".pyth", ".tar")
 
@@ -101,8 +102,11 @@ def write_safetensors(tensors: Mapping[str, np.ndarray], path: str | Path) -> No
     """
     safetensors = _import_safetensors()
     try:
-        # PyTorch's readers ask for the format.
-        safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+        # PyTorch's readers ask for the format. Not `save_file`, whose files only their owner may
+        # read, whatever the umask says.
+        content = safetensors.numpy.save(dict(tensors), metadata={"format": "pt"})
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(content)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}).") from error
 
@@ -113,6 +117,6 @@ def _import_safetensors() -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             "Reading and writing safetensors files needs the package safetensors: "
-            "pip install 'evonorm-jax[interop]'."
+            "in the clone, pip install -e '.[interop]'; elsewhere, pip install safetensors."
         ) from error
     return safetensors
