@@ -54,7 +54,7 @@ class GraphLayer(LayerDefinition):
 
     fuses_activation: ClassVar[bool] = True
 
-    def own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
         used = canonical(self.graph).effective
         vectors = {"v0": (V0, self.v0_init), "v1": (V1, self.v1_init)}
         return {
@@ -63,33 +63,33 @@ class GraphLayer(LayerDefinition):
             if index in used
         }
 
-    def normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         unused = jnp.zeros(x.shape[-1], x.dtype)
         return evaluate(
             canonical(self.graph),
             x,
             params.get("v0", unused),
             params.get("v1", unused),
-            num_groups=self.resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x),
             epsilon=self.epsilon,
             division_epsilon=self.division_epsilon,
-            batch=functools.partial(self.batch_statistic, statistics),
+            batch=functools.partial(self._batch_statistic, statistics),
         )
 
-    def check_fields(self) -> None:
-        super().check_fields()
+    def _check_fields(self) -> None:
+        super()._check_fields()
         if self.division_epsilon < 0:
             raise UserError(
                 f"{type(self).__name__}: division_epsilon={self.division_epsilon} must not be "
                 f"negative, e.g. {DIVISION_EPSILON}"
             )
 
-    def resolve_num_groups(self, x: jax.Array) -> int:
+    def _resolve_num_groups(self, x: jax.Array) -> int:
         """Returns 1: a graph of this class has no moments over groups."""
         del x
         return 1
 
-    def batch_statistic(
+    def _batch_statistic(
         self, statistics: BatchStatistics, index: int, kind: str, value: jax.Array
     ) -> jax.Array:
         """Returns a statistic of a node over the batch; graphs without batch moments have none."""
@@ -109,10 +109,10 @@ class BatchGraphLayer(GraphLayer, BatchDependentLayer):
     `mean_n4`, `var_n7` or `mean_square_n5`; roots are taken of the averages, as in EvoNorm-B0.
     """
 
-    def running_statistics(self) -> dict[str, str]:
-        return {} if self.is_affine else running_statistics(canonical(self.graph))
+    def _running_statistics(self) -> dict[str, str]:
+        return {} if self._is_affine else running_statistics(canonical(self.graph))
 
-    def batch_statistic(
+    def _batch_statistic(
         self, statistics: BatchStatistics, index: int, kind: str, value: jax.Array
     ) -> jax.Array:
         """Returns the statistic of the batch or the running one, broadcasting against `value`."""

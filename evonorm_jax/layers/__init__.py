@@ -6,7 +6,7 @@ your own is a subclass of one of the four classes of definitions that stand here
 
 >>> import jax
 >>> class Tanh(LayerDefinition):
-...     def normalize(self, x, params, statistics):
+...     def _normalize(self, x, params, statistics):
 ...         return jax.numpy.tanh(x)
 >>> class TanhLayer(Tanh, NormActLayer):
 ...     pass

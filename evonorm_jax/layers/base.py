@@ -56,13 +56,13 @@ class NormActLayer(LayerDefinition, nn.Module):
           UserError: The input, a field or `use_running_average` is not acceptable.
         """
         x = jnp.asarray(x)
-        self.check_fields()
-        self.check_input(x)
-        params = self.given_params(x, scale=scale, bias=bias)
-        for name, (init, shape) in self.parameters(x.shape[-1]).items():
+        self._check_fields()
+        self._check_input(x)
+        params = self._given_params(x, scale=scale, bias=bias)
+        for name, (init, shape) in self._parameters(x.shape[-1]).items():
             if name not in params:
                 params[name] = self.param(name, init, shape, self.param_dtype)
-        kinds = self.running_statistics()
+        kinds = self._running_statistics()
         variables = {
             name: self.variable(
                 "batch_stats", name, INITIAL_STATISTIC[kind], x.shape[-1:], jnp.float32
@@ -71,13 +71,13 @@ class NormActLayer(LayerDefinition, nn.Module):
         }
         running = {name: variable.value for name, variable in variables.items()}
         if running and self._evaluates(use_running_average):
-            return self.compute(x, params, running)[0]
+            return self._compute(x, params, running)[0]
         if running:
             self._check_mutable()
         initializing = self.is_initializing()
-        y, batch = self.compute(x, params, initializing=initializing)
+        y, batch = self._compute(x, params, initializing=initializing)
         if not initializing:
-            for name, value in self.update(running, batch).items():
+            for name, value in self._update(running, batch).items():
                 variables[name].value = value
         return y
 

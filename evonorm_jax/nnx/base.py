@@ -60,13 +60,13 @@ class NormActLayer(LayerDefinition, nnx.Module):
         if groups := getattr(self, name, None):
             # `nnx.jit` hashes the structure of a module, which a list would make unhashable.
             setattr(self, name, tuple(map(tuple, groups)))
-        self.check_fields()
-        for name, (init, shape) in self.parameters(self.num_features).items():
+        self._check_fields()
+        for name, (init, shape) in self._parameters(self.num_features).items():
             if getattr(self, f"use_{name}", True):
                 setattr(self, name, nnx.Param(init(rngs.params(), shape, self.param_dtype)))
             else:
                 setattr(self, name, nnx.data(None))
-        for name, kind in self.running_statistics().items():
+        for name, kind in self._running_statistics().items():
             initial = INITIAL_STATISTIC[kind]((self.num_features,), jnp.float32)
             setattr(self, name, nnx.BatchStat(initial))
 
@@ -95,21 +95,21 @@ class NormActLayer(LayerDefinition, nnx.Module):
           UserError: The input is not acceptable, or nothing says whether the layer trains.
         """
         x = jnp.asarray(x)
-        self.check_input(x)
+        self._check_input(x)
         if x.shape[-1] != self.num_features:
             raise UserError(
                 f"{type(self).__name__} of num_features={self.num_features} takes images with as "
                 f"many channels, not an array of shape {x.shape}"
             )
-        params = self._params() | self.given_params(x, scale=scale, bias=bias)
+        params = self._params() | self._given_params(x, scale=scale, bias=bias)
         variables: dict[str, nnx.BatchStat] = {
-            name: getattr(self, name) for name in self.running_statistics()
+            name: getattr(self, name) for name in self._running_statistics()
         }
         running = {name: variable[...] for name, variable in variables.items()}
         if running and self._evaluates(use_running_average):
-            return self.compute(x, params, running)[0]
-        y, batch = self.compute(x, params)
-        for name, value in self.update(running, batch).items():
+            return self._compute(x, params, running)[0]
+        y, batch = self._compute(x, params)
+        for name, value in self._update(running, batch).items():
             variables[name].set_value(value)
         return y
 
@@ -125,7 +125,7 @@ class NormActLayer(LayerDefinition, nnx.Module):
             name: neutral[name](shape, self.param_dtype)
             if getattr(self, name) is None
             else getattr(self, name)[...]
-            for name, (_, shape) in self.parameters(self.num_features).items()
+            for name, (_, shape) in self._parameters(self.num_features).items()
         }
 
     def _evaluates(self, use_running_average: bool | None) -> bool:

@@ -153,6 +153,13 @@ def test_the_mode():
     make_layer("evonorm_s0", use_running_average=None)(case.x)
 
 
+def test_tables():
+    """`nnx.tabulate` replaces the public methods of a module by compiled ones."""
+    table = nnx.tabulate(make_layer("evonorm_b0"), jnp.ones((1, 2, 2, CHANNELS)))
+    assert "EvoNormB0" in table
+    assert "BatchStat" in table
+
+
 def test_half_precision_output():
     case = make_case("gn_swish")
     layer = make_layer("gn_swish", dtype=jnp.bfloat16)

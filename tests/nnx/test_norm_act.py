@@ -44,7 +44,7 @@ def test_name_class_and_partial_give_the_same_layer():
 
 def test_a_layer_of_the_users_own():
     class Half(LayerDefinition):
-        def normalize(self, x, params, statistics):
+        def _normalize(self, x, params, statistics):
             return x / 2
 
     class HalfLayer(Half, evonorm_nnx.NormActLayer):

@@ -55,7 +55,7 @@ from evonorm_jax.layers.definitions.base import (
 MEAN_AND_VAR = ("mean", "var")
 
 
-# The `transform` of all layers with one normalisation, which differ in the activation alone.
+# The `_transform` of all layers with one normalisation, which differ in the activation alone.
 
 
 def _activation(layer: LayerDefinition) -> str:
@@ -63,7 +63,7 @@ def _activation(layer: LayerDefinition) -> str:
 
 
 def _batch_norm(self: Any, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-    return self.run_batch_kernels(
+    return self._run_batch_kernels(
         kernels.batch_norm,
         kernels.batch_norm_inference,
         x,
@@ -80,7 +80,7 @@ def _group_norm(self: Any, x: jax.Array, params: Arrays, statistics: BatchStatis
     return kernels.group_norm(
         x,
         **params,
-        num_groups=self.resolve_num_groups(x),
+        num_groups=self._resolve_num_groups(x),
         activation=_activation(self),
         epsilon=self.epsilon,
         implementation=self.implementation,
@@ -88,7 +88,7 @@ def _group_norm(self: Any, x: jax.Array, params: Arrays, statistics: BatchStatis
 
 
 def _steepness(self: Any, num_channels: int) -> dict[str, Parameter]:
-    """The `own_parameters` of a layer that ends in Swish."""
+    """The `_own_parameters` of a layer that ends in Swish."""
     return {"v": Parameter(self.v_init, (num_channels,))} if self.nonlinearity else {}
 
 
@@ -98,7 +98,7 @@ class BatchNormReLU(FusedLayer, BatchDependentLayer):
 
     activation: ClassVar[str] = "relu"
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
-    transform = _batch_norm
+    _transform = _batch_norm
 
 
 @definition
@@ -107,7 +107,7 @@ class BatchNormReLU6(FusedLayer, BatchDependentLayer):
 
     activation: ClassVar[str] = "relu6"
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
-    transform = _batch_norm
+    _transform = _batch_norm
 
 
 @definition
@@ -116,7 +116,7 @@ class BatchNormSiLU(FusedLayer, BatchDependentLayer):
 
     activation: ClassVar[str] = "silu"
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
-    transform = _batch_norm
+    _transform = _batch_norm
 
 
 @definition
@@ -131,8 +131,8 @@ class BatchNormSwish(FusedLayer, BatchDependentLayer):
 
     activation: ClassVar[str] = "swish"
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
-    own_parameters = _steepness
-    transform = _batch_norm
+    _own_parameters = _steepness
+    _transform = _batch_norm
 
 
 @definition
@@ -140,7 +140,7 @@ class GroupNormReLU(GroupLayer, FusedLayer):
     """Group normalisation, then `max(z, 0)`."""
 
     activation: ClassVar[str] = "relu"
-    transform = _group_norm
+    _transform = _group_norm
 
 
 @definition
@@ -148,7 +148,7 @@ class GroupNormSiLU(GroupLayer, FusedLayer):
     """Group normalisation, then `z sigma(z)`."""
 
     activation: ClassVar[str] = "silu"
-    transform = _group_norm
+    _transform = _group_norm
 
 
 @definition
@@ -162,8 +162,8 @@ class GroupNormSwish(GroupLayer, FusedLayer):
     v_init: Initializer = initializers.ones
 
     activation: ClassVar[str] = "swish"
-    own_parameters = _steepness
-    transform = _group_norm
+    _own_parameters = _steepness
+    _transform = _group_norm
 
 
 @definition
@@ -174,9 +174,9 @@ class LayerNormReLU(FusedLayer):
     """
 
     activation: ClassVar[str] = "relu"
-    transform = _group_norm
+    _transform = _group_norm
 
-    def resolve_num_groups(self, x: jax.Array) -> int:
+    def _resolve_num_groups(self, x: jax.Array) -> int:
         """Returns 1: all channels are one group."""
         return 1
 
@@ -186,9 +186,9 @@ class InstanceNormReLU(FusedLayer):
     """Normalisation of each map over (w, h), then `max(z, 0)`."""
 
     activation: ClassVar[str] = "relu"
-    transform = _group_norm
+    _transform = _group_norm
 
-    def resolve_num_groups(self, x: jax.Array) -> int:
+    def _resolve_num_groups(self, x: jax.Array) -> int:
         """Returns the number of channels: each is a group."""
         return x.shape[-1]
 
@@ -199,8 +199,8 @@ class PixelNormReLU(LayerDefinition):
 
     activation: ClassVar[str] = "relu"
 
-    def normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-        return x / self.std(moments.pixel_mean_square(x))
+    def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+        return x / self._std(moments.pixel_mean_square(x))
 
 
 @definition
@@ -214,12 +214,12 @@ class FilterResponseNorm(FusedLayer):
 
     threshold_init: Initializer = initializers.zeros
 
-    def own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
         if not self.nonlinearity:
             return {}
         return {"threshold": Parameter(self.threshold_init, (num_channels,))}
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         return kernels.filter_response_norm(
             x,
             params["scale"],
@@ -243,17 +243,17 @@ class BatchInstanceNormReLU(BatchDependentLayer):
     activation: ClassVar[str] = "relu"
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
 
-    def own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
         return {"gate": Parameter(self.gate_init, (num_channels,))}
 
-    def normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-        raw_gate = params["gate"].astype(x.dtype)
+    def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+        raw_gate = params["gate"].astype(x.dtype).reshape(1, 1, 1, -1)
         # The source clips the parameter to [0, 1] after each update, which an optimizer cannot
         # know of here. The gradient passes the clip straight through: with its own, 0 outside,
         # a gate that has left the interval would never return.
         gate = raw_gate + lax.stop_gradient(jnp.clip(raw_gate, 0, 1) - raw_gate)
-        batch = self.standardize(x, **self.batch_statistics(x, statistics))
-        instance = self.standardize(x, *moments.instance_moments(x))
+        batch = self._standardize(x, **self._batch_statistics(x, statistics))
+        instance = self._standardize(x, *moments.instance_moments(x))
         return gate * batch + (1 - gate) * instance
 
 
@@ -271,16 +271,16 @@ class SwitchableNormReLU(BatchDependentLayer):
     activation: ClassVar[str] = "relu"
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
 
-    def own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
         mixture = Parameter(self.mixture_init, (3,))
         return {"mean_mixture": mixture, "var_mixture": mixture}
 
-    def normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         instance, layer = moments.instance_moments(x), moments.layer_moments(x)
-        batch = self.batch_statistics(x, statistics)
+        batch = self._batch_statistics(x, statistics)
         mean = _mix(params["mean_mixture"], instance.mean, layer.mean, batch["mean"])
         var = _mix(params["var_mixture"], instance.var, layer.var, batch["var"])
-        return self.standardize(x, mean, var)
+        return self._standardize(x, mean, var)
 
 
 def _mix(logits: jax.Array, *statistics: jax.Array) -> jax.Array:
@@ -301,8 +301,8 @@ class RandomLayer(LayerDefinition):
 
     fuses_activation: ClassVar[bool] = True
 
-    def normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-        z = self.std(moments.instance_moments(jax.nn.sigmoid(jnp.abs(x))).var)
+    def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+        z = self._std(moments.instance_moments(jax.nn.sigmoid(jnp.abs(x))).var)
         return jnp.broadcast_to(jnp.sqrt(z), x.shape)
 
 
@@ -312,7 +312,7 @@ class RandomRejectionLayer(LayerDefinition):
 
     fuses_activation: ClassVar[bool] = True
 
-    def normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         return jnp.tanh(jnp.maximum(x, jnp.tanh(x)))
 
 
@@ -323,5 +323,5 @@ class RandomSearchRejectionLayer(BatchDependentLayer):
     fuses_activation: ClassVar[bool] = True
     tracked: ClassVar[tuple[str, ...]] = ("mean_square",)
 
-    def normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-        return jax.nn.relu(x) / self.std(self.batch_statistics(x, statistics)["mean_square"])
+    def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+        return jax.nn.relu(x) / self._std(self._batch_statistics(x, statistics)["mean_square"])

@@ -63,11 +63,11 @@ class EvoNormB0(FusedLayer, BatchDependentLayer):
     fuses_activation: ClassVar[bool] = True
     tracked: ClassVar[tuple[str, ...]] = ("var",)
 
-    def own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
         return {"v": Parameter(self.v_init, (num_channels,))}
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-        return self.run_batch_kernels(
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+        return self._run_batch_kernels(
             kernels.evonorm_b0,
             kernels.evonorm_b0_inference,
             x,
@@ -85,8 +85,8 @@ class EvoNormB1(FusedLayer, BatchDependentLayer):
     fuses_activation: ClassVar[bool] = True
     tracked: ClassVar[tuple[str, ...]] = ("var",)
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-        return self.run_batch_kernels(
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+        return self._run_batch_kernels(
             kernels.evonorm_b1,
             kernels.evonorm_b1_inference,
             x,
@@ -104,8 +104,8 @@ class EvoNormB2(FusedLayer, BatchDependentLayer):
     fuses_activation: ClassVar[bool] = True
     tracked: ClassVar[tuple[str, ...]] = ("var",)
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
-        return self.run_batch_kernels(
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+        return self._run_batch_kernels(
             kernels.evonorm_b2,
             kernels.evonorm_b2_inference,
             x,
@@ -134,14 +134,14 @@ class EvoNormS0(FusedLayer, GroupLayer):
 
     fuses_activation: ClassVar[bool] = True
 
-    def own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
         return {"v": Parameter(self.v_init, (num_channels,))}
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         return kernels.evonorm_s0(
             x,
             **params,
-            num_groups=self.resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x),
             epsilon=self.epsilon,
             implementation=self.implementation,
         )
@@ -153,11 +153,11 @@ class EvoNormS1(FusedLayer, GroupLayer):
 
     fuses_activation: ClassVar[bool] = True
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         return kernels.evonorm_s1(
             x,
             **params,
-            num_groups=self.resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x),
             epsilon=self.epsilon,
             implementation=self.implementation,
         )
@@ -169,11 +169,11 @@ class EvoNormS2(FusedLayer, GroupLayer):
 
     fuses_activation: ClassVar[bool] = True
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         return kernels.evonorm_s2(
             x,
             **params,
-            num_groups=self.resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x),
             epsilon=self.epsilon,
             implementation=self.implementation,
         )

@@ -37,14 +37,14 @@ class Placeholder(NormActLayer):
 
     fuses_activation: ClassVar[bool] = True
 
-    def own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
         channel = (num_channels,)
         return {
             "v0": Parameter(nn.initializers.zeros, channel),
             "v1": Parameter(nn.initializers.ones, channel),
         }
 
-    def transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         """Marks the place of the layer in the traced program."""
         if self.is_initializing():
             return x
