@@ -166,7 +166,7 @@ def make_train_step(
     """Builds `step(state, resident, batch, key) -> (state, metrics)`.
 
     All randomness derives from the key of the step and the position in the global batch, so that a
-    batch is augmented and mixed the same on one device as on eight.
+    batch is augmented, mixed and dropped from the same on one device as on eight.
 
     Args:
       model: Called as `model.apply(variables, images, train=True, ...)`.
@@ -212,7 +212,7 @@ def make_train_step(
             state,
             loss_fn,
             {"image": images, "target": targets},
-            jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS)),
+            dropout_key,
             optimizer=optimizer,
             ema_decay=ema_decay,
             accumulation_steps=accumulation_steps,
