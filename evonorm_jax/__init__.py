@@ -1,9 +1,11 @@
 """EvoNorm in JAX and Flax: the layers and, through `create_model`, the networks that hold them.
 
-`load_run` loads what was trained, ready to use. Importing this package imports jax and flax alone;
-networks and runs come with their first use.
+The layers here are Linen modules; `evonorm_jax.nnx` has them as NNX modules. `load_run` loads what
+was trained, ready to use. Importing this package imports jax and flax alone; networks, runs and
+`nnx` come with their first use.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from evonorm_jax.layers import (
@@ -17,6 +19,7 @@ from evonorm_jax.layers import (
 from evonorm_jax.norm_act import norm_act, norm_act_names
 
 if TYPE_CHECKING:
+    from evonorm_jax import nnx
     from evonorm_jax.models import create_model
     from evonorm_jax.training import load_run
 
@@ -32,6 +35,7 @@ __all__ = [
     "__version__",
     "create_model",
     "load_run",
+    "nnx",
     "norm_act",
     "norm_act_names",
 ]
@@ -39,11 +43,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "create_model":
-        from evonorm_jax.models import create_model
-
-        return create_model
+        return importlib.import_module("evonorm_jax.models").create_model
     if name == "load_run":
-        from evonorm_jax.training import load_run
-
-        return load_run
+        return importlib.import_module("evonorm_jax.training").load_run
+    if name == "nnx":
+        return importlib.import_module("evonorm_jax.nnx")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -33,9 +33,11 @@ import jax
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.graphs.layer import graph_layer
 from evonorm_jax.graphs.sources import PREFIX, inline_graph, read_graph
-from evonorm_jax.layers import base, baselines, evonorm
+from evonorm_jax.layers import baselines, evonorm
+from evonorm_jax.layers.definitions.base import ACTIVATIONS
 
 #: What names a layer, that is one of `norm_act_names()`, a class, or a partial of a class.
 LayerLike = str | type[nn.Module] | functools.partial
@@ -69,6 +71,72 @@ NORM_ACTS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Registry:
+    """The layers as modules of one kind.
+
+    Attributes:
+      classes: The class of each name.
+      module: The class of all modules of the kind, e.g. `flax.linen.Module`.
+      graph_layer: Makes the factory of the layer of a graph.
+      unbound: Fields that a factory leaves to its calls.
+    """
+
+    classes: Mapping[str, type]
+    module: type
+    graph_layer: Callable[[Graph], functools.partial]
+    unbound: tuple[str, ...]
+
+    def factory(self, layer: Any, fields: Mapping[str, Any]) -> functools.partial:
+        """Returns the factory of the layer with `fields` bound; see `norm_act`."""
+        layer = self._read_searched(layer)
+        cls = self.layer_class(layer)
+        bound = dict(layer.keywords) if isinstance(layer, functools.partial) else {}
+        bound |= fields
+        known = self.field_types(cls)
+        for field, value in bound.items():
+            if field not in known:
+                raise UserError(_unknown(f"field of {cls.__name__}", field, known))
+            _check_type(cls, field, value, known[field])
+        return functools.partial(cls, **bound)
+
+    def layer_class(self, layer: Any) -> type:
+        """Returns the class of a layer that is given as `norm_act` takes it."""
+        layer = self._read_searched(layer)
+        if isinstance(layer, str):
+            if layer not in self.classes:
+                raise UserError(_unknown("layer", layer, self.classes))
+            return self.classes[layer]
+        cls: Callable[..., Any] = layer
+        if isinstance(layer, functools.partial):
+            if layer.args:
+                raise UserError(f"{layer} binds fields by position: give them by name")
+            cls = layer.func
+        if isinstance(cls, type) and issubclass(cls, self.module):
+            return cls
+        kind = self.module.__module__.rpartition(".")[0]
+        raise UserError(
+            f"a norm-activation layer is given by name, as a {kind}.Module class or as a "
+            f"functools.partial of one, not by {layer!r}"
+        )
+
+    def field_types(self, cls: type) -> dict[str, Any]:
+        """Returns the annotation of each field that may be bound."""
+        fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        return {field.name: field.type for field in fields if field.name not in self.unbound}
+
+    def _read_searched(self, layer: Any) -> Any:
+        """Returns the factory of a searched layer; every other layer as it is."""
+        if not (isinstance(layer, str) and layer.startswith(PREFIX)):
+            return layer
+        return self.graph_layer(read_graph(layer.removeprefix(PREFIX)))
+
+
+#: The layers as Linen modules. `parent` and `name` belong to Flax: the same name on every layer of
+#: a network would clash.
+LINEN = Registry(NORM_ACTS, nn.Module, graph_layer, unbound=("parent", "name"))
+
+
 def norm_act_names() -> tuple[str, ...]:
     """Returns the names that `norm_act` knows."""
     return tuple(NORM_ACTS)
@@ -86,16 +154,7 @@ def norm_act(layer: LayerLike, **fields: Any) -> functools.partial:
     Raises:
       UserError: The name or a field is unknown, or `layer` is none of the three.
     """
-    layer = _read_searched(layer)
-    cls = _layer_class(layer)
-    bound = dict(layer.keywords) if isinstance(layer, functools.partial) else {}
-    bound |= fields
-    known = _field_types(cls)
-    for field, value in bound.items():
-        if field not in known:
-            raise UserError(_unknown(f"field of {cls.__name__}", field, known))
-        _check_type(cls, field, value, known[field])
-    return functools.partial(cls, **bound)
+    return LINEN.factory(layer, fields)
 
 
 def accepts_field(factory: LayerLike, field: str) -> bool:
@@ -104,7 +163,7 @@ def accepts_field(factory: LayerLike, field: str) -> bool:
     >>> accepts_field("evonorm_b0", "virtual_batch_size"), accepts_field("evonorm_s0", "momentum")
     (True, False)
     """
-    return field in _field_types(_layer_class(factory))
+    return field in LINEN.field_types(LINEN.layer_class(factory))
 
 
 def fuses_activation(factory: LayerLike) -> bool:
@@ -116,7 +175,7 @@ def fuses_activation(factory: LayerLike) -> bool:
     >>> fuses_activation("evonorm_s0"), fuses_activation("bn_relu")
     (True, False)
     """
-    return bool(getattr(_layer_class(factory), "fuses_activation", False))
+    return bool(getattr(LINEN.layer_class(factory), "fuses_activation", False))
 
 
 def activation_of(factory: LayerLike) -> Callable[[jax.Array], jax.Array]:
@@ -128,8 +187,8 @@ def activation_of(factory: LayerLike) -> Callable[[jax.Array], jax.Array]:
     Raises:
       UserError: The layer fuses its activation, or the activation has parameters of its own.
     """
-    cls = _layer_class(factory)
-    activation = base.ACTIVATIONS.get(getattr(cls, "activation", ""))
+    cls = LINEN.layer_class(factory)
+    activation = ACTIVATIONS.get(getattr(cls, "activation", ""))
     if activation is None:
         raise UserError(
             f"{cls.__name__} has no activation that can stand alone: take a layer that ends in "
@@ -149,40 +208,7 @@ def resolve_norm_act(name: str) -> str:
     return PREFIX + inline_graph(name.removeprefix(PREFIX))
 
 
-def _read_searched(layer: LayerLike) -> LayerLike:
-    """Returns the factory of a searched layer; every other layer as it is."""
-    if not (isinstance(layer, str) and layer.startswith(PREFIX)):
-        return layer
-    return graph_layer(read_graph(layer.removeprefix(PREFIX)))
-
-
-def _layer_class(layer: LayerLike) -> type[nn.Module]:
-    layer = _read_searched(layer)
-    if isinstance(layer, str):
-        if layer not in NORM_ACTS:
-            raise UserError(_unknown("layer", layer, NORM_ACTS))
-        return NORM_ACTS[layer]
-    cls: Callable[..., Any] = layer
-    if isinstance(layer, functools.partial):
-        if layer.args:
-            raise UserError(f"{layer} binds fields by position: give them by name")
-        cls = layer.func
-    if isinstance(cls, type) and issubclass(cls, nn.Module):
-        return cls
-    raise UserError(
-        f"a norm-activation layer is given by name, as a flax.linen.Module class or as a "
-        f"functools.partial of one, not by {layer!r}"
-    )
-
-
-def _field_types(cls: type[nn.Module]) -> dict[str, Any]:
-    """Returns the annotation of each field that may be bound."""
-    # `parent` and `name` belong to Flax: the same name on every layer of a network would clash.
-    types = {field.name: field.type for field in dataclasses.fields(cls)}
-    return {name: kind for name, kind in types.items() if name not in ("parent", "name")}
-
-
-def _check_type(cls: type[nn.Module], field: str, value: Any, annotation: Any) -> None:
+def _check_type(cls: type, field: str, value: Any, annotation: Any) -> None:
     """Refuses a value of another type than the plain one (`int`, `float | None`, ...) declared."""
     allowed = set(typing.get_args(annotation) or (annotation,))
     plain = {bool, int, float, str, type(None)}

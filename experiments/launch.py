@@ -106,7 +106,8 @@ def parse_config(
 def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
     """Applies `--config.FIELD=VALUE` arguments to a config, and locks it.
 
-    A value is read as the type of the field's present value. The fields of a layer or a network
+    A value is read as the type of the field's present value; a switch without one is set to True.
+    The fields of a layer or a network
     (`model.norm_act_fields.num_groups=16`, `model.fields.depth=14`) may be new.
 
     Raises:
@@ -126,27 +127,36 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
                     f"{', '.join(sorted(node)) or 'none'}."
                 )
             parent, node, walked = node, node.get(part), f"{walked}.{part}"
+        if text is None and not isinstance(node, bool):
+            raise UserError(f"--config.{name} needs a value: --config.{name}=VALUE.")
         with parent.unlocked():
-            parent[field] = _parse_value(name, text, node)
+            parent[field] = True if text is None else _parse_value(name, text, node)
     check_plain(config, "config")
     config.lock()
     return config
 
 
-def _override_pairs(arguments: list[str]) -> list[tuple[str, str]]:
-    """Reads `--config.NAME=TEXT` and `--config.NAME TEXT` as pairs of dotted name and text."""
-    pairs = []
-    waiting = iter(arguments)
-    for argument in waiting:
+def _override_pairs(arguments: list[str]) -> list[tuple[str, str | None]]:
+    """Reads `--config.NAME=TEXT` and `--config.NAME TEXT` as pairs of dotted name and text.
+
+    The text of `--config.NAME` before another argument, or at the end, is None.
+    """
+    pairs: list[tuple[str, str | None]] = []
+    waiting = list(reversed(arguments))
+    while waiting:
+        argument = waiting.pop()
         if not argument.startswith("--config."):
             raise UserError(
                 f"Unknown argument {argument!r}. Fields of the config are set by "
                 "--config.FIELD=VALUE; --help lists the rest."
             )
         name, equals, text = argument.removeprefix("--config.").partition("=")
-        if not equals and (text := next(waiting, None)) is None:
-            raise UserError(f"{argument} needs a value: {argument}=VALUE.")
-        pairs.append((name, text))
+        if equals:
+            pairs.append((name, text))
+        elif waiting and not waiting[-1].startswith("--"):
+            pairs.append((name, waiting.pop()))
+        else:
+            pairs.append((name, None))
     return pairs
 
 

@@ -51,6 +51,7 @@ from matplotlib import pyplot as plt
 from PIL import Image, ImageDraw
 
 from evonorm_jax import EvoNormB0, EvoNormS0
+from evonorm_jax import nnx as evonorm_nnx
 from evonorm_jax.data import Hosts, create_pipeline, dataset_config, steps_per_epoch
 
 CLASSES = ("cross", "disc", "ring", "square")
@@ -199,27 +200,22 @@ for name, (losses, accuracy, _) in results.items():
 # %% [markdown]
 # ## Flax NNX
 #
-# `nnx.bridge.ToNNX` makes an NNX module of a layer; `lazy_init` gives it its shapes. Its
-# parameters are `nnx.Param`, like all others.
+# `evonorm_jax.nnx` has the same layers as NNX modules, made and used as `nnx.BatchNorm` is: the
+# number of channels comes first, parameters are `nnx.Param`, and B0 keeps its running variance in
+# an `nnx.BatchStat`, which `network.train()` and `network.eval()` know of.
 
 
 # %%
-def evonorm(features):
-    """EvoNorm-S0 for that many channels, as an NNX module."""
-    layer = nnx.bridge.ToNNX(EvoNormS0(), rngs=nnx.Rngs(0))  # <-
-    return layer.lazy_init(jnp.ones((1, 4, 4, features)))  # <-
-
-
 class NNXNetwork(nnx.Module):
     """The same network."""
 
-    def __init__(self, num_classes, *, rngs):
+    def __init__(self, num_classes, layer, *, rngs):
         def conv(inputs, features, stride):
             return nnx.Conv(inputs, features, (3, 3), strides=stride, use_bias=False, rngs=rngs)
 
-        self.conv1, self.layer1 = conv(3, 16, 1), evonorm(16)
-        self.conv2, self.layer2 = conv(16, 32, 2), evonorm(32)
-        self.conv3, self.layer3 = conv(32, 64, 2), evonorm(64)
+        self.conv1, self.layer1 = conv(3, 16, 1), layer(16, rngs=rngs)  # <-
+        self.conv2, self.layer2 = conv(16, 32, 2), layer(32, rngs=rngs)  # <-
+        self.conv3, self.layer3 = conv(32, 64, 2), layer(64, rngs=rngs)  # <-
         self.dense = nnx.Linear(64, num_classes, rngs=rngs)
 
     def __call__(self, x):
@@ -242,14 +238,15 @@ def nnx_train_step(network, optimizer, batch, keys):
     return loss
 
 
-network = NNXNetwork(pipeline.num_classes, rngs=nnx.Rngs(0))
+network = NNXNetwork(pipeline.num_classes, evonorm_nnx.EvoNormB0, rngs=nnx.Rngs(0))
 optimizer = nnx.Optimizer(network, make_optimizer(), wrt=nnx.Param)
 losses = [float(nnx_train_step(network, optimizer, *step)) for step in train_batches()]
+network.eval()  # B0 takes its running variance from here on
 images, labels = eval_batch()
 predicted = np.asarray(network(images).argmax(-1))
 accuracy = float((predicted == labels).mean())
-results["NNX, EvoNormS0"] = losses, accuracy, predicted
-print(f"NNX, EvoNormS0     loss {losses[0]:.2f} -> {losses[-1]:.3f}, accuracy {accuracy:.1%}")
+results["NNX, EvoNormB0"] = losses, accuracy, predicted
+print(f"NNX, EvoNormB0     loss {losses[0]:.2f} -> {losses[-1]:.3f}, accuracy {accuracy:.1%}")
 
 # %% [markdown]
 # ## What they learned

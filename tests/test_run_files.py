@@ -1,11 +1,14 @@
 """Files of runs are written whole, and read whatever state they are in."""
 
 import json
+import os
 
+import numpy as np
 import pytest
 
 from evonorm_jax import run_files
 from evonorm_jax.errors import UserError
+from evonorm_jax.interop.safetensors_file import write_safetensors
 
 
 def test_json_files_are_replaced_whole(tmp_path):
@@ -29,6 +32,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         write_half()
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_modes_follow_the_umask(tmp_path):
+    path, tensors = tmp_path / "summary.json", tmp_path / "weights.safetensors"
+    before = os.umask(0o002)
+    try:
+        run_files.write_json(path, {})
+        write_safetensors({"weight": np.ones(2, np.float32)}, tensors)
+    finally:
+        os.umask(before)
+    assert [file.stat().st_mode & 0o777 for file in (path, tensors)] == [0o664, 0o664]
 
 
 def test_what_is_not_an_object_is_refused(tmp_path):

@@ -33,7 +33,9 @@ def load_timm_evonorm() -> types.ModuleType:
     if "timm_layers_only" not in sys.modules:
         spec = importlib.util.find_spec("timm")
         if spec is None or spec.origin is None:
-            raise ModuleNotFoundError("timm is not installed: pip install 'evonorm-jax[parity]'")
+            raise ModuleNotFoundError(
+                'timm is not installed: in the clone, pip install -e ".[parity]"'
+            )
         package = types.ModuleType("timm_layers_only")
         package.__path__ = [str(pathlib.Path(spec.origin).parent / "layers")]
         sys.modules["timm_layers_only"] = package

@@ -10,7 +10,8 @@
 * `library.py`: known layers as graphs.
 * `sources.py`: what may follow `graph:` in the name of a layer.
 * `formula.py`, `drawing.py`: a graph for people.
-* `layer.py`: a graph as a Flax layer.
+* `definitions.py`: a graph as the definition of a layer.
+* `layer.py`: a graph as a Linen module.
 """
 
 from evonorm_jax.graphs.canonical import canonical, canonical_hash

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from evonorm_jax.graphs.graph import INITIAL_NODES, V0, V1, ZERO, Graph, Node, X
+from evonorm_jax.graphs.definitions import running_statistics, statistic_name
+from evonorm_jax.graphs.graph import INITIAL_NODES, V0, V1, ZERO, Graph, X
 from evonorm_jax.graphs.primitives import PRIMITIVES, Primitive
 from evonorm_jax.graphs.reductions import reduce_batch
 from evonorm_jax.graphs.values import apply_primitive
-from evonorm_jax.layers.base import INITIAL_STATISTIC
+from evonorm_jax.layers.definitions.base import INITIAL_STATISTIC
 from evonorm_jax.layers.groups import resolve_num_groups
 
 Arrays = Mapping[str, jax.Array]
@@ -90,7 +91,7 @@ class NodewiseLayer:
             if not primitive.batch_dependent:
                 values[index] = _forward(primitive, groups)(*inputs)
                 continue
-            name = _statistic_name(index, node)
+            name = statistic_name(index, str(primitive.statistic))
             if train:
                 values[index], after[name] = _batch_forward(primitive)(inputs[0], statistics[name])
             else:
@@ -145,16 +146,7 @@ def _add(gradients: dict[int, jax.Array], index: int, part: jax.Array) -> None:
 
 def initial_statistics(graph: Graph) -> dict[str, Callable[..., jax.Array]]:
     """Returns how each running statistic of a canonical graph is initialised for a shape."""
-    return {
-        _statistic_name(index, node): INITIAL_STATISTIC[str(PRIMITIVES[node.primitive].statistic)]
-        for index, node in enumerate(graph.nodes, start=len(INITIAL_NODES))
-        if PRIMITIVES[node.primitive].batch_dependent
-    }
-
-
-def _statistic_name(index: int, node: Node) -> str:
-    """Names the running statistic of a node as `BatchGraphLayer` does."""
-    return f"{PRIMITIVES[node.primitive].statistic}_n{index}"
+    return {name: INITIAL_STATISTIC[kind] for name, kind in running_statistics(graph).items()}
 
 
 add = jax.jit(jnp.add)

@@ -13,6 +13,7 @@ import numpy as np
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop.state_dict import from_timm_state_dict, to_timm_state_dict
+from evonorm_jax.run_files import replacing
 
 _PICKLES = (".bin", ".pt", ".pth", ".pyth", ".tar")
 
@@ -124,8 +125,10 @@ def write_safetensors(
     """
     safetensors = _import_safetensors()
     try:
-        metadata = dict(metadata or {"format": "pt"})
-        safetensors.numpy.save_file(dict(tensors), path, metadata=metadata)
+        # Not `save_file`, whose files only their owner may read, whatever the umask says.
+        content = safetensors.numpy.save(dict(tensors), metadata=dict(metadata or {"format": "pt"}))
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(content)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}).") from error
 
@@ -136,6 +139,6 @@ def _import_safetensors() -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             "Reading and writing safetensors files needs the package safetensors: "
-            "pip install 'evonorm-jax[interop]'."
+            "in the clone, pip install -e '.[interop]'; elsewhere, pip install safetensors."
         ) from error
     return safetensors

@@ -56,6 +56,17 @@ def test_a_value_may_follow_as_an_argument_of_its_own():
     assert launch.override(config(), ["--config.seed", "3"]).seed == 3
 
 
+def test_a_switch_needs_no_value():
+    """At the end and before another argument; a value after it counts."""
+    changed = launch.override(config(), ["--config.on", "--config.seed", "-3"])
+    assert (changed.on, changed.seed) == (True, -3)
+    assert launch.override(config(), ["--config.seed=1", "--config.on"]).on is True
+    assert launch.override(config(), ["--config.on", "false"]).on is False
+    for arguments in (["--config.seed"], ["--config.seed", "--config.on"]):
+        with pytest.raises(UserError, match=r"--config.seed needs a value: --config.seed=VALUE"):
+            launch.override(config(), arguments)
+
+
 def test_the_result_is_locked():
     with pytest.raises(AttributeError):
         launch.override(config(), []).new_field = 1

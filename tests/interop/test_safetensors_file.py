@@ -80,10 +80,11 @@ def test_a_place_that_cannot_be_written(tmp_path, state_dict):
     variables = load_timm_weights(path, "resnet50", **SMALL)
     with pytest.raises(UserError, match=r"nowhere/out\.safetensors cannot be written"):
         save_timm_weights(variables, tmp_path / "nowhere" / "out.safetensors", "resnet50", **SMALL)
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(UserError, match=r"pip install 'evonorm-jax\[interop\]'"):
+    with pytest.raises(UserError, match=r"in the clone, pip install -e '\.\[interop\]'"):
         load_timm_weights(tmp_path / "weights.safetensors", "resnet50")

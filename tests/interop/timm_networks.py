@@ -56,7 +56,7 @@ def run(network: Any, case: Case, *, dtype: Any = np.float32) -> Outputs:
 def _put_placeholders() -> None:
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("timm is not installed: pip install 'evonorm-jax[parity]'")
+        raise ModuleNotFoundError('timm is not installed: in the clone, pip install -e ".[parity]"')
     root = pathlib.Path(spec.origin).parent
     for name, folder in {"timm": root, "timm.models": root / "models"}.items():
         package = types.ModuleType(name)

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from evonorm_jax.layers.base import NormActLayer
+from evonorm_jax.layers.definitions.base import Arrays, BatchStatistics, Parameter
 from evonorm_jax.search.engine.network import mean_loss
 
 #: Where a layer or a parameter stands in the tree of parameters.
@@ -36,15 +37,18 @@ class Placeholder(NormActLayer):
 
     fuses_activation: ClassVar[bool] = True
 
-    def transform(
-        self, x: jax.Array, scale: jax.Array, bias: jax.Array, use_running_average: bool | None
-    ) -> jax.Array:
+    def _own_parameters(self, num_channels: int) -> dict[str, Parameter]:
+        channel = (num_channels,)
+        return {
+            "v0": Parameter(nn.initializers.zeros, channel),
+            "v1": Parameter(nn.initializers.ones, channel),
+        }
+
+    def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         """Marks the place of the layer in the traced program."""
-        self.channel_param("v0", nn.initializers.zeros, x)
-        self.channel_param("v1", nn.initializers.ones, x)
         if self.is_initializing():
             return x
-        return _site.bind(x, scale, bias, path=self.path)
+        return _site.bind(x, params["scale"], params["bias"], path=self.path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
