@@ -40,7 +40,7 @@ _FIELDS_OF_ANY_SOURCE = (
 # What only classifiers have; other tasks take these fields out.
 CLASSIFIER_FIELDS = (
     *("label_smoothing", "mixup_alpha", "cutmix_alpha", "random_erasing"),
-    "gradient_accumulation_steps",
+    *("class_weights", "balanced_classes", "gradient_accumulation_steps"),
 )
 
 # Workers of 128 images: the batch of 4096 of the paper's sweep for MobileNetV2, the 1024 and 2048
@@ -108,6 +108,10 @@ def base_config() -> ConfigDict:
     config.mixup_alpha = 0.0  # of the Beta distribution of weights of images; 0 = off
     config.cutmix_alpha = 0.0  # of that of areas; 0 = off, with mixup one of the two for each image
     config.random_erasing = 0.0  # probability that noise fills a rectangle of an image
+    # What each class weighs in the loss of training: given, one positive number for each, or from
+    # the sizes of the classes, so that each of them as a whole weighs the same.
+    config.class_weights = ()  # () = all alike
+    config.balanced_classes = False
     config.ema_decay = 0.0  # moving average of the weights, evaluated as well; 0 = off
     config.gradient_accumulation_steps = 1
 

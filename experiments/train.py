@@ -80,7 +80,7 @@ def main() -> None:
             workdir,
             extend=arguments.extend,
             progress_stream=sys.stdout,
-            draw_curve=draw_curve,
+            draw_curve=draw_figures,
         )
     except training.TrainingDiverged as error:
         print(f"train: {error}", file=sys.stderr)
@@ -89,11 +89,13 @@ def main() -> None:
         print_summary(summary, workdir)
 
 
-def draw_curve(workdir: Path) -> None:
-    """Draws `curve.png`."""
-    from evonorm_jax.analysis import plot_run  # here, because matplotlib takes half a second
+def draw_figures(workdir: Path) -> None:
+    """Draws `curve.png` and, for a classifier, `confusion_matrix.png`."""
+    # Here, because matplotlib takes half a second.
+    from evonorm_jax.analysis import plot_confusion, plot_run
 
     plot_run(workdir)
+    plot_confusion(workdir)
 
 
 def print_summary(summary: dict[str, float], workdir: Path) -> None:

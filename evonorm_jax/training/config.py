@@ -25,6 +25,8 @@ EARLIER_VALUES = {
 EARLIER_CLASSIFIER_VALUES = {
     "cutmix_alpha": 0.0,
     "random_erasing": 0.0,
+    "class_weights": (),
+    "balanced_classes": False,
 }
 
 
