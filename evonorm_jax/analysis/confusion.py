@@ -67,7 +67,8 @@ def draw_confusion(names: list[str], counts: np.ndarray) -> Figure:
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     total = counts.sum()
-    axis.set_title(f"{np.trace(counts) / max(total, 1):.2%} of {total:,} examples on the diagonal")
+    right = 100 * np.trace(counts) / max(total, 1)
+    axis.set_title(f"{right:.2f} % of {total:,} examples on the diagonal")
     return figure
 
 

@@ -19,6 +19,7 @@ EARLIER_VALUES = {
     "dataset.resize_method": "bicubic",
     "keep_best_checkpoint": False,
     "early_stopping_patience": 0,
+    "metric_writers": (),
 }
 
 #: The same of classifiers alone.

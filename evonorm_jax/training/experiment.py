@@ -19,6 +19,7 @@ from evonorm_jax.training.evaluation import Evaluator
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.steps import step_key
 from evonorm_jax.training.tasks import State, Task, find_task
+from evonorm_jax.training.writers import find_writers
 
 if TYPE_CHECKING:
     import ml_collections
@@ -139,6 +140,7 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
             f"config.early_stopping_patience is {config.early_stopping_patience}; it must be at "
             "least 0 (0 never stops early)."
         )
+    find_writers(config)
     if config.profile_steps and config.profile_start_step < 1:
         raise UserError(
             f"config.profile_start_step is {config.profile_start_step}; steps count from 1, and "
