@@ -40,7 +40,7 @@ _FIELDS_OF_ANY_SOURCE = (
 # What only classifiers have; other tasks take these fields out.
 CLASSIFIER_FIELDS = (
     *("label_smoothing", "mixup_alpha", "cutmix_alpha", "random_erasing"),
-    "gradient_accumulation_steps",
+    *("class_weights", "balanced_classes", "gradient_accumulation_steps"),
 )
 
 # Workers of 128 images: the batch of 4096 of the paper's sweep for MobileNetV2, the 1024 and 2048
@@ -54,7 +54,7 @@ def base_config() -> ConfigDict:
     # rules of evonorm_jax/training/fit_to_data.py.
     config = ConfigDict()
     config.task = "classification"  # what is trained: a name in evonorm_jax/training/tasks
-    config.seed = 0
+    config.seed = 0  # of the weights, the order of the images and all that is random in training
     config.dtype = "float32"  # "float32" or "bfloat16": of convolutions and activations
 
     # A worker is what takes batch statistics together. Workers are laid on whatever devices there
@@ -65,7 +65,12 @@ def base_config() -> ConfigDict:
     config.sync_batch_stats = False  # True: batch statistics over all workers together
 
     config.model = ConfigDict(
-        {"name": "", "norm_act": "", "norm_act_fields": ConfigDict(), "fields": ConfigDict()}
+        {
+            "name": "",  # of the network, see docs/models.md
+            "norm_act": "",  # of its normalisation and activation
+            "norm_act_fields": ConfigDict(),  # of the layer, such as group_size or epsilon
+            "fields": ConfigDict(),  # of the network, such as depth, dropout_rate or remat
+        }
     )
     config.dataset = ConfigDict()  # evonorm_jax/data/config.py explains its fields
 
@@ -84,21 +89,22 @@ def base_config() -> ConfigDict:
             # The peak: exactly one of the two, the other stays 0.
             "learning_rate_per_256": 0.1,  # scales linearly with the global batch
             "learning_rate": 0.0,  # the same for any batch; -1 = fit to data and weights
-            "momentum": 0.9,
-            "nesterov": True,
+            # Further settings. A comment names the optimizers that alone have one.
+            "momentum": 0.9,  # sgd, lars and rmsprop
+            "nesterov": True,  # the same
             "weight_decay": 1e-4,  # on the kernels of convolutions and dense layers only
             "gradient_clip_norm": 0.0,  # of the whole gradient; 0 = off
-            "rmsprop_decay": 0.9,
-            "rmsprop_epsilon": 1e-3,
-            "lars_trust_coefficient": 1e-3,
-            "adam_beta1": 0.9,
-            "adam_beta2": 0.999,
-            "adam_epsilon": 1e-8,
+            "rmsprop_decay": 0.9,  # of the mean square
+            "rmsprop_epsilon": 1e-3,  # inside the root
+            "lars_trust_coefficient": 1e-3,  # times the norm of weights over that of gradients
+            "adam_beta1": 0.9,  # adam and adamw: decay of the mean
+            "adam_beta2": 0.999,  # of the mean square
+            "adam_epsilon": 1e-8,  # outside the root
             # Parts of the network, by patterns of the paths in parameters.txt of a run.
             "frozen_paths": (),  # keep their values: ("stem_*", "stage1_*")
             "rate_multipliers": (),  # learn at another rate: ("head=10",); the first match counts
             # Below 1: each layer learns at that share of the rate of the next one.
-            "layer_decay": 1.0,
+            "layer_decay": 1.0,  # 1 = off
             "layer_paths": (),  # from the images on: ("stem_*", "stage1_*", ..., "head*")
         }
     )
@@ -112,23 +118,30 @@ def base_config() -> ConfigDict:
         }
     )
 
-    config.label_smoothing = 0.0
+    config.label_smoothing = 0.0  # probability that is spread evenly over all classes
     config.mixup_alpha = 0.0  # of the Beta distribution of weights of images; 0 = off
     config.cutmix_alpha = 0.0  # of that of areas; 0 = off, with mixup one of the two for each image
     config.random_erasing = 0.0  # probability that noise fills a rectangle of an image
-    config.ema_decay = 0.0  # moving average of the weights, evaluated as well; 0 = off
-    config.gradient_accumulation_steps = 1
 
-    config.log_every_steps = 100
+    # What each class weighs in the loss of training.
+    config.class_weights = ()  # one positive number for each; () = all alike
+    config.balanced_classes = False  # True: each class as a whole weighs the same
+
+    config.ema_decay = 0.0  # moving average of the weights, evaluated as well; 0 = off
+    config.gradient_accumulation_steps = 1  # micro-batches that one update is computed in
+
+    config.log_every_steps = 100  # metrics of training
     config.eval_every_epochs = 1.0  # 0 = at the end; -1 = fit to the data
-    config.checkpoint_every_steps = 1000
+    config.checkpoint_every_steps = 1000  # and before every evaluation
     config.keep_checkpoints = 2  # the newest ones
     config.keep_best_checkpoint = True  # one more: that of the best evaluation by the main metric
     # Evaluations one after the other that may bring no better main metric; then the run ends.
     config.early_stopping_patience = 0  # 0 = off
+
     config.tensorboard = True  # event files too, where TensorFlow is installed
-    config.profile_start_step = 0
-    config.profile_steps = 0  # 0 = off
+    config.metric_writers = ()  # classes of your own that get the metrics, "package.module:Class"
+    config.profile_start_step = 0  # first step of a trace of the devices, from 1
+    config.profile_steps = 0  # how many steps it takes; 0 = off
     return config
 
 

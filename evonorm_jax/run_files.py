@@ -22,6 +22,9 @@ CLASSES_FILE = "classes.json"  # names of the classes, and how images are prepar
 METRICS_FILE = "metrics.jsonl"  # one object per event
 SUMMARY_FILE = "summary.json"  # the final numbers; there once the run is finished
 CURVE_FILE = "curve.png"
+CLASS_ACCURACY_FILE = "class_accuracy.csv"  # of a classifier's newest evaluation
+CONFUSION_FILE = "confusion_matrix.csv"  # of the same: which class was taken for which
+CONFUSION_FIGURE = "confusion_matrix.png"
 SWEEP_FILE = "sweep.jsonl"  # in the folder of a sweep: its starts and ends
 
 

@@ -3,7 +3,7 @@ r"""Evaluates a checkpoint of a run, or timm's weights: every example of the eva
 Examples:
   python -m experiments.evaluate --workdir runs/digits_resnet_evonorm_s0
   python -m experiments.evaluate --workdir runs/r50 --step 112590 --config.eval_batch_size=256
-  python -m experiments.evaluate --workdir runs/r50 --checkpoint best
+  python -m experiments.evaluate --workdir runs/r50 --checkpoint best --output runs/r50/best
   python -m experiments.evaluate --weights resnet50.safetensors --model resnet50 \
       --config configs/imagenet_r50_bn_relu.py --config.dtype=float32
 
@@ -48,6 +48,12 @@ def main() -> None:
         choices=("newest", "best"),
         help="the best: by the main metric in training",
     )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="writes what belongs to an evaluation there: accuracy of each class and confusion "
+        "matrix, pictures of detections, sheets of samples",
+    )
     parser.add_argument("--model", metavar="TIMM_NAME", help="whose --weights they are: resnet50")
     parser.add_argument(
         "--config", metavar="FILE.py[:ARGUMENT]", help="the data set to evaluate --weights on"
@@ -66,9 +72,18 @@ def main() -> None:
         workdir = Path(arguments.workdir)
         config = launch.override(run_directory.read_config(workdir), overrides)
         step = "best" if arguments.checkpoint == "best" else arguments.step
-        metrics = evaluation.evaluate_checkpoint(config, workdir, step)
+        metrics = evaluation.evaluate_checkpoint(config, workdir, step, output=arguments.output)
+        if arguments.output and jax.process_index() == 0:
+            draw_confusion(arguments.output)
     if jax.process_index() == 0:
         print(json.dumps(metrics, indent=2))
+
+
+def draw_confusion(folder: str) -> None:
+    """Draws the confusion matrix of a classifier; there is none of other tasks."""
+    from evonorm_jax.analysis import plot_confusion  # here, because matplotlib takes half a second
+
+    plot_confusion(folder)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -77,7 +92,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
       UserError: Some do not; the message names them.
     """
-    needed, others = ["model", "config"], ["step", "checkpoint"]
+    needed, others = ["model", "config"], ["step", "checkpoint", "output"]
     if arguments.workdir:
         needed, others = [], ["model", "config"]
     given = vars(arguments)

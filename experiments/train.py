@@ -17,6 +17,7 @@ SIGTERM or Ctrl-C saves and stops. Exit code: 0 done or stopped, 2 wrong input, 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,9 +74,17 @@ def main() -> None:
         "--config.num_epochs, num_steps or early_stopping_patience; from there on its schedule is "
         "that of the longer run, so the learning rate may jump up",
     )
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the configuration with its overrides as JSON, and train nothing",
+    )
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
+    if arguments.print_config:
+        print(json.dumps(config.to_dict(), indent=2))
+        return
     workdir = Path(arguments.workdir or default_workdir(arguments.config, config))
 
     launch.start_jax(arguments)
@@ -87,7 +96,7 @@ def main() -> None:
             workdir,
             extend=arguments.extend,
             progress_stream=sys.stdout,
-            draw_curve=draw_curve,
+            draw_curve=draw_figures,
         )
     except training.TrainingDiverged as error:
         print(f"train: {error}", file=sys.stderr)
@@ -110,11 +119,13 @@ def default_workdir(config_file: str, config: ml_collections.ConfigDict) -> Path
     return Path("runs") / "_".join(filter(None, parts))
 
 
-def draw_curve(workdir: Path) -> None:
-    """Draws `curve.png`."""
-    from evonorm_jax.analysis import plot_run  # here, because matplotlib takes half a second
+def draw_figures(workdir: Path) -> None:
+    """Draws `curve.png` and, for a classifier, `confusion_matrix.png`."""
+    # Here, because matplotlib takes half a second.
+    from evonorm_jax.analysis import plot_confusion, plot_run
 
     plot_run(workdir)
+    plot_confusion(workdir)
 
 
 def print_summary(summary: dict[str, float], workdir: Path) -> None:

@@ -3,6 +3,7 @@
 It computes without JAX and TensorFlow.
 """
 
+from evonorm_jax.analysis.confusion import draw_confusion, plot_confusion
 from evonorm_jax.analysis.curves import draw_runs, plot_run, plot_runs
 from evonorm_jax.analysis.runs import Run, load_run, load_runs, run_labels
 from evonorm_jax.analysis.sweep_figures import draw_accuracy, plot_accuracy, plot_learning_curves
@@ -15,11 +16,13 @@ __all__ = [
     "Sweep",
     "accuracy_table",
     "draw_accuracy",
+    "draw_confusion",
     "draw_runs",
     "load_run",
     "load_runs",
     "load_sweep",
     "plot_accuracy",
+    "plot_confusion",
     "plot_learning_curves",
     "plot_run",
     "plot_runs",

@@ -34,6 +34,7 @@ class FolderStream(StreamingPipeline):
             num_eval_examples=len(folder.eval.paths),
             class_names=folder.class_names,
         )
+        self.train_labels = folder.train.labels
         self._folder = folder
         self._decoder = Decoder(config, seed=seed)
 

@@ -52,6 +52,7 @@ class InMemoryPipeline(Pipeline):
         self.num_eval_examples = len(arrays.eval_images)
         self.image_shape = (crop, crop, channels)
         self.class_names = arrays.class_names
+        self.train_labels = arrays.train_labels
         self._arrays = arrays
         self._seed = seed
         self._augment = functools.partial(

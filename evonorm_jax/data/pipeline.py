@@ -100,6 +100,8 @@ class Pipeline(abc.ABC):
       num_eval_examples: Size of the evaluation split.
       image_shape: `(height, width, channels)` of what the network sees in training.
       class_names: One name per label, or None where the source has none.
+      train_labels: Labels of the training split in its own order, or None where they are only known
+        by reading it.
     """
 
     num_classes: int
@@ -107,6 +109,7 @@ class Pipeline(abc.ABC):
     num_eval_examples: int
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] | None = None
+    train_labels: np.ndarray | None = None
 
     @abc.abstractmethod
     def resident(self) -> Batch:

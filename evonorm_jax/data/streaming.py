@@ -110,6 +110,7 @@ class FakeStream(StreamingPipeline):
             num_train_examples=num_train,
             num_eval_examples=num_eval,
         )
+        self.train_labels = np.arange(num_train) % num_classes
 
     def train_batches(self, *, start_step: int, batch_size: int, hosts: Hosts) -> Iterator[Batch]:
         """Yields `{"image": uint8, "label": int32}`."""

@@ -40,3 +40,27 @@ def in_top(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     others_at_least = jnp.sum(logits >= own, axis=-1) - 1
     return (others_at_least < k) & jnp.all(jnp.isfinite(logits), axis=-1)
+
+
+def predicted_classes(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Names for each example the class that it was taken for, by the rule of `in_top`.
+
+    That is the class of the largest logit. Where it is a tie with the true class, or a logit is not
+    finite, it is another class than the true one, so that predictions are right exactly where
+    `in_top` finds a hit.
+
+    >>> predicted_classes(jnp.array([[0.0, 2.0], [1.0, 1.0]]), jnp.array([1, 0])).tolist()
+    [1, 1]
+
+    Args:
+      logits: Logits `[N, K]`.
+      labels: Classes `[N]`, integers.
+
+    Returns:
+      Classes `[N]`, int32.
+    """
+    is_own = jnp.arange(logits.shape[-1]) == labels[:, None]
+    lowest = jnp.finfo(logits.dtype).min  # still above the place of the true class
+    finite = jnp.nan_to_num(logits, nan=lowest, neginf=lowest)
+    other = jnp.argmax(jnp.where(is_own, -jnp.inf, finite), axis=-1)
+    return jnp.where(in_top(logits, labels), labels, other).astype(jnp.int32)

@@ -68,6 +68,7 @@ FIELDS = {
     "keep_best_checkpoint": flag(),
     "early_stopping_patience": whole(0),
     "tensorboard": flag(),
+    "metric_writers": several(text()),
     "profile_start_step": whole(0),
     "profile_steps": whole(0),
 }
@@ -107,6 +108,8 @@ TASK_FIELDS = {
         "mixup_alpha": number(at_least=0, at_most=1000),  # weights of 1/2 alone long before that
         "cutmix_alpha": number(at_least=0, at_most=1000),
         "random_erasing": number(at_least=0, at_most=1),
+        "class_weights": several(number(above=0)),
+        "balanced_classes": flag(),
         "gradient_accumulation_steps": _COUNT,
     },
     "instance_segmentation": {**_ONE_NETWORK, "max_dets": several(whole())},
@@ -167,12 +170,15 @@ EARLIER_VALUES = {
     "dataset.resize_method": "bicubic",
     "keep_best_checkpoint": False,
     "early_stopping_patience": 0,
+    "metric_writers": (),
 }
 
 #: The same of classifiers alone.
 EARLIER_CLASSIFIER_VALUES = {
     "cutmix_alpha": 0.0,
     "random_erasing": 0.0,
+    "class_weights": (),
+    "balanced_classes": False,
 }
 
 

@@ -144,6 +144,8 @@ def evaluate_checkpoint(
     config: ml_collections.ConfigDict,
     workdir: str | Path,
     step: int | Literal["best"] | None = None,
+    *,
+    output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on the evaluation set of its config.
 
@@ -154,6 +156,7 @@ def evaluate_checkpoint(
       workdir: The run directory; nothing in it is changed.
       step: Step of the checkpoint, or "best" for the one that was the best by the main metric while
         the run trained; the newest by default.
+      output: Folder for what the task draws or writes of an evaluation; nothing by default.
 
     Returns:
       `step` and the metrics by their full names, such as `eval/examples`.
@@ -171,12 +174,26 @@ def evaluate_checkpoint(
         if step == "best":
             step = find_best_step(Path(workdir), checkpoints.steps)
         state, _ = checkpoints.restore(shapes, step, leave_out=("opt_state",))
-    return {"step": int(state.step), **evaluate(task, parallel, state)}
+    return {"step": int(state.step), **evaluate(task, parallel, state, output=output)}
 
 
-def evaluate(task: Task, parallel: DataParallel, state: State) -> dict[str, float]:
-    """Evaluates a state that lies on the host, in batches of `config.eval_batch_size`."""
+def evaluate(
+    task: Task, parallel: DataParallel, state: State, *, output: str | Path | None = None
+) -> dict[str, float]:
+    """Evaluates a state that lies on the host, in batches of `config.eval_batch_size`.
+
+    Args:
+      task: What is evaluated.
+      parallel: The devices.
+      state: The state.
+      output: Folder for the task's `artifacts`; none by default.
+    """
     evaluator = Evaluator(task, parallel, task.config.eval_batch_size)
-    resident = parallel.replicate(task.pipeline.resident())
+    step = int(state.step)
+    state, resident = parallel.replicate(state), parallel.replicate(task.pipeline.resident())
     waiting = WaitLog(logger, "Evaluating images", task.pipeline.num_eval_examples)
-    return evaluator(parallel.replicate(state), resident, lambda done, total: waiting.reach(done))
+    metrics = evaluator(state, resident, lambda done, total: waiting.reach(done))
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        task.artifacts(step, state, resident, Path(output))
+    return metrics

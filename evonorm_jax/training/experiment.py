@@ -21,6 +21,7 @@ from evonorm_jax.training.fit_to_data import fit_to_data, fits_to_data
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.steps import step_key
 from evonorm_jax.training.tasks import State, Task, find_task
+from evonorm_jax.training.writers import find_writers
 
 if TYPE_CHECKING:
     import ml_collections
@@ -107,6 +108,7 @@ def create_experiment(
       UserError: Something in the config cannot be.
     """
     check_config(config)
+    find_writers(config)  # a class that is not there is said before anything is computed
     if config.profile_steps and config.profile_start_step < 1:
         raise UserError(
             f"config.profile_start_step is {config.profile_start_step}; steps count from 1, and "

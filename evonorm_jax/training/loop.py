@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -133,7 +134,13 @@ def train_and_evaluate(
         guard = NonFiniteGuard(task, checkpoints)
         writer = cleanup.enter_context(
             writers.create_writer(
-                workdir, first_process=first_process, tensorboard=config.tensorboard
+                workdir,
+                first_process=first_process,
+                tensorboard=config.tensorboard,
+                others=[
+                    functools.partial(create, workdir, config.to_dict())
+                    for create in writers.find_writers(config)
+                ],
             )
         )
         profile = cleanup.enter_context(

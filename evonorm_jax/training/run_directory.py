@@ -49,6 +49,7 @@ OPERATIONAL_FIELDS = (
     "profile_start_step",
     "profile_steps",
     "tensorboard",
+    "metric_writers",
     "dataset.path",
     "dataset.prefetch",
     "dataset.num_parallel_calls",

@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl` always, TensorBoard through clu where TensorFlow is there.
+"""Where metrics go: `metrics.jsonl` always, TensorBoard where it is installed, writers of your own.
 
 Only the first process writes. Rows are appended and flushed one by one, so a kill loses at most
 the row being written; `drop_after` then removes that torn row, and the rows of steps that a
@@ -11,22 +11,39 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evonorm_jax.data.tf_import import require_tensorflow
+from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import METRICS_FILE, read_json_lines, replacing
+from evonorm_jax.training.own_code import import_named
+
+if TYPE_CHECKING:
+    import ml_collections
+
+#: `Writer(workdir, config)` with the run directory and the resolved config as a dictionary.
+WriterFactory = Callable[[Path, dict[str, Any]], "MetricWriter"]
 
 
 class MetricWriter(Protocol):
-    """Anything that takes one row of scalars per event."""
+    """Anything that takes one row of scalars per event.
+
+    A resumed run writes the steps after its last checkpoint again.
+    """
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Takes the row of an event."""
+        """Takes the row of an event.
+
+        Args:
+          step: Updates made.
+          scalars: `epoch` and metrics by their full names, such as `train/loss` or `eval/top1`.
+            A value may be NaN or infinite.
+        """
 
     def close(self) -> None:
-        """Ends the writing."""
+        """Ends the writing; called at the end of every run, failed ones included."""
 
 
 class JsonlWriter:
@@ -91,14 +108,49 @@ def tensorboard_available() -> bool:
     return all(importlib.util.find_spec(name) for name in ("clu", "tensorflow", "tensorboard"))
 
 
-def create_writer(workdir: Path, *, first_process: bool, tensorboard: bool) -> MultiWriter:
-    """Creates the writers of a run; TensorBoard only where its packages are installed."""
+def find_writers(config: ml_collections.ConfigDict) -> list[WriterFactory]:
+    """Imports the writers that `config.metric_writers` names.
+
+    Raises:
+      UserError: One of them is not there, or cannot be called.
+    """
+    factories = []
+    for name in config.metric_writers:
+        try:
+            factory = import_named(name)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise UserError(
+                f"config.metric_writers names {name!r}, which cannot be imported: {error}. Name a "
+                "class of your own as 'package.module:Class', importable from the folder of the "
+                "command."
+            ) from error
+        if not callable(factory):
+            raise UserError(f"config.metric_writers names {name!r}, which is no class or function.")
+        factories.append(factory)
+    return factories
+
+
+def create_writer(
+    workdir: Path,
+    *,
+    first_process: bool,
+    tensorboard: bool,
+    others: Iterable[Callable[[], MetricWriter]] = (),
+) -> MultiWriter:
+    """Creates the writers of a run.
+
+    Args:
+      workdir: The run directory.
+      first_process: Whether this process writes anything at all.
+      tensorboard: Whether to write event files, where the packages for them are installed.
+      others: Create further writers.
+    """
     if not first_process:
         return MultiWriter(())
     writers: list[MetricWriter] = [JsonlWriter(workdir)]
     if tensorboard and tensorboard_available():
         writers.append(TensorBoardWriter(workdir))
-    return MultiWriter(tuple(writers))
+    return MultiWriter((*writers, *(create() for create in others)))
 
 
 def drop_after(workdir: Path, step: int) -> int:

@@ -176,3 +176,20 @@ def test_training_imports_no_tensorflow(tmp_path):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_config_is_printed_with_its_overrides(monkeypatch, capsys, tmp_path):
+    from experiments import train
+
+    arguments = [
+        "--config.optimizer.momentum=0.5",
+        "--print_config",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    launch.run_main(train.main)
+    printed = json.loads(capsys.readouterr().out)
+    expected = recipes.digits("evonorm_s0")
+    expected.optimizer.momentum = 0.5
+    assert printed == json.loads(expected.to_json())
+    assert not (tmp_path / "run").exists()

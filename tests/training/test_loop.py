@@ -1,5 +1,6 @@
 """Runs from beginning to end, in this process."""
 
+import csv
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from configs import recipes
 from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis import runs as analysis_runs
+from evonorm_jax.analysis.confusion import read_confusion
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_lock import lock_run
 from evonorm_jax.training import TrainingDiverged, train_and_evaluate
@@ -54,8 +56,10 @@ def test_a_finished_run_directory_is_complete(finished):
     assert names == {
         ".lock",
         "checkpoints",
+        "class_accuracy.csv",
         "classes.json",
         "config.json",
+        "confusion_matrix.csv",
         "curve.png",
         "metadata.json",
         "metrics.jsonl",
@@ -67,6 +71,19 @@ def test_a_finished_run_directory_is_complete(finished):
     assert summary["eval/examples"] == 20
     assert {"eval/top1", "eval/top5", "eval_ema/loss"} <= summary.keys()
     assert (workdir / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_tables_of_classes_agree_with_the_accuracy(finished):
+    _, workdir, summary, _ = finished
+    names, counts = read_confusion(workdir / "confusion_matrix.csv")
+    assert names == [str(digit) for digit in range(10)]
+    # Fake labels go round: each class twice among 20 images.
+    np.testing.assert_array_equal(counts.sum(1), 2)
+    assert np.trace(counts) / 20 == pytest.approx(summary["eval_ema/top1"])
+    with (workdir / "class_accuracy.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx(np.diag(counts) / 2)
+    assert [int(row["predictions"]) for row in rows] == counts.sum(0).tolist()
 
 
 def test_metrics_are_one_row_per_event(finished):
@@ -285,6 +302,15 @@ def test_profiling_writes_a_trace(config, tmp_path, num_steps):
         ({"num_workers": 3, "images_per_worker": 3, "mixup_alpha": 0.2}, "must be an even number"),
         ({"num_workers": 3, "images_per_worker": 3, "cutmix_alpha": 1.0}, "must be an even number"),
         ({"cutmix_alpha": -1.0}, "config.cutmix_alpha=-1.0"),
+        ({"class_weights": (1.0, 0.0)}, "config.class_weights=.* must be positive numbers"),
+        ({"class_weights": (1.0, 2.0)}, "config.class_weights has 2 values, but digits has 10"),
+        (
+            {"class_weights": (1.0,) * 10, "balanced_classes": True},
+            "config.class_weights and config.balanced_classes=True exclude",
+        ),
+        ({"metric_writers": ("nowhere:Writer",)}, "metric_writers names 'nowhere:Writer', which"),
+        ({"metric_writers": ("json",)}, "not of the form 'package.module:Name'"),
+        ({"metric_writers": ("json:__name__",)}, "which is no class or function"),
         ({"random_erasing": 1.5}, "config.random_erasing=1.5; it is a probability"),
         ({"dataset.source": "floppy"}, "floppy"),
     ],

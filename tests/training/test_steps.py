@@ -263,6 +263,11 @@ def test_cutmix_and_erasing_are_the_same_on_any_number_of_devices():
     assert_same_training(trained(8, **fields), trained(1, **fields))
 
 
+def test_weights_of_classes_multiply_the_loss():
+    weighted = trained(1, num_steps=1, layer="evonorm_s0", class_weights=(2.0,) * 10)[2]
+    np.testing.assert_allclose(weighted, 2 * trained(1, layer="evonorm_s0")[2][0], rtol=1e-6)
+
+
 def test_bfloat16_trains_close_to_float32():
     _, (_, state), half = trained(1, layer="evonorm_s0", dtype="bfloat16")
     full = trained(1, layer="evonorm_s0")[2]

@@ -1,6 +1,10 @@
 import json
 
-from evonorm_jax.training import writers
+import jax
+import pytest
+
+from evonorm_jax.training import train_and_evaluate, writers
+from tests.training.tasks import regression
 
 
 def rows(workdir):
@@ -55,3 +59,34 @@ def test_rows_are_found_by_step_and_metric(tmp_path):
 
 def test_nothing_to_drop_before_the_first_row(tmp_path):
     assert writers.drop_after(tmp_path, 0) == 0
+
+
+class OwnWriter:
+    """Keeps what it gets."""
+
+    rows, closed = [], []
+
+    def __init__(self, workdir, config):
+        self.name = (workdir.name, config["seed"])
+
+    def write(self, step, scalars):
+        self.rows.append((*self.name, step, sorted(scalars)))
+
+    def close(self):
+        self.closed.append(self.name)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_writer_of_your_own_gets_every_row_and_is_closed(config, tmp_path):
+    config.task = f"{regression.__name__}:Regression"
+    config.metric_writers = (f"{__name__}:OwnWriter",)
+    config.seed = 3
+    config.log_every_steps = 4
+    train_and_evaluate(config, tmp_path / "run", devices=jax.devices()[:1])
+    expected = [
+        ("run", 3, row["step"], sorted(row.keys() - {"step", "time"}))
+        for row in rows(tmp_path / "run")
+    ]
+    assert len(expected) == 4
+    assert OwnWriter.rows == expected
+    assert OwnWriter.closed == [("run", 3)]

@@ -8,10 +8,10 @@ instance_segmentation.py  objects in images: boxes, classes and masks
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.training.own_code import import_named
 from evonorm_jax.training.tasks.base import (
     Evaluated,
     Evaluation,
@@ -53,15 +53,13 @@ def find_task(config: ml_collections.ConfigDict) -> type[Task]:
         be named as `package.module:Class`.
     """
     name = config.task
-    path = TASKS.get(name, name)
-    module, colon, attribute = path.partition(":")
-    if not colon:
+    try:
+        found = import_named(TASKS.get(name, name))
+    except ValueError:
         raise UserError(
             f"config.task={name!r} is unknown; choose one of {', '.join(TASKS)}, or name a class "
             "of your own as 'package.module:Class'."
-        )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
+        ) from None
     except (ImportError, AttributeError) as error:
         if name in TASKS:
             raise

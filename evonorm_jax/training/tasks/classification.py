@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -16,7 +18,9 @@ from evonorm_jax.data.augment import random_erasing
 from evonorm_jax.data.preprocessing import Preprocessing
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION, CLASSIFICATION_EMA, RunMetrics
-from evonorm_jax.models.classification import cross_entropy, in_top
+from evonorm_jax.models.classification import cross_entropy, in_top, predicted_classes
+from evonorm_jax.training.class_report import write_class_report
+from evonorm_jax.training.class_weights import check_class_weights, find_class_weights
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.init_from import read_initial_weights
 from evonorm_jax.training.mixing import mix
@@ -26,7 +30,7 @@ from evonorm_jax.training.optimizer import (
     learning_rate_schedule,
     peak_learning_rate,
 )
-from evonorm_jax.training.parallel import AXIS, WorkerLayout, keys_at, positions
+from evonorm_jax.training.parallel import AXIS, WorkerLayout, gather_rows, keys_at, positions
 from evonorm_jax.training.parameter_paths import stop_frozen
 from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import (
@@ -76,6 +80,7 @@ class Classification(Task):
         self.model = model or build_model(config, pipeline.num_classes, layout)
         self.optimizer: optax.GradientTransformation | None = None
         self._use_ema = config.ema_decay > 0
+        self._evaluated: dict[str, dict[str, np.ndarray]] = {}  # rows, by the part of the metrics
         if layout is None or durations is None:
             return
         self._peak = peak_learning_rate(config.optimizer, layout.batch_size)
@@ -90,6 +95,7 @@ class Classification(Task):
             mixup_alpha=config.mixup_alpha,
             cutmix_alpha=config.cutmix_alpha,
             erasing_probability=config.random_erasing,
+            class_weights=find_class_weights(config, pipeline),
             ema_decay=config.ema_decay,
             accumulation_steps=config.gradient_accumulation_steps,
             constant=functools.partial(stop_frozen, config.optimizer),
@@ -111,6 +117,7 @@ class Classification(Task):
                     "neighbours are mixed in pairs, so the images of a device must be an even "
                     "number."
                 )
+        check_class_weights(config)
 
     @property
     def metrics(self) -> RunMetrics:
@@ -170,10 +177,25 @@ class Classification(Task):
     def evaluations(self) -> dict[str, Evaluation]:
         """The evaluation of the newest weights, and of their averages where there are any."""
         averages = {"eval": False} | ({"eval_ema": True} if self._use_ema else {})
-        return {
-            part: Evaluation(make_eval_step(self.model, self.pipeline, ema=ema), means)
-            for part, ema in averages.items()
-        }
+        return {part: self._evaluation(part, ema) for part, ema in averages.items()}
+
+    def _evaluation(self, part: str, ema: bool) -> Evaluation:
+        def summarize(sums: dict[str, Any], rows: dict[str, np.ndarray]) -> dict[str, float]:
+            self._evaluated[part] = rows
+            return means(sums, rows)
+
+        return Evaluation(make_eval_step(self.model, self.pipeline, ema=ema), summarize)
+
+    def artifacts(self, step: int, state: TrainState, resident: Any, workdir: Path) -> None:
+        """Writes tables of the newest evaluation: the accuracy of each class, and the confusion.
+
+        They are of the averaged weights where the run keeps them.
+        """
+        del step, state, resident
+        if jax.process_index() == 0:
+            rows = self._evaluated[self.metrics.main_part]
+            names = self.pipeline.class_names or range(self.pipeline.num_classes)
+            write_class_report(workdir, rows["label"], rows["prediction"], [str(n) for n in names])
 
 
 def make_train_step(
@@ -186,6 +208,7 @@ def make_train_step(
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
     erasing_probability: float = 0.0,
+    class_weights: np.ndarray | None = None,
     ema_decay: float = 0.0,
     accumulation_steps: int = 1,
     constant: Callable[[Any], Any] = lambda params: params,
@@ -204,6 +227,7 @@ def make_train_step(
       mixup_alpha: Parameter of mixup's Beta distribution; 0 turns it off.
       cutmix_alpha: Parameter of CutMix's Beta distribution; 0 turns it off.
       erasing_probability: Probability that a rectangle of an image is erased.
+      class_weights: `[K]`; the term of each class in the cross-entropy is multiplied by its own.
       ema_decay: Decay of the averages of parameters and statistics; 0 turns them off.
       accumulation_steps: Micro-batches that one update is computed in.
       constant: Stops the gradient of those parameters that are frozen.
@@ -222,7 +246,8 @@ def make_train_step(
             mutable=[name for name in variables if name != "params"],
             rngs={"dropout": key},
         )
-        loss = jnp.mean(cross_entropy(logits, examples["target"]))
+        weighted = examples["target"] * (1.0 if class_weights is None else class_weights)
+        loss = jnp.mean(cross_entropy(logits, weighted))
         hits = in_top(logits, jnp.argmax(examples["target"], -1))
         return loss, (dict(collections), {"top1": jnp.mean(hits.astype(jnp.float32))})
 
@@ -258,14 +283,22 @@ def make_train_step(
 def make_eval_step(
     model: nn.Module, pipeline: Pipeline, *, ema: bool = False
 ) -> Callable[[TrainState, Any, Any], Evaluated]:
-    """Builds `step(state, resident, batch) -> Evaluated` with the sums of `classification_sums`."""
+    """Builds `step(state, resident, batch) -> Evaluated`.
+
+    It returns the sums of `classification_sums` and, for each example, `label` and `prediction`.
+    """
 
     def step(state: TrainState, resident: Any, batch: Any) -> Evaluated:
         examples = pipeline.eval_examples(resident, batch)
         variables = evaluation_variables(state, ema=ema)
         logits = cast(jax.Array, model.apply(variables, examples["image"], train=False))
         sums = classification_sums(logits, examples["label"], examples["mask"])
-        return Evaluated(jax.lax.psum(sums, AXIS))
+        rows = {
+            "label": examples["label"],
+            "prediction": predicted_classes(logits, examples["label"]),
+            "mask": examples["mask"],
+        }
+        return Evaluated(jax.lax.psum(sums, AXIS), gather_rows(rows))
 
     return step
 
