@@ -19,6 +19,7 @@ EARLIER_VALUES = {
     "dataset.split_seed": 0,
     "dataset.train_crop": "random",
     "dataset.resize_method": "bicubic",
+    "dataset.exif_orientation": False,
 }
 
 
