@@ -16,13 +16,13 @@ of images.
 
 import argparse
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.npz_file import NpzFile
 from experiments import launch
 
 
@@ -112,11 +112,11 @@ def read_images(path: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.
       UserError: The file is not there or holds others, or images of another shape.
     """
     try:
-        with np.load(path) as file:
-            images, labels = file["images"], file["labels"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        with NpzFile(path) as file:
+            images, labels = file.read("images"), file.read("labels")
+    except UserError as error:
         raise UserError(
-            f"--images={path}: expected an .npz file with the arrays images and labels ({error})."
+            f"--images={path}: expected an .npz file with the arrays images and labels ({error})"
         ) from error
     if images.shape[1:] != shape:
         raise UserError(

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.errors import UserError
+from evonorm_jax.npz_file import NpzFile
 
 if TYPE_CHECKING:
     import ml_collections
@@ -68,12 +68,11 @@ def load_npz(config: ml_collections.ConfigDict, *, evaluation_only: bool = False
     Raises:
       UserError: The file is missing or breaks one of these rules.
     """
-    path = pathlib.Path(config.path)
-    if not config.path or not path.is_file():
+    if not config.path or not pathlib.Path(config.path).exists():
         raise UserError(
             f"There is no file '{config.path}': config.dataset.path must name the .npz file."
         )
-    return _read_npz(path, config, evaluation_only)
+    return _read_npz(pathlib.Path(config.path), config, evaluation_only)
 
 
 def fake_arrays(
@@ -127,73 +126,112 @@ def check_bytes(config: ml_collections.ConfigDict, num_examples: int) -> None:
         )
 
 
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> np.ndarray:
+    """Returns labels as int32, after they were checked as they are: a cast could make them fit.
+
+    Raises:
+      UserError: Some are not in 0 ... num_classes - 1; the message starts with "The labels of
+        {where}".
+    """
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+        raise UserError(
+            f"The labels of {where} run from {labels.min()} to {labels.max()}, but with"
+            f" {num_classes} classes they must lie in 0 ... {num_classes - 1}."
+        )
+    return labels.astype(np.int32)
+
+
 def _read_npz(
     path: pathlib.Path, config: ml_collections.ConfigDict, evaluation_only: bool
 ) -> Arrays:
-    try:
-        with path.open("rb") as stream, np.lib.npyio.NpzFile(stream) as file:
-            eval_images, eval_labels = _read_split(path, file, config.eval_split)
-            if evaluation_only:
-                train_images, train_labels = eval_images[:0], eval_labels[:0]
-                known_labels = _train_labels(file, config.train_split, eval_labels)
-            else:
-                train_images, train_labels = _read_split(path, file, config.train_split)
-                known_labels = train_labels
-            names = tuple(map(str, file["class_names"])) if "class_names" in file else None
-    except UserError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    with NpzFile(path) as file:
+        eval_images, eval_labels = _read_split(path, file, config.eval_split)
+        if evaluation_only:
+            train_images, train_labels = eval_images[:0], eval_labels[:0]
+            known_labels = _train_labels(path, file, config.train_split, eval_labels)
+        else:
+            train_images, train_labels = _read_split(path, file, config.train_split)
+            known_labels = train_labels
+        names = _read_names(path, file) if "class_names" in file else None
+    if names or config.num_classes:
+        num_classes = len(names) if names else config.num_classes
+    else:
+        num_classes = _count_classes(path, known_labels, len(known_labels) + len(eval_labels))
+    train, evaluation = (
+        check_labels(labels, num_classes, f"split '{split}' in '{path}'")
+        for split, labels in ((config.train_split, train_labels), (config.eval_split, eval_labels))
+    )
+    return Arrays(train_images, train, eval_images, evaluation, num_classes, names)
+
+
+def _count_classes(path: pathlib.Path, labels: np.ndarray, num_examples: int) -> int:
+    """The classes 0 to the largest label: a wild one would make a head of billions."""
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest < 0:
+        raise UserError(f"The labels in '{path}' run from {smallest}: classes count from 0.")
+    if largest >= num_examples:
         raise UserError(
-            f"'{path}' cannot be read as an .npz file ({error}): write it with numpy.savez, with no"
-            " arrays of Python objects."
-        ) from error
-    num_classes = len(names) if names else config.num_classes or int(known_labels.max()) + 1
-    for split, labels in ((config.train_split, train_labels), (config.eval_split, eval_labels)):
-        if len(labels) == 0:
-            continue
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise UserError(
-                f"The labels of split '{split}' in '{path}' run from {labels.min()} to"
-                f" {labels.max()}, but with {num_classes} classes they must lie in"
-                f" 0 ... {num_classes - 1}."
-            )
-    return Arrays(train_images, train_labels, eval_images, eval_labels, num_classes, names)
+            f"The largest label in '{path}' is {largest}, which makes {largest + 1} classes of"
+            f" {num_examples} examples: number the classes 0, 1, 2, ..., or set"
+            " config.dataset.num_classes if so many have no example."
+        )
+    return largest + 1
 
 
-def _train_labels(file: np.lib.npyio.NpzFile, split: str, eval_labels: np.ndarray) -> np.ndarray:
+def _read_names(path: pathlib.Path, file: NpzFile) -> tuple[str, ...]:
+    shape, dtype = file.header("class_names")
+    if dtype.kind != "U" or len(shape) != 1:
+        raise UserError(
+            f"'class_names' in '{path}' is {dtype} {list(shape)}: class names must be text"
+            " [number of classes]."
+        )
+    return tuple(map(str, file.read("class_names")))
+
+
+def _train_labels(
+    path: pathlib.Path, file: NpzFile, split: str, eval_labels: np.ndarray
+) -> np.ndarray:
     """The labels that training counted its classes by; those of evaluation if they are missing."""
     name, *_ = parse_split(split)
     if f"y_{name}" not in file:
         return eval_labels
-    labels = file[f"y_{name}"].ravel()
+    labels = _read_labels(path, file, f"y_{name}", None)
     return labels[split_slice(split, len(labels))]
 
 
-def _read_split(
-    path: pathlib.Path, file: np.lib.npyio.NpzFile, split: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(path: pathlib.Path, file: NpzFile, split: str) -> tuple[np.ndarray, np.ndarray]:
     name, *_ = parse_split(split)
-    keys = (f"x_{name}", f"y_{name}")
-    if missing := [key for key in keys if key not in file]:
+    x, y = f"x_{name}", f"y_{name}"
+    if missing := [key for key in (x, y) if key not in file]:
         raise UserError(
             f"'{path}' has no array {' and '.join(missing)} for split '{split}': it has"
-            f" {', '.join(file.files) or 'none'}; x_{name} holds the images, y_{name} the labels."
+            f" {', '.join(file.names) or 'none'}; x_{name} holds the images, y_{name} the labels."
         )
-    images, labels = (file[key] for key in keys)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    shape, dtype = file.header(x)
+    if dtype != np.uint8 or len(shape) not in (3, 4):
         raise UserError(
-            f"'{keys[0]}' in '{path}' is {images.dtype} {list(images.shape)}: images must be uint8"
-            " [N, H, W] or [N, H, W, C], values 0 to 255."
+            f"'{x}' in '{path}' is {dtype} {list(shape)}: images must be uint8 [N, H, W] or"
+            " [N, H, W, C], values 0 to 255."
         )
+    if not shape[0]:
+        raise UserError(f"'{x}' in '{path}' holds no images.")
+    labels = _read_labels(path, file, y, shape[0])
+    images = file.read(x)
     images = images if images.ndim == 4 else images[..., np.newaxis]
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as keras.datasets.cifar10 has them
-        labels = labels[:, 0]
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"'{keys[1]}' in '{path}' is {labels.dtype} {list(labels.shape)}: labels must be"
-            f" integers [{len(images)}], one for each image of '{keys[0]}'."
-        )
-    if not len(images):
-        raise UserError(f"'{keys[0]}' in '{path}' holds no images.")
     part = split_slice(split, len(images))
-    return images[part], labels[part].astype(np.int32)
+    return images[part], labels[part]
+
+
+def _read_labels(
+    path: pathlib.Path, file: NpzFile, name: str, num_images: int | None
+) -> np.ndarray:
+    """Labels `[N]` of any integer type; keras.datasets.cifar10 has them as `[N, 1]`."""
+    shape, dtype = file.header(name)
+    flat = shape[:1] if len(shape) == 2 and shape[1] == 1 else shape
+    expected = flat if num_images is None else (num_images,)
+    if dtype.kind not in "iu" or len(flat) != 1 or flat != expected:
+        raise UserError(
+            f"'{name}' in '{path}' is {dtype} {list(shape)}: labels must be integers"
+            f" {list(expected) if num_images else '[N]'}, one for each image."
+        )
+    return file.read(name).ravel()

@@ -29,6 +29,7 @@ _FIELDS: dict[str, Any] = {
     "resize_size": 0,  # pixels of the shorter side before the centre crop; 0 = image_size
     "mean": (127.5, 127.5, 127.5),  # per channel, units 0 ... 255; its length is the channels
     "std": (127.5, 127.5, 127.5),
+    "exif_orientation": True,  # turn photographs upright; False: as stored, as TFDS and tf.data do
     "resize_method": "bicubic",  # "bicubic" without antialiasing, or "area": the mean of the pixels
     # Augmentation.
     "train_crop": "random",  # streaming: "random" (resized), or "center" as in evaluation

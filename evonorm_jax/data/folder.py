@@ -35,6 +35,7 @@ from evonorm_jax.data.pillow_images import read_image
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.display import WaitLog
 from evonorm_jax.errors import UserError
+from evonorm_jax.input_files import printable, reason
 
 if TYPE_CHECKING:
     import ml_collections
@@ -70,9 +71,20 @@ def list_class_folder(
     How a flat folder was split, and what is left out, is logged.
 
     Raises:
-      UserError: A folder is missing, a class is empty or too small to be split, there are fewer
-        than two classes, or the splits have different ones.
+      UserError: A folder is missing or cannot be read, a class is empty or too small to be split,
+        there are fewer than two classes, the splits have different ones, or what is called an image
+        is no regular file.
     """
+    try:
+        return _list_class_folder(config, evaluation_only)
+    except OSError as error:  # links in a circle, too long a path, no permission
+        raise UserError(
+            f"'{printable(error.filename or config.path)}' cannot be read ({reason(error)}): mend"
+            " or remove it, or set config.dataset.path to another folder."
+        ) from error
+
+
+def _list_class_folder(config: ml_collections.ConfigDict, evaluation_only: bool) -> ClassFolder:
     root = pathlib.Path(config.path).expanduser()
     names = [parse_split(split)[0] for split in (config.train_split, config.eval_split)]
     if not config.path or not root.is_dir():
@@ -115,6 +127,7 @@ def load_class_folder(
         resize=config.resize_size or config.image_size,
         channels=len(config.mean),
         resize_method=config.resize_method,
+        upright=config.exif_orientation,
     )
     # The decoders release the lock, so threads suffice; chunks keep the queue of futures short.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

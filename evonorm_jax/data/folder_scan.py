@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterable
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.input_files import check_regular, printable
 
 #: Endings of the images that both readers decode; .jfif is JPEG by another name.
 EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".webp")
@@ -76,7 +77,7 @@ class ClassFiles:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes in the order of their labels."""
-        return tuple(self.files)
+        return tuple(printable(name) for name in self.files)
 
 
 def scan_classes(folder: pathlib.Path, left_out: LeftOut) -> ClassFiles:
@@ -87,7 +88,8 @@ def scan_classes(folder: pathlib.Path, left_out: LeftOut) -> ClassFiles:
       left_out: Takes up what is no part of the data set.
 
     Raises:
-      UserError: There are fewer than two classes, or one of them has no image.
+      UserError: There are fewer than two classes, one of them has no image, or what is called an
+        image is no regular file.
     """
     classes = []
     for entry in _entries(folder):
@@ -137,7 +139,7 @@ def is_hidden(name: str) -> bool:
 
 def some(names: Iterable[str]) -> str:
     """Lists the first eight of the names."""
-    names = list(names)
+    names = [printable(name) for name in names]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
@@ -149,6 +151,8 @@ def _scan_class(folder: pathlib.Path, left_out: LeftOut) -> list[str]:
     files, nested, unread = [], [], []
     for entry in _entries(folder):
         if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+            if not entry.is_file():  # costs nothing for an ordinary file
+                check_regular(entry.path)
             files.append(entry.path)
         elif _is_image(entry.name):
             unread.append(entry.path)

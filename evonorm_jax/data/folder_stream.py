@@ -6,6 +6,7 @@ the same global batches for every number of hosts, and a resumed run starts at o
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -53,7 +54,7 @@ class FolderStream(StreamingPipeline):
             )
 
         split = self._folder.train
-        paths, labels = tf.constant(split.paths), tf.constant(split.labels)
+        paths, labels = tf.constant(_encode(split.paths)), tf.constant(split.labels)
 
         def decode(index: tf.Tensor, place: tf.Tensor) -> dict[str, tf.Tensor]:
             image = self._decoder.decode_train(tf.io.read_file(paths[index]), place)
@@ -80,7 +81,7 @@ class FolderStream(StreamingPipeline):
             return {"image": self._decoder.decode_eval(tf.io.read_file(path)), "label": label}
 
         own = np.concatenate(plan)
-        paths = tf.constant([split.paths[index] for index in own], tf.string)
+        paths = tf.constant(_encode(split.paths[index] for index in own), tf.string)
         examples = tf.data.Dataset.from_tensor_slices((paths, split.labels[own]))
         batches = self._decoder.batches(examples, decode, size)
 
@@ -93,6 +94,11 @@ class FolderStream(StreamingPipeline):
                 yield batch
 
         yield from self._pad_eval(named(), len(plan), size, hosts)
+
+
+def _encode(paths: Iterable[str]) -> list[bytes]:
+    """Names of files as the system has them: TensorFlow refuses text that is no UTF-8."""
+    return [os.fsencode(path) for path in paths]
 
 
 def _candidates(split: FolderSplit, indices: np.ndarray) -> Callable[[], Iterable[tuple[str, Any]]]:

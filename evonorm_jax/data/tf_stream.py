@@ -16,6 +16,7 @@ import tensorflow as tf
 from evonorm_jax.data import tf_images
 from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.errors import UserError
+from evonorm_jax.input_files import printable
 
 
 class Decoder:
@@ -42,6 +43,7 @@ class Decoder:
             autoaugment=config.autoaugment,
             crop=config.train_crop,
             resize_method=config.resize_method,
+            upright=config.exif_orientation,
         )
         self.decode_eval = functools.partial(
             tf_images.decode_eval,
@@ -49,6 +51,7 @@ class Decoder:
             resize=config.resize_size or config.image_size,
             channels=channels,
             resize_method=config.resize_method,
+            upright=config.exif_orientation,
         )
 
     def decode_train(self, contents: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
@@ -82,7 +85,8 @@ class Decoder:
             for name, contents in candidates():
                 if (reason := self._broken(contents)) is not None:
                     raise UserError(
-                        f"The image '{name}' cannot be decoded ({reason}): replace or remove it."
+                        f"The image '{printable(name)}' cannot be decoded ({reason}):"
+                        " replace or remove it."
                     ) from error
             raise
 

@@ -7,14 +7,17 @@ Nothing here downloads: `tfds.load` without a network retries for minutes, so `o
 from __future__ import annotations
 
 import functools
+import json
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from evonorm_jax.data.arrays import Arrays, check_bytes
+from evonorm_jax.data.arrays import Arrays, check_bytes, check_labels
 from evonorm_jax.data.pipeline import Hosts
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.data.tf_stream import Decoder
@@ -68,9 +71,10 @@ def find_builder(name: str, path: str) -> tfds.core.DatasetBuilder:
     """Returns the builder of a set that TFDS knows, or that was prepared in `path`.
 
     Raises:
-      UserError: There is none.
+      UserError: There is none, or its features are code of somebody else, see `check_features`.
     """
     logging.getLogger("absl").addFilter(_without_missing_info)
+    check_features(name, path)
     try:
         return tfds.builder(name, data_dir=path or None)
     except tfds.core.DatasetNotFoundError as error:
@@ -79,6 +83,58 @@ def find_builder(name: str, path: str) -> tfds.core.DatasetBuilder:
             f" {path or tfds.core.constants.DATA_DIR}: check config.dataset.name and path, or take"
             " the source 'folder' or 'npz' for images of your own."
         ) from error
+
+
+def check_features(name: str, path: str) -> None:
+    """Refuses a prepared set whose features are not TFDS's own.
+
+    TFDS imports the Python module of every feature that the `features.json` of a folder names, so
+    that the folder could run anything that can be imported.
+
+    Raises:
+      UserError: A file names another module, or is no JSON.
+    """
+    try:
+        dataset = tfds.core.naming.parse_builder_name_kwargs(name)[0].name
+    except ValueError as error:
+        raise UserError(f"config.dataset.name={name!r} is no name of a TFDS set.") from error
+    roots = [path] if path else tfds.core.utils.file_utils.list_data_dirs()
+    for root in roots:
+        for pattern in ("*/*.json", "*/*/*.json"):  # <version> or <config>/<version>
+            for file in sorted((tfds.core.Path(root).expanduser() / dataset).glob(pattern)):
+                if file.name in ("features.json", "dataset_info.json"):
+                    _check_feature_file(file)
+
+
+def _check_feature_file(file: tfds.core.Path) -> None:
+    try:
+        foreign = sorted(
+            name
+            for name in _feature_classes(json.loads(file.read_text()))
+            if not name.startswith("tensorflow_datasets.")
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"'{file}' cannot be read as JSON ({error}): prepare the set anew."
+        ) from error
+    if foreign:
+        raise UserError(
+            f"'{file}' names the feature {foreign[0]}, and reading the set would import that"
+            " module: only features of tensorflow_datasets are read. Prepare the set with them."
+        )
+
+
+def _feature_classes(node: Any) -> Iterator[str]:
+    """The class names in the JSON of features, of today's format and of that before TFDS 4.5."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            named = key in ("pythonClassName", "python_class_name", "type")
+            if named and isinstance(value, str) and "." in value:
+                yield value
+            yield from _feature_classes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _feature_classes(value)
 
 
 def own_range(builder: tfds.core.DatasetBuilder, split: str, hosts: Hosts = ONE_PROCESS) -> range:
@@ -119,7 +175,7 @@ def load_tfds(config: ml_collections.ConfigDict, *, evaluation_only: bool = Fals
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = decoder.decode_eval(example["image"])
-        return {"image": image, "label": tf.cast(example["label"], tf.int32)}
+        return {"image": image, "label": example["label"]}
 
     def load(split: str) -> tuple[np.ndarray, np.ndarray]:
         part = own_range(builder, split)
@@ -134,9 +190,11 @@ def load_tfds(config: ml_collections.ConfigDict, *, evaluation_only: bool = Fals
             with decoder.naming_broken(functools.partial(records, examples, first, size)):
                 batches.append(next(decoded))
             waiting.add(len(batches[-1]["label"]))
+        labels = np.concatenate([batch["label"] for batch in batches])
+        where = f"split '{split}' of '{builder.info.full_name}'"
         return (
             np.concatenate([batch["image"] for batch in batches]),
-            np.concatenate([batch["label"] for batch in batches]),
+            check_labels(labels, label.num_classes, where),
         )
 
     eval_images, eval_labels = load(config.eval_split)

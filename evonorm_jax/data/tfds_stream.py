@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from evonorm_jax.data import tfds_source
+from evonorm_jax.data.arrays import check_labels
 from evonorm_jax.data.pipeline import Batch, Hosts, count_steps
 from evonorm_jax.data.streaming import StreamingPipeline
 from evonorm_jax.data.tf_stream import Decoder
@@ -66,7 +67,7 @@ class TfdsStream(StreamingPipeline):
                 position = number // size * batch_size + first_position + number % size
                 place = epoch * self.num_train_examples + position
                 image = self._decoder.decode_train(example["image"], place)
-                return {"image": image, "label": tf.cast(example["label"], tf.int32)}
+                return {"image": image, "label": example["label"]}
 
             records = self._epoch(epoch, hosts)
             rest = records.enumerate().skip(first_step * size).take((steps - first_step) * size)
@@ -75,7 +76,7 @@ class TfdsStream(StreamingPipeline):
                 with self._decoder.naming_broken(
                     functools.partial(tfds_source.records, records, step * size, size)
                 ):
-                    batch = next(batches)
+                    batch = self._checked(next(batches))
                 yield hosts.shard(batch)
             first_step = 0
 
@@ -88,7 +89,7 @@ class TfdsStream(StreamingPipeline):
 
         def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             image = self._decoder.decode_eval(example["image"])
-            return {"image": image, "label": tf.cast(example["label"], tf.int32)}
+            return {"image": image, "label": example["label"]}
 
         def named() -> Iterator[Batch]:
             if not part:
@@ -100,7 +101,7 @@ class TfdsStream(StreamingPipeline):
                 with self._decoder.naming_broken(
                     functools.partial(tfds_source.records, records, first, size)
                 ):
-                    batch = next(batches)
+                    batch = self._checked(next(batches))
                 yield batch
 
         yield from self._pad_eval(named(), -(-largest // size), size, hosts)
@@ -123,6 +124,10 @@ class TfdsStream(StreamingPipeline):
         return records.shuffle(
             self._config.shuffle_buffer, seed=buffer_seed, reshuffle_each_iteration=False
         )
+
+    def _checked(self, batch: Batch) -> Batch:
+        where = f"'{self._builder.info.full_name}'"
+        return {**batch, "label": check_labels(batch["label"], self.num_classes, where)}
 
     def _records(
         self, split: str, part: range, read_config: tfds.ReadConfig, *, shuffle_files: bool = False

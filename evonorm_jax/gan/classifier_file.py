@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from flax import traverse_util
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan.features import FeatureNetwork, classifier_features
 from evonorm_jax.models import create_model
+from evonorm_jax.npz_file import NpzFile
 
 DIGITS_CLASSIFIER = Path(__file__).with_name("digits_classifier.npz")
 
@@ -75,12 +75,12 @@ def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
     """
     path = Path(path)
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        with NpzFile(path) as file:
+            arrays = {name: file.read(name) for name in file.names}
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
             raise KeyError(_FORMAT)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError) as error:  # a UserError is a ValueError
         raise UserError(
             f"{path} is not there or no classifier that experiments.export wrote ({error})."
         ) from error

@@ -168,6 +168,7 @@ EARLIER_VALUES = {
     "dataset.split_seed": 0,
     "dataset.train_crop": "random",
     "dataset.resize_method": "bicubic",
+    "dataset.exif_orientation": False,
     "keep_best_checkpoint": False,
     "early_stopping_patience": 0,
     "metric_writers": (),

@@ -115,7 +115,19 @@ def test_npz_part_of_a_split(tmp_path):
         ({"y_train": np.full(6, -1)}, "run from -1"),
         ({"y_test": np.full(4, 3)}, "split 'test' .* run from 3 to 3"),
         ({"class_names": np.array(["x", "y"])}, "with 2 classes"),
-        ({"y_train": np.array([None] * 6)}, "cannot be read"),
+        ({"y_train": np.array([None] * 6)}, "'y_train': it holds Python objects, which are never"),
+        ({"y_train": (np.arange(6) % 3) + 2**32}, "label in .* is 4294967298, .* of 10 examples"),
+        ({"y_train": np.arange(6, dtype=np.uint64) + 2**63}, "label in .* is 9223372036854775813"),
+        (
+            {"y_train": np.array([0, 1, 2, 0, 1, 2**30])},
+            "which makes 1073741825 classes of 10",
+        ),
+        ({"y_test": np.arange(4) % 3 + 2**32}, "run from 4294967296 to 4294967298, but with 3"),
+        ({"y_train": np.arange(6) % 2 == 0}, "'y_train' .* bool .* labels must be integers"),
+        ({"y_train": np.array(3)}, r"'y_train' .* int64 \[\]: labels must be integers"),
+        ({"y_train": np.zeros((6, 2), int)}, r"'y_train' .* \[6, 2\]: labels must be integers"),
+        ({"class_names": np.arange(3)}, r"'class_names' .* int64 \[3\]: class names must be text"),
+        ({"class_names": np.array("x")}, r"'class_names' .* <U1 \[\]: class names must be text"),
     ],
 )
 def test_bad_npz(tmp_path, changes, message):
@@ -208,6 +220,13 @@ def test_npz_evaluation_only(tmp_path):
     assert pipeline_of("b.npz").num_classes == 4
     with pytest.raises(UserError, match=r"split 'test' .* run from 0 to 2"):
         pipeline_of("a.npz", num_classes=2)
+
+
+def test_a_wild_label_is_no_class_unless_the_config_says_so(tmp_path):
+    write_npz(tmp_path / "a.npz", y_train=np.array([0, 1, 2, 0, 1, 900]))
+    with pytest.raises(UserError, match=r"set config\.dataset\.num_classes if so many"):
+        npz_pipeline(tmp_path / "a.npz")
+    assert npz_pipeline(tmp_path / "a.npz", num_classes=1000).num_classes == 1000
 
 
 def test_a_set_that_no_device_holds():

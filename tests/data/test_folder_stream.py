@@ -1,4 +1,5 @@
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from PIL import Image
 from evonorm_jax.data import Hosts, create_pipeline, dataset_config
 from evonorm_jax.data.folder import list_class_folder
 from evonorm_jax.errors import UserError
-from tests.data.conftest import write_folder
+from tests.data.conftest import smooth_image, write_folder
+from tests.data.test_hostile_images import BOMBS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -227,3 +229,47 @@ def test_a_flat_folder_has_the_split_of_the_reader_in_memory(tmp_path):
         == np.bincount(resident["train_labels"]).tolist()
         == [4, 4, 2]
     )
+
+
+@pytest.mark.hostile
+def test_names_that_are_no_utf8(tmp_path):
+    root = write_folder(tmp_path, {"train": (2, 2), "val": (2, 2)})
+    for split in ("train", "val"):
+        folder = os.fsencode(root / split)
+        os.rename(folder + b"/bee", folder + b"/b\xff")
+        os.rename(folder + b"/b\xff/001.jpg", folder + b"/b\xff/caf\xe9.jpg")
+    pipeline = pipeline_of(root)
+    assert pipeline.class_names == ("ant", r"b\xff")
+    assert take(pipeline, number=1)[0]["image"].shape == (1, 4, 16, 16, 3)
+    assert len(list(pipeline.eval_batches(batch_size=4, hosts=Hosts()))) == 1
+    with open(os.fsencode(root) + b"/train/b\xff/caf\xe9.jpg", "wb") as file:
+        file.write(b"hello")
+    with pytest.raises(UserError, match=r"b\\xff/caf\\xe9\.jpg' cannot be decoded \(it is none of"):
+        take(pipeline, number=2)
+
+
+@pytest.mark.hostile
+def test_a_bomb_is_named(tmp_path):
+    root = write_folder(tmp_path, {"train": (1, 1), "val": (2, 2)})
+    (root / "val" / "bee" / "001.jpg").write_bytes(BOMBS["jpeg"])
+    with pytest.raises(UserError, match=r"bee/001\.jpg' cannot be decoded \(more than the 178,956"):
+        list(pipeline_of(root).eval_batches(batch_size=4, hosts=Hosts()))
+
+
+def test_both_readers_turn_photographs_upright(tmp_path):
+    root = write_folder(tmp_path, {"train": (1, 1), "val": (1, 1)}, ending="png")
+    scene = smooth_image(0, 16, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # row 0 of the file is the right side of the scene
+    for path in sorted(root.glob("val/*/*")):
+        Image.fromarray(np.rot90(scene)).save(path, exif=exif)
+    batches = pipeline_of(root, resize_size=16).eval_batches(batch_size=2, hosts=Hosts())
+    streamed = next(batches)["image"][0]
+    held = pipeline_of(root, resize_size=16, in_memory=True).resident()["eval_images"]
+    for images in (streamed, held):
+        np.testing.assert_array_equal(images[0], scene)
+    stored = pipeline_of(root, resize_size=16, in_memory=True, exif_orientation=False).resident()
+    np.testing.assert_array_equal(stored["eval_images"][0], np.rot90(scene))
+    batches = pipeline_of(root, resize_size=16, exif_orientation=False)
+    batch = next(batches.eval_batches(batch_size=2, hosts=Hosts()))
+    np.testing.assert_array_equal(batch["image"][0, 0], np.rot90(scene))

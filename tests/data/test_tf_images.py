@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evonorm_jax.data import pillow_images
 from tests.data.conftest import smooth_image
+from tests.data.test_hostile_images import BOMBS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -200,3 +202,98 @@ def test_flip_mirrors_half_of_the_images(tf_images):
     assert 12 <= sum(mirrored) <= 48  # five standard deviations
     plain = [decode_train(tf_images, contents, (0, n), flip=False, **whole) for n in range(8)]
     assert all((draw == pixels).all() for draw in plain)
+
+
+def tagged(image, orientation, form="PNG", **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(image, form, exif=exif, **options)
+
+
+@pytest.fixture(scope="module")
+def compiled(tf_images):
+    """The decoders as a data set runs them, in graphs."""
+    import tensorflow as tf
+
+    evaluate = functools.partial(tf_images.decode_eval, size=12, resize=16, channels=3)
+    train = functools.partial(
+        tf_images.decode_train,
+        size=12,
+        channels=3,
+        min_crop_area=0.2,
+        flip=False,
+        randaugment_layers=0,
+        randaugment_magnitude=0,
+        autoaugment=False,
+    )
+    seed = np.array((1, 2), np.int64)
+    functions = {
+        "eval": lambda contents: evaluate(contents),
+        "random": lambda contents: train(contents, seed),
+        "center": lambda contents: train(contents, seed, crop="center"),
+        "as stored": lambda contents: train(contents, seed, upright=False),
+    }
+    signature = [tf.TensorSpec([], tf.string)]
+    return {
+        name: tf.function(function, input_signature=signature)
+        for name, function in functions.items()
+    }
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_photographs_are_turned_upright(compiled, orientation, form):
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(form, {})
+    photograph = photo(23, 36, seed=orientation)
+    contents = tagged(photograph, orientation, form, **options)
+    if form == "JPEG":  # which Pillow decodes a little differently
+        import tensorflow as tf
+
+        photograph = Image.fromarray(tf.io.decode_jpeg(contents).numpy())
+    stored = tagged(photograph, orientation, "PNG")
+    upright = pillow_images.decode_image(io.BytesIO(stored), 3)
+    assert upright.size == ((36, 23) if orientation < 5 else (23, 36))
+    upright = encode(upright, "PNG")
+    for name in ("eval", "random", "center"):
+        decode = compiled[name]
+        np.testing.assert_array_equal(decode(contents), decode(upright), err_msg=name)
+    decode = compiled["as stored"]
+    np.testing.assert_array_equal(decode(contents), decode(encode(photograph, "PNG")))
+
+
+def test_exif_behind_a_long_profile_is_found(tf_images):
+    contents = tagged(photo(), 6, "JPEG", icc_profile=bytes(70_000))
+    start = contents.index(b"\xff\xe1")
+    end = start + 2 + int.from_bytes(contents[start + 2 : start + 4], "big")
+    profile = contents.rindex(b"ICC_PROFILE")
+    profile_end = profile - 2 + int.from_bytes(contents[profile - 2 : profile], "big")
+    moved = contents[:start] + contents[end:profile_end] + contents[start:end]
+    moved += contents[profile_end:]
+    assert moved.index(b"Exif") > 64_000
+    decode = functools.partial(tf_images.decode_eval, size=40, resize=40, channels=3)
+    np.testing.assert_array_equal(decode(moved), decode(contents))
+    assert (decode(moved).numpy() != decode(moved, upright=False).numpy()).any()
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("kind", BOMBS)
+def test_decompression_bombs_are_refused(compiled, kind):
+    import tensorflow as tf
+
+    for decode in compiled.values():
+        with pytest.raises(tf.errors.OpError):
+            decode(BOMBS[kind])
+
+
+@pytest.mark.hostile
+def test_the_reason_is_named(tf_images):
+    import tensorflow as tf
+
+    decode = functools.partial(tf_images.decode_eval, size=8, resize=8, channels=3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"^more than the 178,956,970 pixels"):
+        decode(BOMBS["jpeg"])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="none of BMP, GIF"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    for length in (1, 3, 4, 8, 20, 24):
+        with pytest.raises(tf.errors.OpError):
+            decode(BOMBS["png"][:length])

@@ -1,6 +1,8 @@
 """Tiny data sets that TFDS has prepared: read in memory and as a stream, without their code."""
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +268,62 @@ def test_a_missing_set_says_how_to_get_it(tmp_path):
     with pytest.raises(UserError, match=r"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"):
         create_pipeline(dataset_config("imagenet2012", "tfds", path=str(tmp_path)), seed=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def copied(data_dir, tmp_path, name="photos"):
+    shutil.copytree(Path(data_dir) / name, tmp_path / name)
+    return tmp_path / name / "1.0.0" / "features.json"
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_a_prepared_folder_imports_no_module(data_dir, tmp_path, monkeypatch, file, key):
+    imported = tmp_path / "imported"
+    (tmp_path / "hostile_module.py").write_text(f"open({str(imported)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = copied(data_dir, tmp_path)
+    content = json.loads(features.read_text())
+    label = content["featuresDict"]["features"]["label"]
+    if key == "type":
+        label |= {"type": "hostile_module.Label", "content": {}}
+        del label["pythonClassName"]
+    else:
+        label["pythonClassName"] = "hostile_module.Label"
+    target = features.with_name(file)
+    if file == "dataset_info.json":
+        info = json.loads(target.read_text())
+        content = info | {"features": content}
+    target.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{file}' names the feature hostile_module\.Label, and"):
+        create_pipeline(tfds_config("photos", str(tmp_path)), seed=0)
+    assert not imported.exists()
+
+
+@pytest.mark.hostile
+def test_damaged_features_are_named(data_dir, tmp_path):
+    features = copied(data_dir, tmp_path)
+    for text in ("", "{", "[" * 100_000):
+        features.write_text(text)
+        with pytest.raises(UserError, match=r"features\.json' cannot be read as JSON"):
+            create_pipeline(tfds_config("photos", str(tmp_path)), seed=0)
+    with pytest.raises(UserError, match=r"config\.dataset\.name='a b' is no name of a TFDS set"):
+        create_pipeline(tfds_config("a b", str(tmp_path)), seed=0)
+
+
+@pytest.mark.hostile
+def test_labels_beyond_the_classes_are_refused(data_dir, tmp_path):
+    features = copied(data_dir, tmp_path)
+    features.write_text(features.read_text().replace('"numClasses": "3"', '"numClasses": "2"'))
+    names = features.with_name("label.labels.txt")
+    names.write_text("ant\nbee\n")
+    for in_memory in (True, False):
+        config = tfds_config("photos", str(tmp_path), in_memory=in_memory, shuffle_buffer=8)
+        with pytest.raises(UserError, match=r"photos/1\.0\.0' run from 0 to 2, but with 2 classes"):
+            list(create_pipeline(config, seed=0).eval_batches(batch_size=11, hosts=Hosts()))
+    pipeline = create_pipeline(config, seed=0)
+    with pytest.raises(UserError, match="with 2 classes they must lie in"):
+        take(pipeline, batch_size=16, number=1)
 
 
 def test_sets_that_cannot_be_used(data_dir):

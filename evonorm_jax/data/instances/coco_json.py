@@ -22,14 +22,22 @@ import ml_collections
 import numpy as np
 
 from evonorm_jax.data.instances.examples import Instance, report_surplus
-from evonorm_jax.data.pillow_images import DECODING_ERRORS, decode_image
+from evonorm_jax.data.pillow_images import (
+    DECODING_ERRORS,
+    MAX_PIXELS,
+    decode_image,
+    describe,
+)
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.detection.coco_masks import decode_mask
 from evonorm_jax.errors import UserError
+from evonorm_jax.input_files import printable
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+
+_MAX_GAP = 100  # classes for each category, where ids are classes; COCO has 91 for 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +117,14 @@ def list_coco_folder(
         )
     category_ids = tuple(sorted(categories[0]))
     if config.keep_category_ids:
-        category_ids = tuple(range(1, max(category_ids) + 1))
+        largest, limit = max(category_ids), _MAX_GAP * len(category_ids)
+        if largest > limit:
+            raise UserError(
+                f"{files[0]}: {len(category_ids)} categories have ids up to {largest}, and each id "
+                f"would be a class (at most {limit} here): number them anew, or set "
+                "config.dataset.keep_category_ids=False."
+            )
+        category_ids = tuple(range(1, largest + 1))
     class_names = ("background", *(categories[0].get(i, "") for i in category_ids))
     splits = [
         _read_split(root, name, content, file, category_ids)
@@ -128,22 +143,33 @@ def list_coco_folder(
     return CocoFolder(train, splits[-1], class_names, category_ids)
 
 
-def read_pixels(image: CocoImage) -> np.ndarray:
+def read_pixels(image: CocoImage, *, upright: bool = True) -> np.ndarray:
     """Decodes the file of an image to `[H, W, 3]` uint8.
+
+    Args:
+      image: The image.
+      upright: Whether it is turned as its EXIF orientation says.
 
     Raises:
       UserError: It cannot be decoded, or has another size than the JSON says.
     """
+    name = printable(image.path)
     try:
-        pixels = np.asarray(decode_image(str(image.path), 3))
+        pixels = np.asarray(decode_image(image.path, 3, upright=upright))
+    except UserError:
+        raise
     except DECODING_ERRORS as error:
         raise UserError(
-            f"The image '{image.path}' cannot be decoded ({error}): replace the file."
+            f"The image '{name}' cannot be decoded ({describe(error)}): replace the file."
         ) from error
     if pixels.shape[:2] != image.size:
+        hint = ""
+        if pixels.shape[1::-1] == image.size:
+            lies = "as it is stored" if upright else "turned as its EXIF says"
+            hint = f" If its objects lie on the photograph {lies}: exif_orientation={not upright}."
         raise UserError(
-            f"The image '{image.path}' has {pixels.shape[0]} x {pixels.shape[1]} pixels (height x "
-            f"width), but its JSON says {image.size[0]} x {image.size[1]}."
+            f"The image '{name}' has {pixels.shape[0]} x {pixels.shape[1]} pixels (height x "
+            f"width), but its JSON says {image.size[0]} x {image.size[1]}.{hint}"
         )
     return pixels
 
@@ -158,8 +184,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file} is no JSON file ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no JSON file, or nested too deep ({error}).") from error
     for key in ("images", "annotations", "categories"):
         records = content.get(key) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
@@ -208,8 +234,11 @@ def _read_split(
     sizes = {}
     for record in content["images"]:
         sides = [_field(record, key, int, "images", file) for key in ("height", "width")]
-        if min(sides) < 1:
-            raise UserError(f"{file}: image {record['id']} has the size {sides}.")
+        if min(sides) < 1 or math.prod(sides) > MAX_PIXELS:
+            raise UserError(
+                f"{file}: image {record['id']} has the size {sides}: expected 1 to {MAX_PIXELS:,} "
+                "pixels."
+            )
         sizes[record["id"]] = (sides[0], sides[1])
         _field(record, "file_name", str, "images", file)
     records = content["images"][split_slice(split, len(content["images"]))]

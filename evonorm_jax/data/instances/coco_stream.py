@@ -48,7 +48,7 @@ class CocoStream(InstancePipeline):
         return self._truth
 
     def eval_picture(self, index: int) -> np.ndarray:
-        example = fit_image(read_pixels(self._eval[index]), self._config.image_size)
+        example = self._read_picture(self._eval[index])
         height, width = example["valid_size"]
         return example["image"][:height, :width]
 
@@ -75,10 +75,13 @@ class CocoStream(InstancePipeline):
             yield hosts.shard({**stack(examples), "index": indices, "mask": mask})
 
     def _read(self, image: CocoImage) -> Batch:
-        return make_example(read_pixels(image), image.instances, self._config)
+        return make_example(self._pixels(image), image.instances, self._config)
 
     def _read_picture(self, image: CocoImage) -> Batch:
-        return fit_image(read_pixels(image), self._config.image_size)
+        return fit_image(self._pixels(image), self._config.image_size)
+
+    def _pixels(self, image: CocoImage) -> np.ndarray:
+        return read_pixels(image, upright=self._config.exif_orientation)
 
     def _draw_examples(
         self, resident: dict[str, jax.Array], batch: dict[str, jax.Array], keys: jax.Array

@@ -20,6 +20,7 @@ _FIELDS: dict[str, Any] = {
     "keep_category_ids": False,  # coco_json, True: a class is a category id, as for COCO's 91
     # What the network sees.
     "image_size": 256,  # side of the canvas that every picture is fitted into, pixels
+    "exif_orientation": True,  # coco_json: objects lie on the upright photograph; False: as stored
     "mean": (123.675, 116.28, 103.53),  # RGB, units 0 ... 255: of ImageNet
     "std": (58.395, 57.12, 57.375),
     "max_instances": 100,  # objects of an image in training; the smallest of more are left out

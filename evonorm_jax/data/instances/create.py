@@ -81,10 +81,11 @@ def _read_folder(
         )
 
     def read(image: CocoImage) -> Batch:
-        return make_example(read_pixels(image), image.instances, config)
+        pixels = read_pixels(image, upright=config.exif_orientation)
+        return make_example(pixels, image.instances, config)
 
     def read_picture(image: CocoImage) -> Batch:
-        return fit_image(read_pixels(image), config.image_size)
+        return fit_image(read_pixels(image, upright=config.exif_orientation), config.image_size)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return ResidentInstances(

@@ -16,11 +16,11 @@ import pathlib
 
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from evonorm_jax.data.instances.examples import make_example, report_surplus
 from evonorm_jax.data.instances.masks import coco_truth, instances_of
 from evonorm_jax.data.instances.pipeline import ResidentInstances, stack
+from evonorm_jax.data.pillow_images import open_image
 from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.errors import UserError
@@ -75,8 +75,8 @@ def read_nuclei(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
     part = split_slice(split, len(images))
     return [
         (
-            np.asarray(Image.open(image).convert("RGB")),
-            np.asarray(Image.open(label)),
+            np.asarray(open_image(image).convert("RGB")),
+            np.asarray(open_image(label)),
         )
         for image, label in zip(images[part], labels[part], strict=True)
     ]

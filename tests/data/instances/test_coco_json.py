@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evonorm_jax.data.instances import instance_dataset_config
 from evonorm_jax.data.instances.coco_json import list_coco_folder, read_pixels
@@ -92,6 +93,10 @@ def drop(key):
         (lambda c: c["images"][0].update(height=0), r"image 0 has the size \[0, 60\]"),
         (lambda c: c["images"][2].update(file_name="x.jpg"), r"1 images of 3 that are not there"),
         (lambda c: c["categories"][0].update(id=-1), r"category id -1 is negative"),
+        (
+            lambda c: c["images"][0].update(height=2**40),
+            r"size \[1099511627776, 60\]: expected 1 to",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_with_file_and_id(tmp_path, change, message):
@@ -124,6 +129,22 @@ def test_missing_files(tmp_path):
     (tmp_path / "annotations" / "instances_val.json").write_text("{}")
     with pytest.raises(UserError, match=r"instances_train\.json is no JSON file"):
         list_coco_folder(config(tmp_path))
+    (tmp_path / "annotations" / "instances_train.json").write_text("[" * 200_000)
+    with pytest.raises(
+        UserError, match=r"instances_train\.json is no JSON file, or nested too deep"
+    ):
+        list_coco_folder(config(tmp_path))
+
+
+@pytest.mark.hostile
+def test_a_category_id_makes_no_billion_classes(tmp_path):
+    root = write_folder(tmp_path)
+    for file in root.glob("annotations/*.json"):
+        file.write_text(file.read_text().replace('"id": 7', '"id": 2000000000'))
+        file.write_text(file.read_text().replace('"category_id": 7', '"category_id": 2000000000'))
+    assert list_coco_folder(config(root)).category_ids == (3, 2000000000)
+    with pytest.raises(UserError, match=r"ids up to 2000000000, .* \(at most 200 here\)"):
+        list_coco_folder(config(root, keep_category_ids=True))
 
 
 def test_damaged_images(tmp_path):
@@ -134,6 +155,20 @@ def test_damaged_images(tmp_path):
         read_pixels(image)
     (tmp_path / "train" / "0.jpg").write_bytes((tmp_path / "train" / "1.jpg").read_bytes())
     with pytest.raises(UserError, match=r"has 64 x 32 pixels .* its JSON says 40 x 60"):
+        read_pixels(image)
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    image = list_coco_folder(config(write_folder(tmp_path))).train.images[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((60, 40, 3), np.uint8)).save(image.path, exif=exif)
+    assert read_pixels(image).shape == (40, 60, 3)
+    with pytest.raises(UserError, match="turned as its EXIF says: exif_orientation=True"):
+        read_pixels(image, upright=False)
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(image.path, exif=exif)
+    assert read_pixels(image, upright=False).shape == (40, 60, 3)
+    with pytest.raises(UserError, match="as it is stored: exif_orientation=False"):
         read_pixels(image)
 
 
