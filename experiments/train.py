@@ -11,7 +11,7 @@ Examples:
 Any field of the configuration is overridden by --config.FIELD=VALUE, such as
 --config.images_per_worker=4. The same command on an existing --workdir resumes at the exact step.
 SIGTERM or Ctrl-C saves and stops. Exit code: 0 done or stopped, 1 unforeseen (--debug prints the
-traceback), 2 wrong input, 3 training diverged, 130 stopped by Ctrl-C before there was a step to save.
+traceback), 2 wrong input, 3 training diverged, 130 Ctrl-C before there was a step to save.
 """
 
 import argparse
