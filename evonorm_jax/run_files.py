@@ -26,6 +26,10 @@ CLASS_ACCURACY_FILE = "class_accuracy.csv"  # of a classifier's newest evaluatio
 CONFUSION_FILE = "confusion_matrix.csv"  # of the same: which class was taken for which
 CONFUSION_FIGURE = "confusion_matrix.png"
 SWEEP_FILE = "sweep.jsonl"  # in the folder of a sweep: its starts and ends
+REPORT_FILES = ("README.md", "report.md")  # the second where the first is somebody else's
+
+# The last line of a report; who deletes it keeps the file.
+_REPORT_MARK = "<!-- Written by evonorm_jax, which replaces this file while this line stands. -->"
 
 
 @contextlib.contextmanager
@@ -146,3 +150,32 @@ def append_json_line(path: Path, row: dict[str, Any]) -> None:
     """Appends one object in one write, so that several processes do not mix their lines."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
+
+
+def report_path(folder: Path, heading: str) -> Path:
+    """Returns the file that a report goes to: `README.md`, unless that is somebody else's.
+
+    Args:
+      folder: The folder of the report, which need not be there.
+      heading: The first line of the report. Reports from before there was a mark are known by it.
+
+    Raises:
+      UserError: A file of another origin is at every place for it.
+    """
+    for path in (folder / name for name in REPORT_FILES):
+        if not path.exists():
+            return path
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            if _REPORT_MARK in lines or lines[0] == heading:
+                return path
+    raise UserError(
+        f"{' and '.join(REPORT_FILES)} in {folder} are not reports of evonorm_jax, and stay as "
+        "they are. Name another folder with --output."
+    )
+
+
+def write_report(path: Path, text: str) -> None:
+    """Writes a Markdown report with the mark that lets the next one replace it."""
+    with replacing(path) as temporary:
+        temporary.write_text(f"{text.rstrip()}\n\n{_REPORT_MARK}\n", encoding="utf-8")

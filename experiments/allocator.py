@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+
+from experiments.startup import start_anew
 
 # By default glibc takes tensors of 32 MiB and more from the kernel and gives them back at once, so
 # every operation pays the page faults of its whole result. Three elementwise results of 51 MB each
@@ -24,8 +25,7 @@ def tune_allocator() -> None:
     what had been done until then is done twice.
     """
     if wants_tuning(os.environ):
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **SETTINGS})
+        start_anew({**os.environ, **SETTINGS})
 
 
 def wants_tuning(environment: os._Environ[str] | dict[str, str]) -> bool:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import ast
-import errno
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,21 +18,11 @@ from evonorm_jax.field_rules import check_plain, shorten
 from experiments.config_file import ROOT as ROOT
 from experiments.config_file import get_config, load_config_module
 from experiments.config_file import split_config as split_config
+from experiments.process import keep_traceback_in as keep_traceback_in
+from experiments.process import run_main as run_main
 
 if TYPE_CHECKING:
     import ml_collections
-
-_UNWRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
 
 # What layers and networks take differs between them; they check the names themselves.
 OPEN_FIELDS = (
@@ -45,30 +33,6 @@ OPEN_FIELDS = (
 
 # Fields that name a file or a folder; the shell leaves the ~ of --config.FIELD=~/... as it is.
 _PATHS = ("dataset.path", "init_from", "figures.network")
-
-
-def run_main(main: Callable[[], None]) -> None:
-    """Runs a launcher; a `UserError` becomes its message on stderr and exit code 2.
-
-    So does a file or folder that cannot be written. Output that nobody reads any more ends it in
-    silence, with exit code 1.
-    """
-    try:
-        main()
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # as of `--print | head`: whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        name = f"{error.filename}: " if error.filename else ""
-        message = f"{name}{error.strerror}. Make room, or name a place that can be written."
-        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-        sys.exit(2)
 
 
 def check_output(path: Path, name: str, *, overwrite: bool = False) -> None:

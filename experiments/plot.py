@@ -31,6 +31,7 @@ from evonorm_jax.analysis.sweep_figures import plot_accuracy
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results
 from evonorm_jax.analysis.sweeps import is_sweep
+from evonorm_jax.errors import UserError
 from experiments.launch import ROOT, run_main
 
 
@@ -64,6 +65,8 @@ def main() -> None:
     parser.add_argument("--ledger", action="store_true", help=f"write {REPRODUCTION_FILE}")
     arguments = parser.parse_args()
     paths, output = arguments.path, arguments.output
+    if "" in paths:
+        raise UserError("PATH is empty: name a run, a sweep or a search; '.' is this folder.")
     if arguments.ledger:
         print(write_reproduction(ROOT))
     elif len(paths) == 1 and paths[0].endswith(".csv"):

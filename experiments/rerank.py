@@ -49,6 +49,7 @@ def main() -> None:
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     workdir = Path(arguments.workdir)
+    launch.keep_traceback_in(workdir)
     saved = ml_collections.ConfigDict(read_ledger_config(workdir))
     plain = as_json(launch.override(saved, overrides).to_dict())
     check_search(plain)
@@ -99,4 +100,4 @@ def _rows(ranked: list[Standing], networks: list[str], num_winners: int) -> list
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    launch.run_main(main, outlive_stdout=True)

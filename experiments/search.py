@@ -78,6 +78,7 @@ def main() -> None:
     path, form = launch.split_config(arguments.config)
     name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
     workdir = Path(arguments.workdir or Path("runs") / name)
+    launch.keep_traceback_in(workdir)
     plain = as_json(config.to_dict())
     settings = check_search(plain)
 
@@ -187,4 +188,4 @@ def report_stop(stop: StopRequest) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    launch.run_main(main, outlive_stdout=True)

@@ -73,6 +73,7 @@ def main() -> None:
     )
     arguments, overrides = parser.parse_known_args()
     workdir = Path(arguments.workdir)
+    launch.keep_traceback_in(workdir)
     cells = load_cells(arguments.config, overrides, workdir)
     cells = select_cells(cells, arguments.only)
 
@@ -157,4 +158,4 @@ def report(runner: SweepRunner, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    launch.run_main(main, outlive_stdout=True)

@@ -11,7 +11,8 @@ Examples:
 
 Any field of the configuration is overridden by --config.FIELD=VALUE, such as
 --config.images_per_worker=4. The same command on an existing --workdir resumes at the exact step.
-SIGTERM or Ctrl-C saves and stops. Exit code: 0 done or stopped, 2 wrong input, 3 training diverged.
+SIGTERM or Ctrl-C saves and stops. Exit code: 0 done or stopped, 1 unforeseen (--debug prints the
+traceback), 2 wrong input, 3 training diverged, 130 Ctrl-C before there was a step to save.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def main() -> None:
         print(json.dumps(config.to_dict(), indent=2))
         return
     workdir = Path(arguments.workdir or default_workdir(arguments.config, config))
+    launch.keep_traceback_in(workdir)
 
     launch.start_jax(arguments)
     from evonorm_jax import training  # after start-up: it must not touch devices before
@@ -148,4 +150,4 @@ def print_summary(summary: dict[str, float], workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    launch.run_main(main, outlive_stdout=True)

@@ -81,3 +81,48 @@ def test_lines_are_appended(tmp_path):
     run_files.append_json_line(path, {"event": "start"})
     run_files.append_json_line(path, {"event": "end"})
     assert [line.row["event"] for line in run_files.read_json_lines(path)] == ["start", "end"]
+
+
+HEADING, REPORT = "# A report", "# A report\n\nof numbers\n"
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ({}, "README.md"),
+        ({"README.md": "# My notes\n"}, "report.md"),
+        ({"README.md": ""}, "report.md"),
+        ({"README.md": b"\xff\x00"}, "report.md"),
+        ({"README.md": f"{HEADING}\n\nfrom before there was a mark\n"}, "README.md"),
+        ({"README.md": f"{HEADING} of mine\n"}, "report.md"),
+        ({"README.md": None}, "report.md"),  # a folder
+        ({"README.md": "# Mine\n", "report.md": f"{HEADING}\n"}, "report.md"),
+        ({"README.md": "# Mine\n", "report.md": "# Mine too\n"}, None),
+    ],
+)
+def test_a_report_replaces_no_file_of_the_users(there, expected, tmp_path):
+    for name, content in there.items():
+        if content is None:
+            (tmp_path / name).mkdir()
+        else:
+            content = content.encode() if isinstance(content, str) else content
+            (tmp_path / name).write_bytes(content)
+    if expected is None:
+        with pytest.raises(UserError, match=r"README\.md and report\.md in .* stay as they are"):
+            run_files.report_path(tmp_path, HEADING)
+    else:
+        assert run_files.report_path(tmp_path, HEADING) == tmp_path / expected
+
+
+@pytest.mark.hostile
+def test_a_report_is_replaced_while_its_mark_stands(tmp_path):
+    path = run_files.report_path(tmp_path, HEADING)
+    run_files.write_report(path, REPORT)
+    written = path.read_text()
+    assert written.startswith(REPORT)
+    assert run_files.report_path(tmp_path, "# Another heading") == path
+    run_files.write_report(path, REPORT)
+    assert path.read_text() == written
+    path.write_text(REPORT.replace("# A", "# My"))  # somebody took it over
+    assert run_files.report_path(tmp_path, HEADING) == tmp_path / "report.md"

@@ -26,8 +26,8 @@ from evonorm_jax.analysis.sweeps import (
     read_history,
 )
 from evonorm_jax.metrics import Metric
+from evonorm_jax.run_files import report_path, write_report
 
-REPORT_FILE = "README.md"
 ACCURACY_FILE = "accuracy.png"
 CURVES_FILE = "learning_curves.png"
 
@@ -44,18 +44,21 @@ def write_sweep_report(path: str | os.PathLike[str], output: str | os.PathLike[s
     """Reads the runs below `path` and writes report, table and figures into the folder `output`.
 
     Raises:
-      UserError: There are no runs of one sweep, or none has ended.
+      UserError: There are no runs of one sweep, or none has ended, or the report would take the
+        place of another file.
     """
     path, output = Path(path), Path(output)
     sweep = load_sweep(path)
+    text = report(sweep, read_history(path))
+    readme = report_path(output, text.partition("\n")[0])
     files = [
         plot_accuracy(sweep, output / ACCURACY_FILE),
         plot_learning_curves(sweep, output / CURVES_FILE),
         output / RESULTS_FILE,
-        output / REPORT_FILE,
+        readme,
     ]
     write_results(sweep, output / RESULTS_FILE)
-    (output / REPORT_FILE).write_text(report(sweep, read_history(path)), encoding="utf-8")
+    write_report(readme, text)
     return files
 
 

@@ -19,6 +19,7 @@ from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun, load_sweep, read_history
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import Metric, RunMetrics
+from experiments import plot
 from tests.analysis.sweep_folders import write_run, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,3 +307,20 @@ def test_the_report_lies_in_the_sweep_by_default_and_can_be_made_again(root):
     text = (root / "README.md").read_text()
     write_sweep_report(root, root)
     assert (root / "README.md").read_text() == text
+
+
+@pytest.mark.hostile
+def test_the_users_own_readme_stays(root, tmp_path):
+    (tmp_path / "README.md").write_text("# My notes\n")
+    assert write_sweep_report(root, tmp_path)[-1] == tmp_path / "report.md"
+    assert (tmp_path / "README.md").read_text() == "# My notes\n"
+    assert (tmp_path / "report.md").read_text().startswith("# Accuracy against")
+
+
+@pytest.mark.hostile
+def test_an_empty_path_is_no_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot", ""])
+    with pytest.raises(UserError, match="PATH is empty"):
+        plot.main()
+    assert list(tmp_path.iterdir()) == []

@@ -141,23 +141,3 @@ def test_slurm_tasks_find_each_other(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     launch.start_jax(parser.parse_args([]))
     assert calls == [()]
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (lambda folder: (folder / "file" / "figures").mkdir(), "file/figures: Not a directory. "),
-        (lambda folder: (folder / "file").mkdir(), "file: File exists. Make room, or name"),
-        (lambda folder: folder.write_text(""), "Is a directory"),
-    ],
-)
-def test_what_cannot_be_written_is_one_message(write, message, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match="2"):
-        launch.run_main(lambda: write(tmp_path))
-    assert message in capsys.readouterr().err
-
-
-def test_other_errors_of_the_system_are_not_the_users(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        launch.run_main((tmp_path / "nowhere").read_text)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from evonorm_jax.analysis.sweep_report import short_commit
 from evonorm_jax.graphs.drawing import draw_graph
+from evonorm_jax.run_files import report_path, write_report
 from evonorm_jax.search.report.search_figures import FIGURES
 from evonorm_jax.search.report.search_runs import MEASURES, SearchRun, load_searches
 from evonorm_jax.search.report.search_tables import find_winners, summarize
-
-REPORT_FILE = "README.md"
 
 
 def write_search_report(
@@ -33,9 +32,12 @@ def write_search_report(
       The files.
 
     Raises:
-      UserError: A path is no search, or the searches do not fit together.
+      UserError: A path is no search, or the searches do not fit together, or the report would take
+        the place of another file.
     """
     runs, folder = load_searches(paths), Path(folder)
+    summary = summarize(runs)
+    report = report_path(folder, summary.partition("\n")[0])
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     # Without scores there is nothing else to see.
@@ -46,10 +48,8 @@ def write_search_report(
         path = folder / f"winner_{place}.png"
         draw_graph(winner.entry.candidate.graph, path)
         files.append(path)
-    report = folder / REPORT_FILE
     pictures = "\n".join(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in files)
-    text = f"{summarize(runs)}\n{pictures}\n\n## How it was measured\n\n{_provenance(runs)}\n"
-    report.write_text(text, encoding="utf-8")
+    write_report(report, f"{summary}\n{pictures}\n\n## How it was measured\n\n{_provenance(runs)}")
     return [*files, report, _write_scored(runs, folder / "scored.csv")]
 
 
