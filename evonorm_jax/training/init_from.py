@@ -14,6 +14,7 @@ from evonorm_jax.interop import check_twin, load_timm_weights
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.run_directory import read_config
 from evonorm_jax.training.tasks.base import InitialWeights
+from evonorm_jax.training.weights_input import describe_scale, initial_weights_name
 
 if TYPE_CHECKING:
     import ml_collections
@@ -26,8 +27,9 @@ def read_initial_weights(
 ) -> InitialWeights | None:
     """Reads `config.init_from` for a run; None where it is "".
 
-    It names a safetensors file with weights of timm's `config.init_from_model`, or a run directory,
-    whose newest checkpoint is taken, its moving averages where it has them.
+    It names a safetensors file with weights of timm's `config.init_from_model`, which the name of
+    the file may say as well (`resnet50.a1_in1k.safetensors`), or a run directory, whose newest
+    checkpoint is taken, its moving averages where it has them.
 
     Args:
       config: Config of the run.
@@ -52,13 +54,14 @@ def read_initial_weights(
     else:
         variables, source = _read_timm_weights(config, model)
     variables, note = _fit_head(variables, wanted, source)
-    return InitialWeights(variables, f"Starting from {source}{note}.")
+    scale = describe_scale(config, initial_weights_name(config))
+    return InitialWeights(variables, f"Starting from {source}{note}.{scale}")
 
 
 def _read_timm_weights(
     config: ml_collections.ConfigDict, model: nn.Module
 ) -> tuple[dict[str, Any], str]:
-    path, name = config.init_from, config.init_from_model
+    path, name = config.init_from, initial_weights_name(config)
     if not name:
         raise UserError(
             f"config.init_from={path!r} is no run directory. For a safetensors file, say which of "
