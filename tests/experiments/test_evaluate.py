@@ -86,6 +86,7 @@ def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, mon
         (["--workdir=runs/x", "--weights={}"], "not allowed with argument"),
         ([], "one of the arguments --workdir --weights is required"),
         (["--weights=no.safetensors", "--model=resnet50", SMOKE], "no.safetensors is not there"),
+        (["--weights=resnet50.a1_in1k", SMOKE], "prepare_data --weights resnet50.a1_in1k` downl"),
         (["--weights={}", "--model=resnet99", SMOKE], "timm's 'resnet99' has no counterpart"),
         (["--weights={}", "--model=resnet18", SMOKE], "not those of timm's resnet18"),
         ([*WEIGHTS, "--config=nothing.py"], "there is no file nothing.py"),
