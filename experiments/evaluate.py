@@ -4,12 +4,13 @@ Examples:
   python -m experiments.evaluate --workdir runs/digits_resnet_evonorm_s0
   python -m experiments.evaluate --workdir runs/r50 --step 112590 --config.eval_batch_size=256
   python -m experiments.evaluate --workdir runs/r50 --checkpoint best --output runs/r50/best
-  python -m experiments.evaluate --weights resnet50.safetensors --model resnet50 \
+  python -m experiments.evaluate --weights weights/resnet50.a1_in1k.safetensors \
       --config configs/imagenet_r50_bn_relu.py --config.dtype=float32
 
-The configuration of a checkpoint is the run's own (its config.json); weights in a safetensors file
-are evaluated on the data set of --config, scaled and cropped as that says. Fields can be
-overridden, for instance to read the same data from another place. Prints one JSON object.
+The configuration of a checkpoint is the run's own (its config.json). Weights in a safetensors file
+are evaluated on the data set of --config, scaled and cropped as timm evaluates them where their
+name is known (docs/weights.md), and otherwise as the config says. Fields can be overridden, for
+instance to read the same data from another place. Prints one JSON object.
 """
 
 import argparse
@@ -25,6 +26,7 @@ if __name__ == "__main__":
 import jax
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.interop.pretrained import name_of_file
 from experiments import launch
 
 
@@ -54,12 +56,18 @@ def main() -> None:
         help="writes what belongs to an evaluation there: accuracy of each class and confusion "
         "matrix, pictures of detections, sheets of samples",
     )
-    parser.add_argument("--model", metavar="TIMM_NAME", help="whose --weights they are: resnet50")
+    parser.add_argument(
+        "--model",
+        metavar="TIMM_NAME",
+        help="whose --weights they are: resnet50.a1_in1k (default: what the file is called)",
+    )
     parser.add_argument(
         "--config", metavar="FILE.py[:ARGUMENT]", help="the data set to evaluate --weights on"
     )
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
+    if arguments.weights and arguments.model is None:
+        arguments.model = name_of_file(arguments.weights) or None
     check_arguments(arguments)
     launch.start_jax(arguments, log_stream=sys.stderr)  # stdout is one JSON object
 
@@ -67,7 +75,9 @@ def main() -> None:
 
     if arguments.weights:
         config = launch.parse_config(arguments.config, overrides)
-        metrics = timm_weights.evaluate_weights(config, arguments.weights, arguments.model)
+        metrics = timm_weights.evaluate_weights(
+            config, arguments.weights, arguments.model, launch.overridden_fields(overrides)
+        )
     else:
         workdir = Path(arguments.workdir)
         config = launch.override(run_directory.read_config(workdir), overrides)

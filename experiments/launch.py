@@ -100,6 +100,18 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
     return config
 
 
+def overridden_fields(arguments: list[str]) -> set[str]:
+    """Returns the dotted names of the fields that `--config.FIELD=VALUE` arguments set.
+
+    >>> overridden_fields(["--config.seed=1", "--config.dataset.mean", "0,0,0"]) == {
+    ...     "seed",
+    ...     "dataset.mean",
+    ... }
+    True
+    """
+    return {name for name, _ in _override_pairs(arguments)}
+
+
 def _override_pairs(arguments: list[str]) -> list[tuple[str, str | None]]:
     """Reads `--config.NAME=TEXT` and `--config.NAME TEXT` as pairs of dotted name and text.
 

@@ -1,9 +1,10 @@
-"""Downloads and prepares a data set by TensorFlow Datasets, or packs a class folder into one file.
+"""Downloads a data set (TensorFlow Datasets) or weights of timm, or packs a class folder.
 
 Examples:
   python -m experiments.prepare_data --dataset=cifar10
   python -m experiments.prepare_data --dataset=imagenet2012 --data_dir=/data/tfds --manual_dir=/data
   python -m experiments.prepare_data --from_folder=photos --image_size=64 --npz=photos64.npz
+  python -m experiments.prepare_data --weights=resnetv2_50d_evos.ah_in1k
 
 Nothing else here touches the network. ImageNet cannot be downloaded: register at image-net.org, put
 ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into --manual_dir, then run the second line (it
@@ -12,6 +13,7 @@ needs 300 GB and hours).
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from evonorm_jax.data.config import check_fields, dataset_config
 from evonorm_jax.data.folder import load_class_folder
 from evonorm_jax.data.tf_import import require_tensorflow
 from evonorm_jax.errors import UserError
+from evonorm_jax.interop import load_timm_weights
+from evonorm_jax.interop.pretrained import HUB_FILE, find_weights
 from evonorm_jax.run_files import replacing
 from experiments import launch
 
@@ -116,6 +120,47 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
     return len(arrays.train_images), len(arrays.eval_images)
 
 
+def download_weights(name: str, folder: str) -> str:
+    """Downloads weights that timm has published on the Hugging Face Hub, unless they are there.
+
+    Args:
+      name: Name of the network with the tag of the weights, such as "resnet50.a1_in1k".
+      folder: Where `<name>.safetensors` is written.
+
+    Returns:
+      What to tell the user.
+
+    Raises:
+      UserError: There are no such weights, huggingface_hub is missing, or the download fails.
+    """
+    weights = find_weights(name)
+    path = Path(folder) / f"{name}.safetensors"
+    if path.is_file():
+        return f"{path} is there already"
+    by_hand = (
+        f"Or download {HUB_FILE} of the repository {weights.repository} by other means, and save "
+        f"it as {path}."
+    )
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "Downloading weights needs the package huggingface_hub: pip install "
+            f"'evonorm-jax[hub]'. {by_hand}"
+        ) from error
+    try:
+        cached = huggingface_hub.hf_hub_download(weights.repository, HUB_FILE)
+    except OSError as error:  # all of the package's errors about the network are
+        raise UserError(
+            f"{weights.repository} could not be downloaded: {error}\n{by_hand}"
+        ) from error
+    load_timm_weights(cached, name)  # all tensors of that network, and no others
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        shutil.copyfile(cached, temporary)
+    return f"{path}: {path.stat().st_size / 1e6:.0f} MB, licence {weights.licence}"
+
+
 def main() -> None:
     """Parses the command line and prepares."""
     parser = argparse.ArgumentParser(
@@ -126,9 +171,13 @@ def main() -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", help="name of a TFDS set: cifar10, cifar100, imagenet2012, ...")
+    what.add_argument(
+        "--weights", metavar="TIMM_NAME", help="weights of timm with their tag: resnet50.a1_in1k"
+    )
     what.add_argument("--from_folder", help="class folder <split>/<class>/<image> to pack")
     parser.add_argument("--data_dir", default="", help="where TFDS keeps its sets (its default)")
     parser.add_argument("--manual_dir", default="", help="where files lie that you downloaded")
+    parser.add_argument("--weights_dir", default="weights", help="where --weights are written")
     parser.add_argument("--npz", default="", help="file to write for --from_folder")
     parser.add_argument("--image_size", type=int, default=32, help="pixels, for --from_folder")
     parser.add_argument("--train_split", default="train", help="for --from_folder")
@@ -136,6 +185,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.dataset:
         print(prepare(arguments.dataset, arguments.data_dir, arguments.manual_dir))
+    elif arguments.weights:
+        print(download_weights(arguments.weights, arguments.weights_dir))
     elif not arguments.npz.endswith(".npz"):
         raise UserError(f"--from_folder needs --npz=FILE.npz to write to, not '{arguments.npz}'.")
     else:

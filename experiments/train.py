@@ -90,8 +90,11 @@ def main() -> None:
     launch.keep_traceback_in(workdir)
 
     launch.start_jax(arguments)
-    from evonorm_jax import training  # after start-up: it must not touch devices before
+    # After start-up: they must not touch devices before.
+    from evonorm_jax import training
+    from evonorm_jax.training.weights_input import scale_as_weights
 
+    config = scale_as_weights(config, launch.overridden_fields(overrides))
     try:
         summary = training.train_and_evaluate(
             config,

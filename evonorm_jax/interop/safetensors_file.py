@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.interop.pretrained import PRETRAINED
 from evonorm_jax.interop.state_dict import from_timm_state_dict, to_timm_state_dict
 from evonorm_jax.run_files import replacing
 
@@ -40,6 +41,11 @@ def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[s
       UserError: The file is not there, is no safetensors file or holds another network's tensors,
         which the message names; the network is unknown; or `safetensors` is not installed.
     """
+    if timm_name in PRETRAINED and not Path(path).exists():
+        raise UserError(
+            f"{path} is not there. On a machine with a network, `python -m "
+            f"experiments.prepare_data --weights {timm_name}` downloads these weights."
+        )
     state_dict = read_safetensors(path)
     try:
         return from_timm_state_dict(state_dict, timm_name, **fields)

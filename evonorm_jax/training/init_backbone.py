@@ -18,6 +18,7 @@ from evonorm_jax.interop import check_twin, load_timm_weights
 from evonorm_jax.training.init_from import check_no_timm_name, read_initial_weights
 from evonorm_jax.training.saved_run import SavedRun, holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
+from evonorm_jax.training.weights_input import describe_scale, initial_weights_name
 
 
 def read_detector_weights(
@@ -46,7 +47,8 @@ def read_detector_weights(
     backbone = _fit(variables, wanted, source)
     return InitialWeights(
         {name: {"backbone": tree} for name, tree in backbone.items()},
-        f"Starting with the backbone of {source}.",
+        f"Starting with the backbone of {source}."
+        f"{describe_scale(config, initial_weights_name(config))}",
     )
 
 
@@ -66,7 +68,7 @@ def _classifier_of(
 def _read_timm_weights(
     config: ml_collections.ConfigDict, model: MaskRCNN
 ) -> tuple[dict[str, Any], str]:
-    path, name = config.init_from, config.init_from_model
+    path, name = config.init_from, initial_weights_name(config)
     if not name:
         raise UserError(
             f"config.init_from={path!r} is no run directory. For a safetensors file, say which of "

@@ -13,6 +13,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
 from evonorm_jax.training.saved_run import holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
+from evonorm_jax.training.weights_input import describe_scale, initial_weights_name
 
 if TYPE_CHECKING:
     import ml_collections
@@ -25,9 +26,10 @@ def read_initial_weights(
 ) -> InitialWeights | None:
     """Reads `config.init_from` for a run; None where it is "".
 
-    It names a safetensors file with weights of timm's `config.init_from_model`, or a run: a run
-    directory, whose newest checkpoint is taken, its moving averages where it has them, or a
-    safetensors file of `experiments.export`.
+    It names a safetensors file with weights of timm's `config.init_from_model`, which the name of
+    the file may say as well (`resnet50.a1_in1k.safetensors`), or a run: a run directory, whose
+    newest checkpoint is taken, its moving averages where it has them, or a safetensors file of
+    `experiments.export`.
 
     Args:
       config: Config of the run.
@@ -52,13 +54,14 @@ def read_initial_weights(
     else:
         variables, source = _read_timm_weights(config, model)
     variables, note = _fit_head(variables, wanted, source)
-    return InitialWeights(variables, f"Starting from {source}{note}.")
+    scale = describe_scale(config, initial_weights_name(config))
+    return InitialWeights(variables, f"Starting from {source}{note}.{scale}")
 
 
 def _read_timm_weights(
     config: ml_collections.ConfigDict, model: nn.Module
 ) -> tuple[dict[str, Any], str]:
-    path, name = config.init_from, config.init_from_model
+    path, name = config.init_from, initial_weights_name(config)
     if not name:
         raise UserError(
             f"config.init_from={path!r} is no run directory. For a safetensors file, say which of "

@@ -1,11 +1,14 @@
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from evonorm_jax.data import create_pipeline, dataset_config
 from evonorm_jax.errors import UserError
+from evonorm_jax.interop import load_timm_weights, timm_tensors
+from evonorm_jax.interop.safetensors_file import write_safetensors
 from experiments import prepare_data
 from tests.data.conftest import smooth_image
 
@@ -132,3 +135,71 @@ def test_imagenet_names_the_missing_archives(tmp_path):
     assert f"ILSVRC2012_img_train.tar are not in {tmp_path}" in done.stderr
     assert "ILSVRC2012_img_val.tar" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+WEIGHTS = "mobilenetv2_050.lamb_in1k"
+
+
+def install_hub(monkeypatch, download):
+    """A stand-in for huggingface_hub, which these tests must not need, nor a network."""
+    hub = types.SimpleNamespace(hf_hub_download=download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+
+
+def test_weights_are_downloaded_once(monkeypatch, tmp_path, capsys):
+    cached, folder = tmp_path / "cached", tmp_path / "weights"
+    tensors = timm_tensors(WEIGHTS)
+    write_safetensors({n: np.ones(t.timm_shape, np.float32) for n, t in tensors.items()}, cached)
+    asked = []
+
+    def download(repository, filename):
+        asked.append((repository, filename))
+        return str(cached)
+
+    install_hub(monkeypatch, download)
+    for _ in range(2):
+        run_main(monkeypatch, f"--weights={WEIGHTS}", f"--weights_dir={folder}")
+    assert asked == [("timm/mobilenetv2_050.lamb_in1k", "model.safetensors")]
+    (path,) = folder.iterdir()
+    assert path.name == f"{WEIGHTS}.safetensors"
+    assert path.read_bytes() == cached.read_bytes()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{path}: 8 MB, licence apache-2.0"
+    assert second == f"{path} is there already"
+    assert load_timm_weights(path, WEIGHTS)["params"]["head"]["bias"].shape == (1000,)
+
+
+def test_a_file_of_something_else_is_not_kept(monkeypatch, tmp_path):
+    cached = tmp_path / "cached"
+    write_safetensors({"x": np.ones(3, np.float32)}, cached)
+    install_hub(monkeypatch, lambda repository, filename: str(cached))
+    with pytest.raises(UserError, match="not those of timm's mobilenetv2_050"):
+        run_main(monkeypatch, f"--weights={WEIGHTS}", f"--weights_dir={tmp_path / 'weights'}")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_machine_without_a_network_hears_what_to_do(monkeypatch, tmp_path):
+    def download(repository, filename):
+        raise FileNotFoundError("cannot find the requested files in the local cache")
+
+    install_hub(monkeypatch, download)
+    message = (
+        r"timm/mobilenetv2_050.lamb_in1k could not be downloaded: cannot find the requested files "
+        r"in the local cache\nOr download model.safetensors .* and save it as .*weights/mobile"
+    )
+    with pytest.raises(UserError, match=message):
+        run_main(monkeypatch, f"--weights={WEIGHTS}", f"--weights_dir={tmp_path / 'weights'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (WEIGHTS, r"huggingface_hub: pip install 'evonorm-jax\[hub\]'\. Or download model\.safe"),
+        ("resnet50", r"Of this network: resnet50\.a1_in1k,"),
+    ],
+)
+def test_weights_that_cannot_be_asked_for(monkeypatch, tmp_path, name, message):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=message):
+        run_main(monkeypatch, f"--weights={name}", f"--weights_dir={tmp_path / 'weights'}")
+    assert not list(tmp_path.iterdir())

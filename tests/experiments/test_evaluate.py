@@ -62,7 +62,7 @@ def weights_file(tmp_path_factory):
     tensors = timm_tensors("mobilenetv2_050", num_classes=10, channels=1)
     shapes = {name: tensor.timm_shape for name, tensor in tensors.items()}
     state_dict = make_case(shapes, batch=1, image_size=8, num_classes=10).state_dict
-    path = tmp_path_factory.mktemp("weights") / "mobilenet.safetensors"
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv2_050.lamb_in1k.safetensors"
     write_safetensors(state_dict, path)
     return path, from_timm_state_dict(state_dict, "mobilenetv2_050")
 
@@ -73,12 +73,12 @@ SMOKE = f"--config={launch.ROOT}/configs/digits_resnet_bn_relu.py:smoke"
 
 def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, monkeypatch, capsys):
     path, variables = weights_file
-    arguments = [argument.format(path) for argument in (*WEIGHTS, SMOKE)]
-    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"--weights={path}", SMOKE])
     launch.run_main(evaluate.main)
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["weights"] == str(path)
-    assert metrics["model"] == "mobilenetv2_050.lamb_in1k"
+    assert metrics["model"] == "mobilenetv2_050.lamb_in1k"  # the file is called so
+    assert metrics["images"] == "8 pixels, mean 77.98, std 95.89"  # grey, as the config says
     assert metrics["eval/examples"] == 20
 
     # The same from the network itself, image by image.
@@ -98,14 +98,16 @@ def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights={}"], "--weights needs --model and --config as well"),
-        (["--weights={}", SMOKE], "--weights needs --model as well"),
+        (["--weights={}"], "--weights needs --config as well"),
+        (["--weights=own.safetensors"], "--weights needs --model and --config as well"),
+        (["--weights=own.safetensors", SMOKE], "--weights needs --model as well"),
         ([*WEIGHTS, SMOKE, "--step=3"], "--step cannot go with --weights"),
         ([*WEIGHTS, SMOKE, "--checkpoint=best"], "--checkpoint cannot go with --weights"),
         (["--workdir=runs/x", "--model=resnet50"], "--model cannot go with --workdir"),
         (["--workdir=runs/x", "--weights={}"], "not allowed with argument"),
         ([], "one of the arguments --workdir --weights is required"),
         (["--weights=no.safetensors", "--model=resnet50", SMOKE], "no.safetensors is not there"),
+        (["--weights=resnet50.a1_in1k", SMOKE], "prepare_data --weights resnet50.a1_in1k` downl"),
         (["--weights={}", "--model=resnet99", SMOKE], "timm's 'resnet99' has no counterpart"),
         (["--weights={}", "--model=resnet18", SMOKE], "not those of timm's resnet18"),
         ([*WEIGHTS, "--config=nothing.py"], "there is no file nothing.py"),
