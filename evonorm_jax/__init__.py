@@ -40,7 +40,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "create_model":
-        return importlib.import_module("evonorm_jax.models").create_model
+        from evonorm_jax.models import create_model
+
+        return create_model
     if name == "nnx":
         return importlib.import_module("evonorm_jax.nnx")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
