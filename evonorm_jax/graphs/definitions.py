@@ -70,23 +70,23 @@ class GraphLayer(LayerDefinition):
             x,
             params.get("v0", unused),
             params.get("v1", unused),
-            num_groups=self._resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x.shape[-1]),
             epsilon=self.epsilon,
             division_epsilon=self.division_epsilon,
             batch=functools.partial(self._batch_statistic, statistics),
         )
 
-    def _check_fields(self) -> None:
-        super()._check_fields()
+    def _check_fields(self, num_channels: int) -> None:
+        super()._check_fields(num_channels)
         if self.division_epsilon < 0:
             raise UserError(
                 f"{type(self).__name__}: division_epsilon={self.division_epsilon} must not be "
                 f"negative, e.g. {DIVISION_EPSILON}"
             )
 
-    def _resolve_num_groups(self, x: jax.Array) -> int:
+    def _resolve_num_groups(self, num_channels: int) -> int:
         """Returns 1: a graph of this class has no moments over groups."""
-        del x
+        del num_channels
         return 1
 
     def _batch_statistic(

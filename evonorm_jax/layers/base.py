@@ -56,8 +56,8 @@ class NormActLayer(LayerDefinition, nn.Module):
           UserError: The input, a field or `use_running_average` is not acceptable.
         """
         x = jnp.asarray(x)
-        self._check_fields()
         self._check_input(x)
+        self._check_fields(x.shape[-1])
         params = self._given_params(x, scale=scale, bias=bias)
         for name, (init, shape) in self._parameters(x.shape[-1]).items():
             if name not in params:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import numbers
 import typing
 from typing import Any
 
@@ -51,7 +52,7 @@ class NormActLayer(LayerDefinition, nnx.Module):
         cls.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
 
     def __post_init__(self, rngs: nnx.Rngs) -> None:
-        if not isinstance(self.num_features, int) or self.num_features < 1:
+        if not isinstance(self.num_features, numbers.Integral) or self.num_features < 1:
             raise UserError(
                 f"{type(self).__name__}: num_features={self.num_features!r} must be the number of "
                 "channels of the images, e.g. 64"
@@ -60,7 +61,7 @@ class NormActLayer(LayerDefinition, nnx.Module):
         if groups := getattr(self, name, None):
             # `nnx.jit` hashes the structure of a module, which a list would make unhashable.
             setattr(self, name, tuple(map(tuple, groups)))
-        self._check_fields()
+        self._check_fields(self.num_features)
         for name, (init, shape) in self._parameters(self.num_features).items():
             if getattr(self, f"use_{name}", True):
                 setattr(self, name, nnx.Param(init(rngs.params(), shape, self.param_dtype)))

@@ -213,6 +213,13 @@ def test_contradictory_fields_are_refused_on_construction(fields, message):
         evonorm_nnx.BatchNormReLU(4, rngs=nnx.Rngs(0), **fields)
 
 
+def test_groups_must_divide_the_channels_on_construction():
+    assert evonorm_nnx.EvoNormS0(np.int64(8), group_size=4, rngs=nnx.Rngs(0)).scale.shape == (8,)
+    for fields in ({"group_size": 3}, {"num_groups": 2, "group_size": 4}):
+        with pytest.raises(UserError, match=r"must divide the 8 channels|the same thing twice"):
+            evonorm_nnx.EvoNormS0(8, rngs=nnx.Rngs(0), **fields)
+
+
 @pytest.mark.parametrize("num_features", [0, 2.0, "evonorm_s0", (8,)])
 def test_num_features_is_a_number(num_features):
     with pytest.raises(UserError, match=r"num_features=.* must be the number of channels"):

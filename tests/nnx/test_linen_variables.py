@@ -16,19 +16,19 @@ from evonorm_jax.nnx import load_linen_variables, to_linen_variables
 class LinenBlock(nn.Module):
     @nn.compact
     def __call__(self, x, train):
-        x = EvoNormB0(name="first")(nn.Conv(8, (1, 1), name="conv")(x), not train)
+        x = EvoNormB0(name="first")(nn.Dense(8, name="linear")(x), not train)
         return EvoNormS0(name="second")(x)
 
 
 class NNXBlock(nnx.Module):
     def __init__(self, rngs):
-        self.conv = nnx.Conv(3, 8, (1, 1), rngs=rngs)
+        self.linear = nnx.Linear(3, 8, rngs=rngs)
         self.first = evonorm_nnx.EvoNormB0(8, rngs=rngs)
         self.second = evonorm_nnx.EvoNormS0(8, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)  # has state that Linen keeps elsewhere
 
     def __call__(self, x):
-        return self.second(self.first(self.conv(x)))
+        return self.second(self.first(self.linear(x)))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_named(trained):
     wrong_dtype["params"]["second"]["v"] = jnp.ones(8, jnp.bfloat16)
     for given, message in [
         (without(variables, "batch_stats"), "those of NNXBlock: batch_stats/first/var is missing"),
-        (without(variables, "params", "conv", "bias"), "params/conv/bias is missing"),
+        (without(variables, "params", "linear", "bias"), "params/linear/bias is missing"),
         (variables | {"spectral": {"u": jnp.ones(1)}}, "spectral/u has no place in the module"),
         (wrong_shape, r"params/first/v is float32\[4\], not float32\[8\]"),
         (wrong_dtype, r"params/second/v is bfloat16\[8\], not float32\[8\]"),

@@ -18,16 +18,16 @@ SHAPE = (8, 3, 2, 8)
 
 
 class Network(nnx.Module):
-    """Two convolutions, with a layer of each kind."""
+    """A linear map of each pixel, and a layer of each kind."""
 
     def __init__(self, rngs):
-        self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+        self.linear = nnx.Linear(3, 8, rngs=rngs)
         self.first = EvoNormB0(8, rngs=rngs)
         self.second = EvoNormS0(8, num_groups=2, rngs=rngs)
         self.head = nnx.Linear(8, 2, rngs=rngs)
 
     def __call__(self, x):
-        x = self.second(self.first(self.conv(x)))
+        x = self.second(self.first(self.linear(x)))
         return self.head(x.mean(axis=(1, 2)))
 
 

@@ -188,8 +188,9 @@ class LayerDefinition:
         """Subtracts the mean from `x` and divides by the standard deviation."""
         return (x - mean) * jax.lax.rsqrt(var + self.epsilon)
 
-    def _check_fields(self) -> None:
+    def _check_fields(self, num_channels: int) -> None:
         """Raises `UserError` if a field has a value that it cannot have."""
+        del num_channels
         if self.epsilon < 0:
             raise UserError(
                 f"{type(self).__name__}: epsilon={self.epsilon} must not be negative, e.g. 1e-5"
@@ -267,9 +268,14 @@ class GroupLayer(LayerDefinition):
     num_groups: int | None = None
     group_size: int | None = None
 
-    def _resolve_num_groups(self, x: jax.Array) -> int:
-        """Returns the number of groups that the channels of `x` fall into."""
-        return resolve_num_groups(x.shape[-1], self.num_groups, self.group_size)
+    def _resolve_num_groups(self, num_channels: int) -> int:
+        """Returns the number of groups that the channels fall into."""
+        return resolve_num_groups(num_channels, self.num_groups, self.group_size)
+
+    def _check_fields(self, num_channels: int) -> None:
+        super()._check_fields(num_channels)
+        if not self._is_affine:
+            self._resolve_num_groups(num_channels)
 
 
 @definition
@@ -371,8 +377,8 @@ class BatchDependentLayer(LayerDefinition):
             for name, value in running.items()
         }
 
-    def _check_fields(self) -> None:
-        super()._check_fields()
+    def _check_fields(self, num_channels: int) -> None:
+        super()._check_fields(num_channels)
         if self._is_affine:  # a network binds these fields for all of its layers
             return
         check_statistics_batch(self.virtual_batch_size, self.axis_name, self.axis_index_groups)

@@ -80,7 +80,7 @@ def _group_norm(self: Any, x: jax.Array, params: Arrays, statistics: BatchStatis
     return kernels.group_norm(
         x,
         **params,
-        num_groups=self._resolve_num_groups(x),
+        num_groups=self._resolve_num_groups(x.shape[-1]),
         activation=_activation(self),
         epsilon=self.epsilon,
         implementation=self.implementation,
@@ -176,8 +176,9 @@ class LayerNormReLU(FusedLayer):
     activation: ClassVar[str] = "relu"
     _transform = _group_norm
 
-    def _resolve_num_groups(self, x: jax.Array) -> int:
+    def _resolve_num_groups(self, num_channels: int) -> int:
         """Returns 1: all channels are one group."""
+        del num_channels
         return 1
 
 
@@ -188,9 +189,9 @@ class InstanceNormReLU(FusedLayer):
     activation: ClassVar[str] = "relu"
     _transform = _group_norm
 
-    def _resolve_num_groups(self, x: jax.Array) -> int:
+    def _resolve_num_groups(self, num_channels: int) -> int:
         """Returns the number of channels: each is a group."""
-        return x.shape[-1]
+        return num_channels
 
 
 @definition

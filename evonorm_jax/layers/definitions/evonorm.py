@@ -141,7 +141,7 @@ class EvoNormS0(FusedLayer, GroupLayer):
         return kernels.evonorm_s0(
             x,
             **params,
-            num_groups=self._resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x.shape[-1]),
             epsilon=self.epsilon,
             implementation=self.implementation,
         )
@@ -157,7 +157,7 @@ class EvoNormS1(FusedLayer, GroupLayer):
         return kernels.evonorm_s1(
             x,
             **params,
-            num_groups=self._resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x.shape[-1]),
             epsilon=self.epsilon,
             implementation=self.implementation,
         )
@@ -173,7 +173,7 @@ class EvoNormS2(FusedLayer, GroupLayer):
         return kernels.evonorm_s2(
             x,
             **params,
-            num_groups=self._resolve_num_groups(x),
+            num_groups=self._resolve_num_groups(x.shape[-1]),
             epsilon=self.epsilon,
             implementation=self.implementation,
         )
