@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 
 
 def parse_words(arg: str, *alternatives: Sequence[str]) -> list[str]:
@@ -27,9 +27,10 @@ def parse_words(arg: str, *alternatives: Sequence[str]) -> list[str]:
     for word in arg.split(",") if arg else []:
         group = next((i for i, words in enumerate(alternatives) if word in words), None)
         if group is None:
-            known = ", ".join(word for words in alternatives for word in words)
+            known = [word for words in alternatives for word in words]
             raise UserError(
-                f"Unknown config argument '{word}' after the colon: this config knows {known}."
+                f"Unknown config argument '{word}' after the colon.{did_you_mean(word, known)} "
+                f"This config knows {', '.join(known)}."
             )
         if chosen[group]:
             raise UserError(

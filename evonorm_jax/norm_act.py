@@ -18,11 +18,10 @@ True
 >>> norm_act("evonrom_s0")
 Traceback (most recent call last):
     ...
-evonorm_jax.errors.UserError: unknown layer 'evonrom_s0', did you mean 'evonorm_s0'? Known: ...
+evonorm_jax.errors.UserError: unknown layer 'evonrom_s0'. Did you mean evonorm_s0? Known: ...
 """
 
 import dataclasses
-import difflib
 import functools
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -32,7 +31,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.graphs.layer import graph_layer
 from evonorm_jax.graphs.sources import PREFIX, inline_graph, read_graph
@@ -220,6 +219,4 @@ def _check_type(cls: type, field: str, value: Any, annotation: Any) -> None:
 
 
 def _unknown(what: str, given: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else "."
-    return f"unknown {what} {given!r}{hint} Known: {', '.join(known)}"
+    return f"unknown {what} {given!r}.{did_you_mean(given, known)} Known: {', '.join(known)}"

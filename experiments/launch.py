@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import jax
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.field_rules import check_plain, shorten
 from experiments.config_file import ROOT as ROOT
 from experiments.config_file import get_config, load_config_module
@@ -87,7 +87,8 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
                 raise UserError(f"--config.{name}: {walked} is a value and has no fields.")
             if part not in node and not (part == field and walked in OPEN_FIELDS):
                 raise UserError(
-                    f"--config.{name}: {walked} has no field {part!r}. It has: "
+                    f"--config.{name}: {walked} has no field {part!r}."
+                    f"{_suggest_field(part, node, config)} It has: "
                     f"{', '.join(sorted(node)) or 'none'}."
                 )
             parent, node, walked = node, node.get(part), f"{walked}.{part}"
@@ -98,6 +99,18 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
     check_plain(config, "config")
     config.lock()
     return config
+
+
+def _suggest_field(
+    field: str, block: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> str:
+    """Names what was meant: a field like it in the same block, or the same field in another."""
+    from evonorm_jax.training.run_directory import flatten  # here, because it takes a second
+
+    if hint := did_you_mean(field, block):
+        return hint
+    names = (name for name in flatten(config.to_dict()) if name.endswith(f".{field}"))
+    return next((f" Did you mean config.{name}?" for name in names), "")
 
 
 def overridden_fields(arguments: list[str]) -> set[str]:

@@ -14,7 +14,9 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.models import create_model, model_names
 from evonorm_jax.norm_act import norm_act, norm_act_names
 from evonorm_jax.training.durations import resolve_durations
+from evonorm_jax.training.model import build_model
 from evonorm_jax.training.optimizer import learning_rate_schedule, peak_learning_rate
+from experiments import launch
 
 CONFIG_DIR = Path(recipes.__file__).parent
 NAMES = sorted(
@@ -58,6 +60,21 @@ def test_the_rows_of_the_paper_are_there():
     cifar = ("bn_relu", "gn_relu", "gn_swish", "frn", "evonorm_b0", "evonorm_s0")
     expected |= {f"cifar10_resnet{depth}_{name}" for depth in (20, 56) for name in cifar}
     assert expected <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar10_resnet20_evonorm_s0",
+        "imagenet_r50_evonorm_s0",
+        "imagenet_mobilenet_v2_evonorm_s0",
+        "imagenet_efficientnet_b0_evonorm_b0",
+    ],
+)
+def test_rematerialisation_reaches_the_network(name):
+    arguments = ["--config.model.fields.remat=True"]
+    config = launch.override(module_of(name).get_config("smoke"), arguments)
+    assert build_model(config, num_classes=10).remat
 
 
 @pytest.mark.parametrize("arg", ["", "smoke"])
@@ -116,7 +133,7 @@ def test_the_file_name_says_what_is_trained(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_argument_raises_and_names_the_known_ones(name):
-    with pytest.raises(UserError, match=r"Unknown config argument 'fast' .* knows smoke"):
+    with pytest.raises(UserError, match=r"Unknown config argument 'fast' after .* knows smoke"):
         module_of(name).get_config("fast")
 
 

@@ -12,6 +12,7 @@ from evonorm_jax.detection import create_detector
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.durations import resolve_durations
 from evonorm_jax.training.optimizer import learning_rate_schedule, peak_learning_rate
+from experiments import launch
 
 CONFIG_DIR = Path(detection_recipes.__file__).parent
 NAMES = sorted(path.stem for path in CONFIG_DIR.glob("*_maskrcnn_*.py"))
@@ -89,7 +90,7 @@ def test_the_docstring_has_the_numbers_of_the_paper(model, layer):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_argument_raises_and_names_the_known_ones(name):
-    with pytest.raises(UserError, match=r"Unknown config argument 'tfds' .* knows smoke\.$"):
+    with pytest.raises(UserError, match=r"Unknown config argument 'tfds' after .* knows smoke\.$"):
         module_of(name).get_config("tfds")
 
 
@@ -107,3 +108,15 @@ def test_the_schedule_of_coco():
     assert durations.warmup_steps == pytest.approx(2000, rel=1e-2)
     assert peak_learning_rate(config.optimizer, 256) == pytest.approx(0.28)
     assert config.model.norm_act_fields.to_dict() == {"momentum": 0.99, "epsilon": 1e-3}
+
+
+def test_rematerialisation_reaches_the_backbone():
+    config = importlib.import_module("configs.coco_maskrcnn_r50_fpn_evonorm_s0").get_config("smoke")
+    config = launch.override(config, ["--config.model.fields.backbone_fields.remat=True"])
+    detector = create_detector(
+        config.model.name,
+        num_classes=3,
+        norm_act="evonorm_s0",
+        **config.model.fields.to_dict(),
+    )
+    assert detector.backbone.remat

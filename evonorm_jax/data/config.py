@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.field_rules import check_fields as check_types
 from evonorm_jax.field_rules import like
 
@@ -105,7 +105,8 @@ def dataset_fields(name: str, source: str, **overrides: Any) -> dict[str, Any]:
         raise UserError(f"Unknown source '{source}': take one of {', '.join(SOURCES)}.")
     if unknown := sorted(set(overrides) - set(_FIELDS)):
         raise UserError(
-            f"Unknown field {', '.join(unknown)} of config.dataset: it has {', '.join(_FIELDS)}."
+            f"Unknown field {', '.join(unknown)} of config.dataset."
+            f"{did_you_mean(unknown[0], _FIELDS)} It has {', '.join(_FIELDS)}."
         )
     fields = _FIELDS | _DATASETS.get(name, _DATASETS["imagenet2012"])
     if name == "imagenet2012" and source == "tfds":

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.graphs.primitives import PRIMITIVES, Primitive
 
 #: Names of nodes 0 to 3; node i > 3 is called `n<i>`.
@@ -245,8 +245,9 @@ def _check_node(index: int, node: Node) -> None:
     text = _node_text(index, node)
     primitive = PRIMITIVES.get(node.primitive)
     if primitive is None:
+        hint = did_you_mean(node.primitive, PRIMITIVES)
         known = ", ".join(PRIMITIVES)
-        raise UserError(f"{text}: unknown primitive {node.primitive!r}. Known: {known}")
+        raise UserError(f"{text}: unknown primitive {node.primitive!r}.{hint} Known: {known}")
     if len(node.inputs) != primitive.arity:
         raise UserError(
             f"{text}: {node.primitive} takes {primitive.arity} "

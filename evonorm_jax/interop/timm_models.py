@@ -11,7 +11,6 @@ its EvoNorm-S0 has 32 groups and epsilon 1e-5. MobileNetV2 has ReLU6.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.interop import names
 from evonorm_jax.interop.names import ModuleNames
 from evonorm_jax.models import create_model
@@ -106,8 +105,7 @@ def find_timm_model(name: str) -> TimmModel:
     architecture = name.partition(".")[0]
     if architecture in TIMM_MODELS:
         return TIMM_MODELS[architecture]
-    close = difflib.get_close_matches(architecture, TIMM_MODELS, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(architecture, TIMM_MODELS)
     raise UserError(
         f"timm's {name!r} has no counterpart here.{hint} Known: {', '.join(TIMM_MODELS)}."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.models import (
     cifar_resnet,
     efficientnet,
@@ -124,8 +123,7 @@ def find(key: str, table: Mapping[str, Any], *, kind: str) -> Any:
     """Returns `table[key]`, or raises a `UserError` that lists the keys and the closest one."""
     if key in table:
         return table[key]
-    close = difflib.get_close_matches(str(key), table, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(key, table)
     raise UserError(f"unknown {kind}: {key!r}.{hint} Known: {', '.join(table)}.")
 
 

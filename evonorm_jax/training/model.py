@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.gan import Gan, create_gan
 from evonorm_jax.models import create_model
 from evonorm_jax.norm_act import accepts_field, norm_act, resolve_norm_act
@@ -65,8 +65,8 @@ def build_gan(
     ]
     if unknown := sorted(set(fields) - set(known)):
         raise UserError(
-            f"config.model.fields.{unknown[0]}: {config.model.name} has no such field. It has: "
-            f"{', '.join(known)}."
+            f"config.model.fields.{unknown[0]}: {config.model.name} has no such field."
+            f"{did_you_mean(unknown[0], known)} It has: {', '.join(known)}."
         )
     return create_gan(
         config.model.name,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import optax
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.models.weight_decay import decay_mask
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.parameter_paths import by_path
@@ -99,7 +99,7 @@ def learning_rate_schedule(
     else:
         raise UserError(
             f"config.schedule.name={schedule.name!r} is unknown; choose one of "
-            f"{', '.join(SCHEDULES)}."
+            f"{', '.join(SCHEDULES)}.{did_you_mean(schedule.name, SCHEDULES)}"
         )
     if not warmup:
         return after
@@ -157,6 +157,7 @@ def create_optimizer(
     else:
         raise UserError(
             f"config.{name}.name={c.name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
+            f"{did_you_mean(c.name, OPTIMIZERS)}"
         )
     if c.gradient_clip_norm > 0:
         update = optax.chain(optax.clip_by_global_norm(c.gradient_clip_norm), update)

@@ -28,7 +28,7 @@ def test_a_config_does_not_share_state():
 def test_unknown_source_and_field():
     with pytest.raises(UserError, match="Unknown source 'web': take one of embedded"):
         dataset_config("digits", "web")
-    with pytest.raises(UserError, match=r"Unknown field crop_size .*it has path"):
+    with pytest.raises(UserError, match=r"Unknown field crop_size .*It has path"):
         dataset_config("digits", "embedded", crop_size=3)
 
 

@@ -215,6 +215,12 @@ def test_unknown_names_list_the_known_ones(config, field):
         make[field]()
 
 
+def test_a_name_that_is_nearly_right_is_named(config):
+    config.optimizer.name = "adamW"
+    with pytest.raises(UserError, match=r"Did you mean adamw\?"):
+        updates(config, 1)
+
+
 @pytest.mark.parametrize("boundaries", [(0.5, 0.3), (0.0, 0.5), (0.5, 1.5)])
 def test_boundaries_must_be_increasing_fractions(config, boundaries):
     with pytest.raises(UserError, match="increasing fractions"):

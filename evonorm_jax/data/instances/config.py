@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.field_rules import check_fields, like
 
 SOURCES = ("coco_json", "embedded", "generated")
@@ -80,7 +80,8 @@ def instance_dataset_config(name: str, source: str, **overrides: Any) -> ml_coll
         raise UserError(f"Unknown source '{source}': take one of {', '.join(SOURCES)}.")
     if unknown := sorted(set(overrides) - set(_FIELDS)):
         raise UserError(
-            f"Unknown field {', '.join(unknown)} of config.dataset: it has {', '.join(_FIELDS)}."
+            f"Unknown field {', '.join(unknown)} of config.dataset."
+            f"{did_you_mean(unknown[0], _FIELDS)} It has {', '.join(_FIELDS)}."
         )
     fields = _FIELDS | _DATASETS.get(name, {})
     return ml_collections.ConfigDict({"name": name, "source": source} | fields | overrides)

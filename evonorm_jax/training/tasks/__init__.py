@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.training.own_code import import_named
 from evonorm_jax.training.tasks.base import (
     Evaluated,
@@ -57,8 +57,8 @@ def find_task(config: ml_collections.ConfigDict) -> type[Task]:
         found = import_named(TASKS.get(name, name))
     except ValueError:
         raise UserError(
-            f"config.task={name!r} is unknown; choose one of {', '.join(TASKS)}, or name a class "
-            "of your own as 'package.module:Class'."
+            f"config.task={name!r} is unknown.{did_you_mean(name, TASKS)} Choose one of "
+            f"{', '.join(TASKS)}, or name a class of your own as 'package.module:Class'."
         ) from None
     except (ImportError, AttributeError) as error:
         if name in TASKS:

@@ -225,7 +225,10 @@ def test_positions_are_those_of_the_global_batch():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("clasification", "is unknown; choose one of classification, .* or name a class"),
+        (
+            "clasification",
+            r"is unknown\. Did you mean classification\? Choose one of .* or name a class",
+        ),
         ("nowhere:Task", "cannot be imported: No module named 'nowhere'"),
         ("json:Task", "cannot be imported: module 'json' has no attribute 'Task'"),
         ("json:loads", "is no class of evonorm_jax.training.tasks.Task"),
