@@ -11,6 +11,7 @@ import numpy as np
 
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.data.pipeline import Batch
+from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.parallel import DataParallel
 from evonorm_jax.training.tasks import Evaluated, State, Task, find_task
@@ -132,7 +133,7 @@ def evaluate_checkpoint(
       `step` and the metrics by their full names, such as `eval/examples`.
 
     Raises:
-      UserError: There is no such checkpoint, or it is of another model.
+      UserError: There is no such checkpoint, it is of another model, or its weights are not finite.
     """
     parallel = DataParallel()
     kind = find_task(config)
@@ -140,7 +141,21 @@ def evaluate_checkpoint(
     shapes = jax.eval_shape(task.draw_state, config.seed, {})
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
         state, _ = checkpoints.restore(shapes, step, leave_out=("opt_state",))
+    _check_state(state, f"{workdir} at step {int(state.step)}")
     return {"step": int(state.step), **evaluate(task, parallel, state)}
+
+
+def _check_state(state: State, source: str) -> None:
+    """Refuses weights that are not finite: their metrics would be none."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    check_finite(
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for path, leaf in leaves
+            if np.issubdtype(leaf.dtype, np.floating)
+        },
+        source,
+    )
 
 
 def evaluate(task: Task, parallel: DataParallel, state: State) -> dict[str, float]:

@@ -16,6 +16,7 @@ from flax import traverse_util
 from evonorm_jax.detection import MaskRCNN
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
+from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.config import complete
 from evonorm_jax.training.init_from import read_initial_weights
@@ -41,6 +42,7 @@ def read_detector_weights(
         return read_initial_weights(config, model, wanted)
     if workdir.is_dir():
         variables, source = _read_classifier(config, workdir)
+        check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
     else:
         variables, source = _read_timm_weights(config, model)
     wanted = {name: tree["backbone"] for name, tree in wanted.items() if "backbone" in tree}

@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
+from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.run_directory import read_config
 from evonorm_jax.training.tasks.base import InitialWeights
@@ -49,6 +50,7 @@ def read_initial_weights(
         return None
     if Path(config.init_from).is_dir():
         variables, source = _read_run(config)
+        check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
     else:
         variables, source = _read_timm_weights(config, model)
     variables, note = _fit_head(variables, wanted, source)
