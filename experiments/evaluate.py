@@ -15,8 +15,10 @@ instance to read the same data from another place. Prints one JSON object.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments.allocator import tune_allocator
 
@@ -86,7 +88,19 @@ def main() -> None:
         if arguments.output and jax.process_index() == 0:
             draw_confusion(arguments.output)
     if jax.process_index() == 0:
-        print(json.dumps(metrics, indent=2))
+        print(as_json(metrics))
+
+
+def as_json(metrics: dict[str, Any]) -> str:
+    """Writes metrics as strict JSON: what is not finite becomes null, and is said."""
+    missing = [
+        name
+        for name, value in metrics.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if missing:
+        print(f"evaluate: not finite, so null: {', '.join(missing)}.", file=sys.stderr)
+    return json.dumps(metrics | dict.fromkeys(missing), indent=2, allow_nan=False)
 
 
 def draw_confusion(folder: str) -> None:

@@ -9,13 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401  (teaches NumPy the name bfloat16, which safetensors uses)
 import numpy as np
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.input_files import check_regular
 from evonorm_jax.interop.pretrained import PRETRAINED
 from evonorm_jax.interop.state_dict import from_timm_state_dict, to_timm_state_dict
 from evonorm_jax.run_files import replacing
 
+_DTYPES = (
+    *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
+    *("F16", "BF16", "F32", "F64"),
+)
 _PICKLES = (".bin", ".pt", ".pth", ".pyth", ".tar")
 
 
@@ -80,14 +86,16 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a safetensors file by tensor name.
 
     Raises:
-      UserError: The file is not there, is a pickle or no safetensors file; or `safetensors` is not
-        installed.
+      UserError: The file is not there, is a pickle, no safetensors file or a damaged one; a tensor
+        has a type that NumPy lacks, such as float8, or values that are not finite as float32; or
+        `safetensors` is not installed.
     """
     path = Path(path)
     safetensors = _import_safetensors()
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "is not there"
         raise UserError(f"{path} {what}; name a .safetensors file.")
+    check_regular(path)
     if path.suffix in _PICKLES:
         raise UserError(
             f"{path} is a pickle, which can run anything when it is read. Where you trust it, "
@@ -95,9 +103,45 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
             "weights_only=True), 'weights.safetensors')."
         )
     try:
-        return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        unknown = {name: kind for name, kind in types.items() if kind not in _DTYPES}
+        tensors = {} if unknown else safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise UserError(f"{path} is not a safetensors file, or a damaged one ({error}).") from error
+    if unknown:
+        name, kind = next(iter(unknown.items()))
+        raise UserError(
+            f"{path}: tensor {name!r} is {kind}, as are {len(unknown)} of {len(types)}, which NumPy"
+            f" cannot hold: convert them to float32 ({', '.join(_DTYPES)} are read)."
+        )
+    check_finite(tensors, str(path))
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Any], source: str) -> None:
+    """Refuses weights that are not finite as float32, which every network here computes in.
+
+    Args:
+      tensors: Arrays of any type by their names.
+      source: Where they come from, for the message.
+
+    Raises:
+      UserError: Some are not finite; the first is named.
+    """
+    bad = {}
+    for name, tensor in tensors.items():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(np.asarray(tensor).astype(np.float32))
+        if not finite.all():
+            bad[name] = f"{finite.size - np.count_nonzero(finite):,} of {finite.size:,} values"
+    if bad:
+        name, values = next(iter(bad.items()))
+        raise UserError(
+            f"{source}: {len(bad)} of {len(tensors)} tensors are not finite as float32,"
+            f" the first is {name!r} ({values}). The training that wrote them has diverged, or the"
+            " file is damaged: take other weights."
+        )
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.data.pipeline import Batch
 from evonorm_jax.display import WaitLog
+from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.training.best import find_best_step
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.config import check_config
@@ -162,8 +163,8 @@ def evaluate_checkpoint(
       `step` and the metrics by their full names, such as `eval/examples`.
 
     Raises:
-      UserError: There is no such checkpoint, it was not kept, or it is of another model; or a field
-        of the config breaks its rule.
+      UserError: There is no such checkpoint, it was not kept, it is of another model, or its
+        weights are not finite; or a field of the config breaks its rule.
     """
     check_config(config)
     parallel = DataParallel()
@@ -174,7 +175,21 @@ def evaluate_checkpoint(
         if step == "best":
             step = find_best_step(Path(workdir), checkpoints.steps)
         state, _ = checkpoints.restore(shapes, step, leave_out=("opt_state",))
+    _check_state(state, f"{workdir} at step {int(state.step)}")
     return {"step": int(state.step), **evaluate(task, parallel, state, output=output)}
+
+
+def _check_state(state: State, source: str) -> None:
+    """Refuses weights that are not finite: their metrics would be none."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    check_finite(
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for path, leaf in leaves
+            if np.issubdtype(leaf.dtype, np.floating)
+        },
+        source,
+    )
 
 
 def evaluate(

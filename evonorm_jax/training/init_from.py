@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
+from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.training.saved_run import holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
 from evonorm_jax.training.weights_input import describe_scale, initial_weights_name
@@ -51,6 +52,7 @@ def read_initial_weights(
         return None
     if holds_run(config.init_from):
         variables, source = _read_run(config)
+        check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
     else:
         variables, source = _read_timm_weights(config, model)
     variables, note = _fit_head(variables, wanted, source)

@@ -3,6 +3,7 @@ import shutil
 import sys
 
 import jax
+import numpy as np
 import optax
 import pytest
 
@@ -11,6 +12,7 @@ from evonorm_jax.data import Hosts, create_pipeline
 from evonorm_jax.interop import create_timm_model, from_timm_state_dict, timm_tensors
 from evonorm_jax.interop.safetensors_file import write_safetensors
 from evonorm_jax.training import train_and_evaluate
+from evonorm_jax.training.checkpoint import Checkpoints
 from experiments import evaluate, launch
 from tests.interop.cases import make_case
 
@@ -54,6 +56,33 @@ def test_a_damaged_checkpoint_is_not_evaluated(trained, tmp_path, monkeypatch, c
     message = capsys.readouterr().err
     assert "is damaged: data/metadata has 0 bytes instead of" in message
     assert "Whole ones: 4." in message
+
+
+@pytest.mark.hostile
+def test_weights_that_are_not_finite_have_no_metrics(trained, monkeypatch, capsys):
+    restore = Checkpoints.restore
+
+    def diverged(self, *arguments, **options):
+        state, config = restore(self, *arguments, **options)
+        return state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params)), config
+
+    monkeypatch.setattr(Checkpoints, "restore", diverged)
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={trained[0]}"])
+    with pytest.raises(SystemExit) as stopped:
+        launch.run_main(evaluate.main)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert "at step 8: " in captured.err
+    assert "the first is 'params/" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.hostile
+def test_metrics_are_strict_json(capsys):
+    metrics = {"eval/loss": float("nan"), "eval/top1": 0.5, "worst": float("-inf"), "model": "x"}
+    expected = {"eval/loss": None, "eval/top1": 0.5, "worst": None, "model": "x"}
+    assert json.loads(evaluate.as_json(metrics), parse_constant=pytest.fail) == expected
+    assert capsys.readouterr().err == "evaluate: not finite, so null: eval/loss, worst.\n"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import recipes
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import from_timm_state_dict, save_timm_weights, timm_tensors
+from evonorm_jax.interop.safetensors_file import read_safetensors, write_safetensors
 from evonorm_jax.training import train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
@@ -125,18 +127,41 @@ def test_a_run_starts_from_an_earlier_one(earlier_run):
     assert state.params["head"]["bias"].shape == (4,)
 
 
+def save_run(config, state, workdir):
+    workdir.mkdir()
+    (workdir / "config.json").write_text(config.to_json())
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(create_experiment(config, ONE_DEVICE).parallel.replicate(state), config)
+
+
+@pytest.mark.hostile
+def test_weights_that_are_not_finite_are_refused(tmp_path, earlier_run, fine_tuning):
+    config = earlier_run[0].copy_and_resolve_references()
+    state = create_experiment(config, ONE_DEVICE).create_state()
+    kernel = state.params["head"]["kernel"].at[0, 0].set(jnp.nan)
+    head = {**state.params["head"], "kernel": kernel}
+    save_run(config, state.replace(params={**state.params, "head": head}), tmp_path / "diverged")
+    config.init_from = str(tmp_path / "diverged")
+    message = r"diverged at step 0: 1 of \d+ tensors are .* 'params/head/kernel' \(1 of"
+    with pytest.raises(UserError, match=message):
+        start(config)
+
+    weights = read_safetensors(fine_tuning.init_from)
+    weights["conv1.weight"][0, 0, 0, 0] = np.inf
+    fine_tuning.init_from = str(tmp_path / "diverged.safetensors")
+    write_safetensors(weights, fine_tuning.init_from)
+    with pytest.raises(UserError, match=r"diverged\.safetensors: 1 of .* 'conv1\.weight' \(1 of"):
+        start(fine_tuning)
+
+
 def test_moving_averages_come_first(tmp_path, earlier_run):
     config = earlier_run[0].copy_and_resolve_references()
     config.ema_decay = 0.9
     run = create_experiment(config, ONE_DEVICE)
     state = run.create_state()
     state = state.replace(ema=jax.tree.map(lambda x: x + 1, state.ema))
-    config_file = tmp_path / "averaged" / "config.json"
-    config_file.parent.mkdir()
-    config_file.write_text(config.to_json())
-    with Checkpoints(config_file.parent) as checkpoints:
-        checkpoints.save(run.parallel.replicate(state), config)
-    config.init_from = str(config_file.parent)
+    save_run(config, state, tmp_path / "averaged")
+    config.init_from = str(tmp_path / "averaged")
     started, description = start(config)
     assert description.endswith("at step 0, its moving averages.")
     assert_equal(started.params, state.ema["params"])
