@@ -185,7 +185,7 @@ def _draw_legend(
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(4, len(handles)),
+        ncols=min(2 * len(figure.axes), len(handles)),  # a panel is as wide as two labels
         frameon=False,
         fontsize=9,
     )
