@@ -109,6 +109,18 @@ def split_config(file: str) -> tuple[Path, str]:
     return Path(path), argument
 
 
+def overridden_fields(arguments: list[str]) -> set[str]:
+    """Returns the dotted names of the fields that `--config.FIELD=VALUE` arguments set.
+
+    >>> overridden_fields(["--config.seed=1", "--config.dataset.mean", "0,0,0"]) == {
+    ...     "seed",
+    ...     "dataset.mean",
+    ... }
+    True
+    """
+    return {name for name, _ in _override_pairs(arguments)}
+
+
 def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
     """Applies `--config.FIELD=VALUE` arguments to a config, and locks it.
 
@@ -136,18 +148,6 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
             parent[field] = _parse_value(name, text, node)
     config.lock()
     return config
-
-
-def overridden_fields(arguments: list[str]) -> set[str]:
-    """Returns the dotted names of the fields that `--config.FIELD=VALUE` arguments set.
-
-    >>> overridden_fields(["--config.seed=1", "--config.dataset.mean", "0,0,0"]) == {
-    ...     "seed",
-    ...     "dataset.mean",
-    ... }
-    True
-    """
-    return {name for name, _ in _override_pairs(arguments)}
 
 
 def _override_pairs(arguments: list[str]) -> list[tuple[str, str]]:
