@@ -67,6 +67,18 @@ def parse_config(
     return override(get_config(module, argument, kind), overrides)
 
 
+def overridden_fields(arguments: list[str]) -> set[str]:
+    """Returns the dotted names of the fields that `--config.FIELD=VALUE` arguments set.
+
+    >>> overridden_fields(["--config.seed=1", "--config.dataset.mean", "0,0,0"]) == {
+    ...     "seed",
+    ...     "dataset.mean",
+    ... }
+    True
+    """
+    return {name for name, _ in _override_pairs(arguments)}
+
+
 def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
     """Applies `--config.FIELD=VALUE` arguments to a config, and locks it.
 
@@ -111,18 +123,6 @@ def _suggest_field(
         return hint
     names = (name for name in flatten(config.to_dict()) if name.endswith(f".{field}"))
     return next((f" Did you mean config.{name}?" for name in names), "")
-
-
-def overridden_fields(arguments: list[str]) -> set[str]:
-    """Returns the dotted names of the fields that `--config.FIELD=VALUE` arguments set.
-
-    >>> overridden_fields(["--config.seed=1", "--config.dataset.mean", "0,0,0"]) == {
-    ...     "seed",
-    ...     "dataset.mean",
-    ... }
-    True
-    """
-    return {name for name, _ in _override_pairs(arguments)}
 
 
 def _override_pairs(arguments: list[str]) -> list[tuple[str, str | None]]:

@@ -88,17 +88,23 @@ print(f"{jax.default_backend()}: x is {x.shape}, mean {x.mean():.3f}, std {x.std
 # mean 2. The two on the left subtract the mean and see no difference; EvoNorms keep it.
 
 # %%
-SCALES = {0.25: ":", 1.0: "-", 4.0: "--"}
+# The widest line first, so that curves which coincide are seen as three.
+SCALES = {
+    4.0: {"linewidth": 6, "alpha": 0.3},
+    1.0: {"linewidth": 2.2},
+    0.25: {"linewidth": 1.4, "linestyle": ":", "color": "black"},
+}
 MEANS = {0.0: 0.75, 2.0: 0.3}
 
 activations, axes = plt.subplots(2, len(LAYERS), figsize=(11, 5), layout="constrained")
 for column, name in zip(axes.T, LAYERS, strict=True):
     colour = layer_style(name, LAYERS)["color"]
-    for scale, line in SCALES.items():
+    for scale, look in SCALES.items():
         inputs = np.asarray(x[0, :, :, 0]).ravel()
         outputs = np.asarray(apply_layer(name, scale * x)[0, :, :, 0]).ravel()
         order = inputs.argsort()
-        column[0].plot(inputs[order], outputs[order], line, color=colour, label=f"{scale:g} x")
+        look = {"color": colour, **look, "label": f"{scale:g} x"}
+        column[0].plot(inputs[order], outputs[order], **look)
     for mean, alpha in MEANS.items():
         outputs = np.asarray(apply_layer(name, x + mean)).ravel()
         edges = np.linspace(-2.5, 5, 76)

@@ -188,12 +188,13 @@ fates_axis.set_yticks(range(len(reasons)), labels)
 fates_axis.invert_yaxis()
 fates_axis.set(xlabel="share (%)", title="what becomes of graphs")
 fates_axis.legend(frameon=False, fontsize=8)
-for colour, (strategy, search) in zip(COLOURS[1::-1], searches.items(), strict=True):
+looks = [{"color": COLOURS[1], "linewidth": 3}, {"color": COLOURS[0], "linestyle": "--"}]
+for look, (strategy, search) in zip(looks, searches.items(), strict=True):
     means = [member.mean for member in search.scored]
     numbers = np.arange(1, len(means) + 1)
-    progress_axis.plot(numbers, means, "o", color=colour, markersize=4, alpha=0.6)
+    progress_axis.plot(numbers, means, "o", color=look["color"], markersize=4, alpha=0.6)
     best = np.maximum.accumulate(means)
-    progress_axis.step(numbers, best, where="post", color=colour, label=f"best by {strategy}")
+    progress_axis.step(numbers, best, where="post", label=f"best by {strategy}", **look)
 progress_axis.set(
     xlabel="layers scored", ylabel="accuracy after 60 steps (%)", title="two searches"
 )

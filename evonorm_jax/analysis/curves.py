@@ -1,4 +1,7 @@
-"""Curves of one or several runs: one panel per measure, one colour per run, against epochs."""
+"""Curves of one or several runs: one panel per measure, one line per run, against epochs.
+
+The colour is that of the run's layer. If all runs have the same layer, colours tell them apart.
+"""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from evonorm_jax.analysis.runs import Run, load_runs, run_labels
-from evonorm_jax.analysis.style import COLOURS, MARKERS, clean_axes
+from evonorm_jax.analysis.style import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    NEUTRAL,
+    clean_axes,
+    layer_styles,
+)
+from evonorm_jax.analysis.sweeps import run_layer
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import CURVE_FILE
 
@@ -59,10 +70,26 @@ def draw_runs(runs: Sequence[Run], metrics: Sequence[str] = ()) -> Figure:
     panels = {metric: _resolve_metric(metric, runs) for metric in metrics}
     figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    looks = _run_styles(runs)
     for axis, (metric, names) in zip(axes, panels.items(), strict=True):
-        _draw_panel(axis, metric, names, runs)
-    _draw_legend(figure, [name for names in panels.values() for name in names], runs)
+        _draw_panel(axis, metric, names, runs, looks)
+    _draw_legend(figure, [name for names in panels.values() for name in names], runs, looks)
     return figure
+
+
+def _run_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    layers = [run_layer(run.config) for run in runs]
+    if len(runs) > 1 and len(set(layers)) == 1:
+        count = len(COLOURS)
+        return [
+            {
+                "color": COLOURS[index % count],
+                "marker": MARKERS[index // count % len(MARKERS)],
+                "linestyle": DASHES[index // count % len(DASHES)],
+            }
+            for index in range(len(runs))
+        ]
+    return layer_styles(layers)
 
 
 def _shown(runs: Sequence[Run]) -> list[str]:
@@ -103,13 +130,19 @@ def _is_train(name: str) -> bool:
     return name.startswith("train/")
 
 
-def _draw_panel(axis: Axes, metric: str, names: Sequence[str], runs: Sequence[Run]) -> None:
+def _draw_panel(
+    axis: Axes,
+    metric: str,
+    names: Sequence[str],
+    runs: Sequence[Run],
+    looks: Sequence[dict[str, Any]],
+) -> None:
     for name in names:
         for index, run in enumerate(runs):
             if name in run.series:
                 _, epochs, values = run.series[name]
-                scale = run.metrics.find(name).factor
-                axis.plot(epochs, scale * values, **_line_style(name, index, len(epochs)))
+                style = _line_style(name, looks[index], index, len(epochs))
+                axis.plot(epochs, run.metrics.find(name).factor * values, **style)
     labels = (run.metrics.find(metric).axis_label for run in runs)
     axis.set_xlabel("epoch")
     axis.set_ylabel(", ".join(dict.fromkeys(labels)))
@@ -117,17 +150,16 @@ def _draw_panel(axis: Axes, metric: str, names: Sequence[str], runs: Sequence[Ru
     clean_axes(axis)
 
 
-def _line_style(name: str, run_index: int, num_points: int) -> dict[str, Any]:
+def _line_style(name: str, look: dict[str, Any], run_index: int, num_points: int) -> dict[str, Any]:
     """Draws training thin and pale, evaluation strong: the eye goes to what counts."""
-    colour = COLOURS[run_index % len(COLOURS)]
     if _is_train(name):
-        return {"color": colour, "linewidth": 1.0, "alpha": 0.45, "zorder": 2}
+        return {"color": look["color"], "linewidth": 1.0, "alpha": 0.45, "zorder": 2}
+    averaged = name.startswith("eval_ema/")
     return {
-        "color": colour,
-        "linewidth": 1.8,
-        "linestyle": "--" if name.startswith("eval_ema/") else "-",
-        "marker": MARKERS[run_index // len(COLOURS) % len(MARKERS)],
-        "markersize": 3.5,
+        **look,
+        "linewidth": 1.2 if averaged else 1.8,
+        "markersize": 4,
+        "markerfacecolor": "white" if averaged else look["color"],
         # About twelve markers on a line, whatever its length, staggered so that lines which
         # coincide still show each other's markers.
         "markevery": (run_index % max(1, num_points // 12), max(1, num_points // 12)),
@@ -135,22 +167,25 @@ def _line_style(name: str, run_index: int, num_points: int) -> dict[str, Any]:
     }
 
 
-def _draw_legend(figure: Figure, names: Sequence[str], runs: Sequence[Run]) -> None:
-    """Names the runs by colour below the panels, then what thin, strong, dashed lines mean."""
+def _draw_legend(
+    figure: Figure, names: Sequence[str], runs: Sequence[Run], looks: Sequence[dict[str, Any]]
+) -> None:
+    """Names the runs below the panels, then what pale, strong and hollow lines mean."""
     handles: list[Line2D] = []
-    for index, label in enumerate(run_labels(runs)):
-        handles.append(Line2D([], [], label=label, **_line_style("eval/", index, 0)))
+    for label, look in zip(run_labels(runs), looks, strict=True):
+        handles.append(Line2D([], [], label=label, **_line_style("eval/", look, 0, 0)))
     kinds = {"train": "training", "eval": "evaluation", "eval_ema": "evaluation, averaged weights"}
     shown = {name.split("/")[0] for name in names}
     if len(shown & kinds.keys()) > 1:
         for kind, label in kinds.items():
             if kind in shown:
-                style = {**_line_style(f"{kind}/", 0, 0), "color": "#666666", "marker": None}
+                look = {"color": NEUTRAL, "marker": "o" if kind == "eval_ema" else "None"}
+                style = _line_style(f"{kind}/", {**look, "linestyle": "-"}, 0, 0)
                 handles.append(Line2D([], [], label=label, **style))
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(4, len(handles)),
+        ncols=min(2 * len(figure.axes), len(handles)),  # a panel is as wide as two labels
         frameon=False,
         fontsize=9,
     )

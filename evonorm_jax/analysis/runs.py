@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from evonorm_jax.analysis.labels import network_label
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import RunMetrics, metrics_of_run
 from evonorm_jax.run_files import (
@@ -133,7 +134,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     """
     aspects = [
         [run.norm_act for run in runs],
-        [run.model for run in runs],
+        [network_label(run.model, run.config["model"].get("fields", {})) for run in runs],
         [f"{run.config.get('images_per_worker')} images/worker" for run in runs],
         [f"seed {run.config.get('seed')}" for run in runs],
     ]

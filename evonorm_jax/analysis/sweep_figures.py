@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 
 from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.curves import save_figure
+from evonorm_jax.analysis.labels import dataset_label, network_label
 from evonorm_jax.analysis.runs import Run
-from evonorm_jax.analysis.style import clean_axes, layer_style
+from evonorm_jax.analysis.style import NEUTRAL, clean_axes, layer_style
 from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, run_layer
 from evonorm_jax.errors import UserError
 
@@ -57,6 +58,10 @@ def draw_accuracy(sweep: Sweep) -> Figure:
         raise UserError("No run of this sweep has ended yet, so there is nothing to draw.")
     if drawn_paper:
         handles.append(Line2D([], [], color="#888888", alpha=0.5, linewidth=4, label="the paper"))
+    if len(sweep.seeds) > 1:
+        bars: dict[str, Any] = {"color": NEUTRAL, "linestyle": "", "marker": "|", "markersize": 10}
+        label = f"bars: ± one standard deviation of {len(sweep.seeds)} seeds"
+        handles.append(Line2D([], [], label=label, **bars))
     if not sweep.complete:
         hollow: dict[str, Any] = {
             "marker": "o",
@@ -96,7 +101,7 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     for axis, size in zip(axes, sweep.sizes, strict=False):
         for layer in sweep.layers:
             runs = [run for run in sweep.curves if _is(run, sweep, layer, size)]
-            _draw_curves(axis, runs, layer_style(layer, sweep.layers)["color"])
+            _draw_curves(axis, runs, _curve_style(sweep, layer))
         axis.set_title(f"{size:,} {sweep.axis.label}", fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
         axis.label_outer()
@@ -105,10 +110,12 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
         axis.set_visible(False)
         axes[axes.index(axis) - columns].tick_params(labelbottom=True)  # nothing is below it
     figure.supylabel(sweep.metrics.main.axis_label, fontsize=10)
-    figure.suptitle(setting_line(sweep), fontsize=10)
+    seeds = len(sweep.seeds)
+    spread = f"\nmean of {seeds} seeds, in the band from the lowest to the highest"
+    figure.suptitle(setting_line(sweep) + (spread if seeds > 1 else ""), fontsize=10)
     handles = [
-        Line2D([], [], color=layer_style(layer, sweep.layers)["color"], label=label)
-        for layer, label in zip(sweep.layers, map(sweep.layer_label, sweep.layers), strict=True)
+        Line2D([], [], label=sweep.layer_label(layer), **_curve_style(sweep, layer))
+        for layer in sweep.layers
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
@@ -138,9 +145,15 @@ def setting_line(sweep: Sweep) -> str:
     length = " and ".join(f"{steps:,}" for steps in lengths) + " steps"
     if setting.num_epochs:
         length = f"{setting.num_epochs:g} epochs"
-    model, _, fields = setting.model.partition(",")
-    model += f" ({fields.replace(',', ', ')})" if fields else ""
-    return f"{setting.dataset}, {model}, {workers}, {length}"
+    name, *pairs = setting.model.split(",")
+    model = network_label(name, dict(pair.partition("=")[::2] for pair in pairs))
+    data = dataset_label(setting.dataset, setting.source)
+    return f"{data}, {model}, {workers}, {length}"
+
+
+def _curve_style(sweep: Sweep, layer: str) -> dict[str, Any]:
+    """Returns colour and dashes of a layer; without markers, curves have too many points."""
+    return {**layer_style(layer, sweep.layers), "marker": "None", "linewidth": 1.5}
 
 
 def _draw_layer(
@@ -167,7 +180,9 @@ def _draw_layer(
             zorder=3,
             **style,
         )
-    axis.plot(xs, means, color=style["color"], linewidth=1.6, zorder=2)
+    axis.plot(
+        xs, means, color=style["color"], linestyle=style["linestyle"], linewidth=1.6, zorder=2
+    )
     return bool(means)
 
 
@@ -179,7 +194,7 @@ def _is(run: Run, sweep: Sweep, layer: str, size: int) -> bool:
     )
 
 
-def _draw_curves(axis: Axes, runs: list[Run], colour: str) -> None:
+def _draw_curves(axis: Axes, runs: list[Run], style: dict[str, Any]) -> None:
     """Draws the mean where all runs have been evaluated, and how far they are apart."""
     if not runs:
         return
@@ -188,5 +203,6 @@ def _draw_curves(axis: Axes, runs: list[Run], colour: str) -> None:
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
     values = runs[0].metrics.main.factor * values
-    axis.plot(epochs, values.mean(0), color=colour, linewidth=1.5)
-    axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+    axis.plot(epochs, values.mean(0), **style)
+    low, high = values.min(0), values.max(0)
+    axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)

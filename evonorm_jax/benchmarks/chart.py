@@ -1,4 +1,7 @@
-"""Results as bars: one row of panels per group, one panel per case."""
+"""Results as bars: one row of panels per group, one panel per case.
+
+A bar has the colour that its layer has in every figure, and is pale where it is a rival's.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ from evonorm_jax.benchmarks.timing import spread
 def as_png(report: Report) -> bytes:
     """Draws the results of a report as bars and returns the picture as a PNG.
 
-    Each group has a row of panels and each case a panel. Whiskers go from quartile to quartile.
+    Each group has a row of panels and each case a panel. A line below them says what whiskers and
+    pale bars mean.
     """
-    from matplotlib.figure import Figure  # half a second; not everyone draws
+    # Here, because matplotlib takes half a second, and not everyone draws.
+    from matplotlib.figure import Figure
+
+    from evonorm_jax.analysis.style import NEUTRAL
 
     groups = report.groups()
     width = max(len(report.cases(group)) for group in groups)
@@ -33,12 +40,31 @@ def as_png(report: Report) -> bytes:
         for axis, case in zip(row, cases, strict=False):
             _draw_bars(axis, report, group, case, names[group])
     figure.suptitle(report.title)
+    if explanation := _explanation(report):
+        figure.supxlabel(explanation, size=8, color=NEUTRAL)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format="png")
     return buffer.getvalue()
 
 
+def _explanation(report: Report) -> str:
+    """Says what whiskers and pale bars mean, as far as there are any."""
+    parts = []
+    if any(len(report.samples(result)) > 1 for result in report.results):
+        parts.append("bars: median, whiskers: from quartile to quartile")
+    if any(not _is_ours(report, result.contender) for result in report.results):
+        parts.append("pale: what ours is compared with")
+    return "; ".join(parts)
+
+
+def _is_ours(report: Report, name: str) -> bool:
+    """Whether a contender is compared with others; where nothing is compared, all are ours."""
+    return not report.comparisons or any(name == ours for ours, _ in report.comparisons)
+
+
 def _draw_bars(axis: Any, report: Report, group: str, case: str, names: Sequence[str]) -> None:
+    from evonorm_jax.analysis.style import NEUTRAL, colour_in_text
+
     measured = [
         (place, name, spread(report.samples(result)))
         for place, name in enumerate(names)
@@ -48,14 +74,19 @@ def _draw_bars(axis: Any, report: Report, group: str, case: str, names: Sequence
     if unit is None:
         factor, unit = time_unit([time.median for _, _, time in measured])
     for place, name, time in measured:
-        # Ours in colour, rivals in grey: the eye goes to what is compared.
-        ours = any(name == contender for contender, _ in report.comparisons)
         axis.barh(
             place,
             factor * time.median,
+            # Ours strong, rivals pale: the eye goes to what is compared.
+            color=colour_in_text(name) or NEUTRAL,
+            alpha=1.0 if _is_ours(report, name) else 0.35,
+        )
+        axis.errorbar(
+            factor * time.median,
+            place,
             xerr=[[factor * (time.median - time.low)], [factor * (time.high - time.median)]],
-            color="#0072B2" if ours else "#B0B0B0",
-            error_kw={"linewidth": 0.9},
+            ecolor="black",
+            elinewidth=0.9,
         )
         axis.text(
             factor * time.high, place, f" {number(factor * time.median)}", va="center", size=7

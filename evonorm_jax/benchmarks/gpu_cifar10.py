@@ -63,7 +63,7 @@ def measure(options: Options) -> Report:
     def report() -> Report:
         results = [result for name in sweeps for result in sweep_results(name, runs / name)]
         results = results or [Result("none", "none", "none", note="no run has begun")]
-        return _report(results)
+        return _report(results, options)
 
     processes = []
     for name, arguments in sweeps.items():
@@ -104,8 +104,10 @@ def _memory_share(sweeps: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if len(sweeps) > 1 else {}
 
 
-def _report(results: list[Result]) -> Report:
-    return Report("gpu_cifar10", "CIFAR-10 on one GPU", NOTES, tuple(results), (), ACCURACY)
+def _report(results: list[Result], options: Options) -> Report:
+    # The file is named, because it may be a changed copy, such as cifar10_jpeg.npz.
+    data = "fake images" if options.quick else f"CIFAR-10 ({Path(options.data or '').name})"
+    return Report("gpu_cifar10", f"{data} on one GPU", NOTES, tuple(results), (), ACCURACY)
 
 
 def sweep_results(name: str, folder: Path) -> list[Result]:

@@ -146,7 +146,7 @@ def measure(options: Options) -> Report:
     results.append(Result(group, "all known layers, compiling included", OURS, (warm_up,)))
     return Report(
         suite="search",
-        title="Layer search: candidates decided per hour",
+        title="Layer search: time for each candidate",
         notes=NOTES,
         results=tuple(results),
         comparisons=((OURS, PLAIN), (OURS, WATCHED), (OURS, THRIFTY)),

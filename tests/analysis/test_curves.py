@@ -34,8 +34,8 @@ def test_draws_a_picture_that_is_not_empty(make_run, tmp_path):
         pixels = np.asarray(image.convert("RGB"), np.int32)
     assert pixels.shape[0] > 400
     assert pixels.shape[1] > 1000
-    blue = np.abs(pixels - [0x00, 0x72, 0xB2]).sum(-1) < 30  # the colour of the first run
-    assert blue.sum() > 500
+    vermilion = np.abs(pixels - [0xD5, 0x5E, 0x00]).sum(-1) < 30  # the colour of EvoNorm-S0
+    assert vermilion.sum() > 500
 
 
 def test_one_panel_per_measure_with_train_and_eval_of_every_run(make_run, tmp_path, figures):
@@ -63,7 +63,7 @@ def test_a_full_metric_name_stands_alone(make_run, tmp_path, figures):
     (axis,) = figures[0].axes
     assert len(axis.get_lines()) == 1
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
-        "EvoNorm-S0, cifar_resnet20"
+        "EvoNorm-S0, ResNet-20"
     ]
 
 

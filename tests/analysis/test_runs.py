@@ -110,7 +110,7 @@ def test_layers_are_labelled_as_in_the_literature(name, label):
 @pytest.mark.parametrize(
     ("runs", "labels"),
     [
-        ([{}], ["EvoNorm-S0, cifar_resnet20"]),
+        ([{}], ["EvoNorm-S0, ResNet-20"]),
         ([{}, {"norm_act": "bn_relu"}], ["EvoNorm-S0", "BN-ReLU"]),
         (
             [{"images_per_worker": 4}, {"images_per_worker": 128}],

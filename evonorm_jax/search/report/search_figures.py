@@ -30,6 +30,7 @@ _COLOURS = {
     "random graphs": COLOURS[1],
     "mutations": COLOURS[0],
 }
+_DASHES = {"evolution": "-", "random search": "--"}  # both are seen where they coincide
 _FRONT = COLOURS[1]
 _CHANCE = 10.0  # the accuracy of guessing ten classes, in percent
 
@@ -90,7 +91,8 @@ def draw_progress(runs: Sequence[SearchRun]) -> Figure:
                 band = {"color": colour, "alpha": 0.15, "linewidth": 0, "step": "post"}
                 axis.fill_between(costs, low, high, **band)
             mean = best.mean(axis=0)
-            axis.plot(costs, mean, color=colour, label=label, drawstyle="steps-post")
+            style = {"color": colour, "linestyle": _DASHES[strategy], "drawstyle": "steps-post"}
+            axis.plot(costs, mean, label=label, **style)
         axis.set_xlabel(MEASURES[measure])
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         clean_axes(axis)
