@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from flax import traverse_util
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
 from evonorm_jax.interop.safetensors_file import check_finite
-from evonorm_jax.training.saved_run import holds_run, read_saved_run
+from evonorm_jax.run_files import as_json
+from evonorm_jax.training.saved_run import SavedRun, holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
 from evonorm_jax.training.weights_input import describe_scale, initial_weights_name
 
@@ -23,7 +25,10 @@ _HEAD = ("params", "head")
 
 
 def read_initial_weights(
-    config: ml_collections.ConfigDict, model: nn.Module, wanted: Mapping[str, Any]
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    wanted: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
 ) -> InitialWeights | None:
     """Reads `config.init_from` for a run; None where it is "".
 
@@ -36,9 +41,10 @@ def read_initial_weights(
       config: Config of the run.
       model: Network of the run.
       wanted: Shapes of its variables by the names of their collections.
+      class_names: Names of the classes; None where the data set has none.
 
     Returns:
-      The weights; without `params/head` where the classes are others.
+      The weights; without `params/head` where the classes are others, by their number or names.
 
     Raises:
       UserError: There are no such weights, or they are of another network.
@@ -50,12 +56,21 @@ def read_initial_weights(
                 "config.init_from are, which is empty: name the .safetensors file there."
             )
         return None
+    remedy, their_names = "Set config.model to the network of these weights.", None
     if holds_run(config.init_from):
-        variables, source = _read_run(config)
+        saved = _read_run(config)
+        variables, source = saved.variables, saved.describe()
         check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
+        remedy = _describe_network(saved.config.model.fields, config.model.fields) or remedy
+        their_names = (saved.classes or {}).get("class_names")
     else:
         variables, source = _read_timm_weights(config, model)
-    variables, note = _fit_head(variables, wanted, source)
+    variables, note = _fit_head(variables, wanted, source, remedy)
+    if not note and class_names and their_names and [*class_names] != [*their_names]:
+        variables = _without_head(variables)
+        note = (
+            f", but for the head: a new one for {_some(class_names)} (there {_some(their_names)})"
+        )
     scale = describe_scale(config, initial_weights_name(config))
     return InitialWeights(variables, f"Starting from {source}{note}.{scale}")
 
@@ -74,7 +89,7 @@ def _read_timm_weights(
     return load_timm_weights(path, name, **fields), f"{path} (timm's {name})"
 
 
-def _read_run(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], str]:
+def _read_run(config: ml_collections.ConfigDict) -> SavedRun:
     check_no_timm_name(config)
     saved = read_saved_run(config.init_from)
     theirs, ours = saved.config.model, config.model
@@ -84,7 +99,21 @@ def _read_run(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], str]:
                 f"config.init_from={config.init_from!r} is of another network: its "
                 f"config.model.{field} is {theirs[field]!r}, that of the new run {ours[field]!r}."
             )
-    return saved.variables, saved.describe()
+    return saved
+
+
+def _describe_network(theirs: ml_collections.ConfigDict, ours: ml_collections.ConfigDict) -> str:
+    """Says how a network gets the fields of an earlier run; "" where it has them."""
+    theirs, ours = (as_json(fields.to_dict()) for fields in (theirs, ours))
+    missing = [
+        f"--config.model.fields.{name}={shlex.quote(str(value).replace(' ', ''))}"
+        for name, value in theirs.items()
+        if ours.get(name) != value
+    ]
+    others = [f"config.model.fields.{name}" for name in ours if name not in theirs]
+    parts = [f"That run has {' '.join(missing)}." if missing else ""]
+    parts += [f"It has no {', '.join(others)}." if others else ""]
+    return " ".join(filter(None, parts))
 
 
 def check_no_timm_name(config: ml_collections.ConfigDict) -> None:
@@ -98,9 +127,9 @@ def check_no_timm_name(config: ml_collections.ConfigDict) -> None:
 
 
 def _fit_head(
-    variables: dict[str, Any], wanted: Mapping[str, Any], source: str
+    variables: dict[str, Any], wanted: Mapping[str, Any], source: str, remedy: str
 ) -> tuple[dict[str, Any], str]:
-    """Leaves the head out where it has other classes, and says so.
+    """Leaves the head out where it has another number of classes, and says so.
 
     Raises:
       UserError: There is any other difference; the first are named.
@@ -119,12 +148,20 @@ def _fit_head(
         )
         raise UserError(
             f"config.init_from: {source} is of another network: {len(others)} of {len(needed)} "
-            f"arrays differ, the first:\n{shown}\nSet config.model to the network of these weights."
+            f"arrays differ, the first:\n{shown}\n{remedy}"
         )
     there, here = given[*_HEAD, "bias"][0], needed[*_HEAD, "bias"][0]
-    params = {name: module for name, module in variables["params"].items() if name != "head"}
     note = f", but for the head: a new one for {here} classes (there {there})"
-    return {**variables, "params": params}, note
+    return _without_head(variables), note
+
+
+def _without_head(variables: Mapping[str, Any]) -> dict[str, Any]:
+    params = {name: module for name, module in variables["params"].items() if name != "head"}
+    return {**variables, "params": params}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _shapes(variables: Mapping[str, Any]) -> dict[tuple[str, ...], tuple[int, ...]]:

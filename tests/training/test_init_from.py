@@ -1,6 +1,8 @@
 """Runs that start from weights: what is loaded, what is said, what is refused."""
 
 import io
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from configs import recipes
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import from_timm_state_dict, save_timm_weights, timm_tensors
 from evonorm_jax.interop.safetensors_file import read_safetensors, write_safetensors
+from evonorm_jax.run_files import CLASSES_FILE, write_json
 from evonorm_jax.training import train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
@@ -127,6 +130,27 @@ def test_a_run_starts_from_an_earlier_one(earlier_run):
     assert state.params["head"]["bias"].shape == (4,)
 
 
+def test_a_head_for_classes_of_other_names_is_new(earlier_run, tmp_path):
+    config, workdir = earlier_run
+    copied = tmp_path / "named"
+    shutil.copytree(workdir, copied)
+    theirs = [f"breed {i}" for i in range(10)]
+    classes = json.loads((copied / CLASSES_FILE).read_text())
+    write_json(copied / CLASSES_FILE, classes | {"class_names": theirs})
+    config = config.copy_and_resolve_references()
+    config.init_from = str(copied)
+    run = create_experiment(config, ONE_DEVICE)
+    run.pipeline.class_names = tuple(theirs)
+    assert "head" in run.task.initial_weights().variables["params"]
+    run.pipeline.class_names = (*theirs[1:], theirs[0])  # as many, in another order
+    weights = run.task.initial_weights()
+    assert "head" not in weights.variables["params"]
+    assert weights.description == (
+        f"Starting from {copied} at step 1, but for the head: a new one for breed 1, breed 2, "
+        "breed 3, ... (there breed 0, breed 1, breed 2, ...)."
+    )
+
+
 def save_run(config, state, workdir):
     workdir.mkdir()
     (workdir / "config.json").write_text(config.to_json())
@@ -202,5 +226,6 @@ def test_a_run_of_another_network_is_refused(earlier_run):
         start(config)
     config.model.norm_act = "evonorm_b0"
     config.model.fields.num_filters = 16
-    with pytest.raises(UserError, match=r"at step 1 is of another network: .* arrays differ"):
+    remedy = r"That run has --config.model.fields.num_filters=8\.$"
+    with pytest.raises(UserError, match=rf"at step 1 is of another network: (?s:.*)\n{remedy}"):
         start(config)

@@ -156,7 +156,8 @@ class Classification(Task):
     def initial_weights(self) -> InitialWeights | None:
         """Reads `config.init_from`; a head for other classes stays new."""
         shapes = jax.eval_shape(self._draw_variables, 0, {})
-        return read_initial_weights(self.config, self.model, shapes)
+        names = self.pipeline.class_names
+        return read_initial_weights(self.config, self.model, shapes, names)
 
     def draw_state(self, seed: jax.Array | int, weights: Mapping[str, Any]) -> TrainState:
         """Draws the variables of the network but for those that are given."""
