@@ -27,8 +27,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from evonorm_jax.gan.classifier_file import write_classifier
+    from evonorm_jax.run_files import read_summary
     from evonorm_jax.training.checkpoint import Checkpoints
-    from evonorm_jax.training.run_directory import read_config, read_summary
+    from evonorm_jax.training.run_directory import read_config
 
     workdir, output = Path(arguments.workdir), Path(arguments.output)
     if output.suffix != ".npz":

@@ -11,6 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from evonorm_jax.data import prefetch_to_devices
+from evonorm_jax.run_files import read_summary
 from evonorm_jax.training import run_directory, writers
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.config import complete
@@ -87,9 +88,7 @@ def train_and_evaluate(
         else:
             state, earlier_seconds = checkpoints.restore(run.state_shapes())
             start_step = int(state.step)
-            if start_step == run.durations.num_steps and (
-                summary := run_directory.read_summary(workdir)
-            ):
+            if start_step == run.durations.num_steps and (summary := read_summary(workdir)):
                 progress.report(f"{workdir} is finished: {start_step} steps. Nothing to do.")
                 return summary
             progress.report(
