@@ -208,6 +208,17 @@ def test_a_stop_on_an_evaluation_step_saves_first_and_evaluates_after_the_resume
 
 
 @pytest.mark.hostile
+@pytest.mark.parametrize("text", ["", '{"eval/top1": "good"}'])
+def test_a_damaged_summary_is_written_anew_from_the_checkpoint(finished, tmp_path, text):
+    config, workdir, summary, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(text)
+    again = train_and_evaluate(config, tmp_path / "run", devices=ONE_DEVICE)
+    assert again | {"train_seconds": 0} == summary | {"train_seconds": 0}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == again
+
+
+@pytest.mark.hostile
 def test_a_second_start_is_refused_and_changes_nothing(finished):
     config, workdir, summary, _ = finished
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
