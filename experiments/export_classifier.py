@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from evonorm_jax.errors import UserError
-from experiments.launch import run_main
+from experiments.launch import run_main, user_path
 
 
 def main() -> None:
@@ -22,7 +22,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="run directory of experiments.train")
+    parser.add_argument(
+        "--workdir", type=user_path, required=True, help="run directory of experiments.train"
+    )
     parser.add_argument("output", metavar="FILE.npz")
     arguments = parser.parse_args()
 

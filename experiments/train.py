@@ -55,7 +55,9 @@ def main() -> None:
         "(default: configs/digits_resnet_evonorm_s0.py)",
     )
     parser.add_argument(
-        "--workdir", help="run directory: logs, curve, checkpoints (default: runs/<config>)"
+        "--workdir",
+        type=launch.user_path,
+        help="run directory: logs, curve, checkpoints (default: runs/<config>)",
     )
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()

@@ -147,10 +147,14 @@ def _draw_legend(figure: Figure, names: Sequence[str], runs: Sequence[Run]) -> N
             if kind in shown:
                 style = {**_line_style(f"{kind}/", 0, 0), "color": "#666666", "marker": None}
                 handles.append(Line2D([], [], label=label, **style))
-    figure.legend(
+    legend = figure.legend(
         handles=handles,
+        labels=["label"] * len(handles),  # matplotlib would leave out one such as "_baseline"
         loc="outside lower center",
         ncols=min(4, len(handles)),
         frameon=False,
         fontsize=9,
     )
+    for text, handle in zip(legend.get_texts(), handles, strict=True):
+        text.set_parse_math(False)  # names of folders: a $ in one is a $
+        text.set_text(str(handle.get_label()))
