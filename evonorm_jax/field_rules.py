@@ -149,6 +149,23 @@ def optional(rule: Rule) -> Rule:
     )
 
 
+def chosen_if(rule: Rule, value: int, chooser: str) -> Rule:
+    """What another rule allows, or a value that leaves the choice to something else.
+
+    >>> chosen_if(whole(1), -1, "the data").check("steps", -1)
+    >>> chosen_if(whole(1), -1, "the data").check("steps", 0)
+    Traceback (most recent call last):
+        ...
+    evonorm_jax.errors.UserError: steps=0; it must be at least 1, or -1, which lets the data choose.
+    """
+    return Rule(
+        rule.kind,
+        rule.is_kind,
+        f"{rule.range}, or {value}, which lets {chooser} choose",
+        lambda given: given == value or rule.in_range(given),
+    )
+
+
 def block() -> Rule:
     """Fields by their names."""
     return Rule("a block of fields", _is_block)

@@ -7,6 +7,7 @@ readers of JSON lines take what is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from evonorm_jax.errors import UserError
 
 CONFIG_FILE = "config.json"  # the resolved config
 METADATA_FILE = "metadata.json"  # what the metrics mean; versions, commit, devices of every start
+CLASSES_FILE = "classes.json"  # names of the classes, and how images are prepared for the network
 METRICS_FILE = "metrics.jsonl"  # one object per event
 SUMMARY_FILE = "summary.json"  # the final numbers; there once the run is finished
 CURVE_FILE = "curve.png"
@@ -31,14 +33,30 @@ _REPORT_MARK = "<!-- Written by evonorm_jax, which replaces this file while this
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, which takes the place of `path` at the end of the block.
 
+    The content is on disk before the name is: a power failure leaves the old file or the new one.
     After an exception `path` is what it was before, and the temporary file is gone.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as where the whole folder has been removed
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot sync a folder say so like this
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import jax
 
@@ -35,6 +35,20 @@ OPEN_FIELDS = (
 
 # Fields that name a file or a folder; the shell leaves the ~ of --config.FIELD=~/... as it is.
 _PATHS = ("dataset.path", "init_from", "figures.network")
+
+
+def check_output(path: Path, name: str, *, overwrite: bool = False) -> None:
+    """Refuses a file to write that is there already, or whose folder is not.
+
+    Raises:
+      UserError: The message names the argument, the path and the remedy.
+    """
+    if path.is_dir():
+        raise UserError(f"{name}={path} is a folder: name a file.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{name}={path} is there already: name another file, or add --overwrite.")
+    if not path.parent.is_dir():
+        raise UserError(f"{name}={path}: there is no folder {path.parent}; make it first.")
 
 
 def parse_config(
@@ -118,6 +132,8 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
         return float(literal)
     if wanted in (tuple, list) and isinstance(literal, tuple | list):
         return wanted(literal)
+    if wanted in (tuple, list) and all(isinstance(part, str) for part in present):
+        return wanted(text.split(",")) if text else wanted()
     if present is None or type(literal) is wanted:
         return literal
     if isinstance(present, ConfigDict) and isinstance(literal, dict):
@@ -129,11 +145,20 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
     )
 
 
-def start_jax(arguments: argparse.Namespace | None = None) -> None:
-    """Sets the compile cache up and joins the other hosts, before any device is touched."""
+def start_jax(
+    arguments: argparse.Namespace | None = None, *, log_stream: TextIO | None = None
+) -> None:
+    """Sets the compile cache up and joins the other hosts, before any device is touched.
+
+    Args:
+      arguments: Parsed flags, among them those of a run on several hosts.
+      log_stream: Where the package's notes go; stdout by default, stderr where stdout is data.
+    """
     # orbax reports and warns of every step through absl; what a person needs, our lines say.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", stream=log_stream or sys.stdout
+    )
     logging.getLogger("evonorm_jax").setLevel(logging.INFO)
     if not jax.config.jax_compilation_cache_dir and (cache := cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -60,13 +60,8 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """The file of what the run prints. It lies beside the run directory, which starts empty."""
+        """The file of what the run prints; it lies beside the run directory."""
         return self.workdir.with_name(f"{self.workdir.name}.log")
-
-    @property
-    def lock(self) -> Path:
-        """The file whose lock says that the cell is running somewhere."""
-        return self.workdir.with_name(f".{self.workdir.name}.lock")
 
     @property
     def arguments(self) -> list[str]:

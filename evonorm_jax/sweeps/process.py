@@ -1,46 +1,27 @@
-"""One run as a child process: holds the lock of its cell, and does not outlive the sweep.
+"""One run as a child process: holds the lock of its folder, and does not outlive the sweep.
 
-The lock is taken by the sweep and inherited by the run, so the kernel keeps it as long as either
-lives and releases it however they end: there is no stale lock, and a run that a killed sweep has
-left behind is not started a second time. On Linux the kernel also tells the run to stop (SIGTERM,
-which saves a checkpoint) when the sweep dies.
+The lock (`run_lock.py`) is taken by the sweep and inherited by the run, so what a killed sweep has
+left behind is not started a second time. On Linux the kernel also tells the run to stop
+(SIGTERM, which saves a checkpoint) when the sweep dies.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from evonorm_jax.placement import Place, run_environment
+from evonorm_jax.run_lock import handed_on
 from evonorm_jax.sweeps.cells import Cell
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # Loaded here because the child may only call what is ready between fork and exec.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def try_lock(path: Path) -> int | None:
-    """Takes the lock of a cell.
-
-    Returns:
-      A file descriptor, or None where somebody else has the lock. Closing the descriptor gives the
-      lock back, unless a child has inherited it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 class RunProcess:
@@ -49,7 +30,8 @@ class RunProcess:
     Args:
       cell: Cell of the run.
       command: Command to execute.
-      lock: Descriptor of the cell's lock, from `try_lock`; this object owns it from here on.
+      lock: Descriptor of the lock of its run directory, from `try_lock`; this object owns it from
+        here on.
       place: Where the run goes on.
     """
 
@@ -71,7 +53,7 @@ class RunProcess:
         with cell.log.open("ab") as log:
             self._process = subprocess.Popen(
                 list(command),
-                env=run_environment(place),
+                env=run_environment(place) | handed_on(lock),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

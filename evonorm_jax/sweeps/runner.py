@@ -14,8 +14,9 @@ from types import FrameType
 from typing import Protocol
 
 from evonorm_jax.placement import Place
+from evonorm_jax.run_lock import owner, try_lock
 from evonorm_jax.sweeps.cells import Cell
-from evonorm_jax.sweeps.process import RunProcess, try_lock
+from evonorm_jax.sweeps.process import RunProcess
 
 _POLL_SECONDS = 0.2
 _ELSEWHERE_SECONDS = 2.0  # between two looks at cells that another sweep is running
@@ -28,7 +29,7 @@ class CellState(enum.Enum):
 
     WAITING = "waiting"
     RUNNING = "running"
-    ELSEWHERE = "running elsewhere"  # another sweep on the same folder holds its lock
+    ELSEWHERE = "running elsewhere"  # another sweep or run holds its lock
     FINISHED = "finished"
     FAILED = "failed"
 
@@ -136,10 +137,10 @@ class SweepRunner:
                 self._try_start(cell)
 
     def _try_start(self, cell: Cell) -> None:
-        lock = try_lock(cell.lock)
+        lock = try_lock(cell.workdir)
         if lock is None:
             if self.states[cell.name] == CellState.WAITING:
-                self._listener.event(f"elsewhere  {cell.name}: another sweep is running it")
+                self._listener.event(f"elsewhere  {cell.name}: {owner(cell.workdir)}")
             self.states[cell.name] = CellState.ELSEWHERE
             return
         if cell.is_finished():  # in the meantime, by another sweep

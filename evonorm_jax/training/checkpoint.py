@@ -3,25 +3,38 @@
 Arrays are saved as one plain replica in NumPy, so a checkpoint does not know how many devices or
 hosts wrote it. orbax writes into a temporary folder and renames it, so a kill at any moment leaves
 the last finished checkpoint in place; the data position is the step alone, because batches are
-pure functions of (seed, step).
+pure functions of (seed, step). Nothing is read of a checkpoint that does not match its checksums
+(`checksums.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.training.checksums import (
+    DATA_FIELD,
+    ChecksummedPath,
+    find_damage,
+    has_checksums,
+)
 from evonorm_jax.training.parallel import to_host
 
 # The one collection that states had beside `params` before they kept all of a network's.
 _EARLIER_COLLECTION = "batch_stats"
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import ml_collections
@@ -33,17 +46,27 @@ class Checkpoints:
     Args:
       workdir: The run directory; checkpoints lie in `workdir/checkpoints/<step>`.
       keep: How many of the newest are kept.
+      keep_also: Gives the step of one more that is kept, or None.
       read_only: Whether nothing is ever created or deleted.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep: int = 2,
+        keep_also: Callable[[], int | None] = lambda: None,
+        read_only: bool = False,
+    ):
         self.directory = Path(workdir).absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=None if read_only else _NewestAndOne(keep, keep_also),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            temporary_path_class=ChecksummedPath,
         )
+        self._read_only = read_only
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=options,
@@ -66,37 +89,61 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Finishes what is being saved."""
-        self._manager.close()
+        """Finishes what is being saved.
+
+        Raises:
+          UserError: It cannot be written.
+        """
+        with self._writing():
+            self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, the oldest first."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest finished checkpoint, or None."""
+        """Step of the newest finished checkpoint, damaged or not; None where there is none."""
         return self._manager.latest_step()
 
     def save(
         self, state: Any, config: ml_collections.ConfigDict, *, train_seconds: float = 0.0
     ) -> None:
-        """Saves a state at its own step, in the background; a step that is there stays as it is."""
+        """Saves a state at its own step, in the background; a step that is there stays as it is.
+
+        Raises:
+          UserError: This checkpoint or the one before cannot be written.
+        """
         host_state = to_host(state)
         step = int(host_state.step)
         if step == self.latest_step:
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(host_state),
-                data=ocp.args.JsonSave(
-                    {"step": step, "seed": config.seed, "train_seconds": train_seconds}
+        data = {
+            "step": step,
+            "seed": config.seed,
+            "train_seconds": train_seconds,
+            DATA_FIELD: True,
+        }
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host_state),
+                    data=ocp.args.JsonSave(data),
+                    config=ocp.args.JsonSave(config.to_dict()),
                 ),
-                config=ocp.args.JsonSave(config.to_dict()),
-            ),
-            force=True,
-        )
+                force=True,
+            )
 
     def wait(self) -> None:
-        """Waits until everything that was asked for is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything that was asked for is on disk.
+
+        Raises:
+          UserError: It cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def restore(
         self, like: Any, step: int | None = None, *, leave_out: tuple[str, ...] = ()
@@ -105,14 +152,14 @@ class Checkpoints:
 
         Args:
           like: A state of the same task, or its shapes.
-          step: Step of the checkpoint; the newest by default.
+          step: Step of the checkpoint; the newest whole one by default.
           leave_out: Attributes of the saved state that are not looked at.
 
         Raises:
-          UserError: There is no such checkpoint, or it is of another model; the message names the
-            first differences.
+          UserError: There is no such checkpoint, it is damaged (by default: all are), or it is of
+            another model; the message names the first differences.
         """
-        step = self._existing_step(step)
+        step = self._whole_step(step)
         metadata = self._manager.item_metadata(step).state
         self._check_same_arrays(like, metadata, step, leave_out)
         restored = self._manager.restore(
@@ -132,9 +179,9 @@ class Checkpoints:
           moving averages of those that have any.
 
         Raises:
-          UserError: There is no such checkpoint.
+          UserError: There is no such checkpoint, or it is damaged (by default: all are).
         """
-        step = self._existing_step(step)
+        step = self._whole_step(step)
         state = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
         ).state
@@ -142,16 +189,82 @@ class Checkpoints:
         collections = {name: t for name, t in (state.get("collections") or earlier).items() if t}
         return step, {"params": state["params"], **collections}, state["ema"] or {}
 
-    def _existing_step(self, step: int | None) -> int:
-        steps = self._manager.all_steps()
-        wanted = self.latest_step if step is None else step
-        if wanted is None or wanted not in steps:
+    def _whole_step(self, step: int | None) -> int:
+        """The step to read, whose checkpoint is whole: the given one, or the newest such."""
+        steps = sorted(self._manager.all_steps())
+        if not steps or (step is not None and step not in steps):
             known = ", ".join(map(str, steps)) or "none"
             raise UserError(
                 f"No checkpoint of step {step} in {self.directory} (there: {known}). Train first, "
                 "or name a step that is there."
             )
-        return wanted
+        if step is None:
+            return self._newest_whole(steps)
+        if damage := self._find_damage(step):
+            others = ", ".join(str(s) for s in steps if s != step and not self._find_damage(s))
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} is damaged: {damage}. Whole ones: "
+                f"{others or 'none'}."
+            )
+        return step
+
+    def _newest_whole(self, steps: list[int]) -> int:
+        """The newest step that is whole; says which are not, and moves them out of the way."""
+        chosen, damages = -1, {}
+        if jax.process_index() == 0:
+            for step in reversed(steps):
+                damage = self._find_damage(step)
+                if damage is None:
+                    chosen = step
+                    break
+                damages[step] = damage
+        if jax.process_count() > 1:  # all take the same one
+            chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
+        found = "".join(f"\n  {self.directory / str(s)}: {text}" for s, text in damages.items())
+        if chosen < 0:
+            raise UserError(
+                f"No checkpoint in {self.directory} is whole:{found}\nRestore them from a copy; or "
+                "delete that folder, and the run starts from its beginning."
+            )
+        if damages:
+            _log.warning("Damaged, so the checkpoint of step %d is taken:%s", chosen, found)
+        if chosen != steps[-1] and not self._read_only:
+            for step in damages:
+                _set_aside(self.directory / str(step))
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+            self._manager.reload()
+        return chosen
+
+    def _find_damage(self, step: int) -> str | None:
+        folder = self.directory / str(step)
+        if has_checksums(folder):
+            return find_damage(folder)
+        # Of an earlier version: what its reader notices is all that can be known.
+        try:
+            self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # of many types, by orbax, tensorstore and JSON
+            return f"it cannot be read ({_reason(error)})"
+        return None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what goes wrong while saving, in the background as well, into one message."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # OSError, or what tensorstore and orbax make of one
+            raise UserError(
+                f"A checkpoint cannot be written in {self.directory} ({_reason(error)}). Make "
+                "room, or name a place that can be written; the same command then goes on from "
+                "the last checkpoint that is there."
+            ) from error
 
     def _check_same_arrays(
         self, wanted: Any, saved: Any, step: int, leave_out: tuple[str, ...]
@@ -175,10 +288,45 @@ class Checkpoints:
             )
 
 
+class _NewestAndOne:
+    """What orbax asks after every save: which checkpoints stay."""
+
+    def __init__(self, keep: int, keep_also: Callable[[], int | None]):
+        self._keep, self._keep_also = keep, keep_also
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]  # the oldest first
+        kept = {*steps[-self._keep :], self._keep_also()}
+        return [step in kept for step in steps]
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run directory holds a finished checkpoint; creates nothing."""
     # orbax gives a step's folder its name, the number alone, once all of it is written.
     return any(path.name.isdigit() for path in (Path(workdir) / "checkpoints").glob("*"))
+
+
+def _set_aside(folder: Path) -> None:
+    """Renames a damaged checkpoint, so that it neither counts nor stands in the way."""
+    target, number = folder.with_name(f"{folder.name}.damaged"), 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}.damaged{number}")
+    folder.rename(target)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, out of the long messages of tensorstore and orbax."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and len(causes) < 20:
+        causes.append(cause)
+    for cause in reversed(causes):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if told := re.search(r"\[OS error \d+: (?:E\w+ )?([^\]]+)\]", str(cause)):
+            return told[1]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _by_name(tree: Any) -> Mapping[str, Any]:

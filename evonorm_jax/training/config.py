@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from evonorm_jax.data.config import check_fields as check_dataset
 from evonorm_jax.errors import UserError
 from evonorm_jax.field_rules import (
+    Rule,
     block,
     check_fields,
     check_plain,
+    chosen_if,
     flag,
     number,
     seed,
@@ -23,6 +25,12 @@ from evonorm_jax.field_rules import (
 
 if TYPE_CHECKING:
     import ml_collections
+
+
+def _fitting(rule: Rule) -> Rule:
+    """Allows -1 too, in the fields that `fit_to_data` chooses."""
+    return chosen_if(rule, -1, "the data")
+
 
 # Images, workers and micro-batches. A batch of a million images fits no machine.
 _COUNT = whole(1, 2**20)
@@ -35,7 +43,7 @@ FIELDS = {
     "seed": seed(),
     "dtype": text(),
     "num_workers": _COUNT,
-    "images_per_worker": _COUNT,
+    "images_per_worker": _fitting(_COUNT),
     "eval_batch_size": _COUNT,
     "sync_batch_stats": flag(),
     "model": block(),
@@ -45,18 +53,20 @@ FIELDS = {
     "model.fields": block(),
     "dataset": block(),
     "num_epochs": _AMOUNT,
-    "num_steps": whole(0),
+    "num_steps": _fitting(whole(0)),
     "schedule": block(),
     "schedule.name": text(),
-    "schedule.warmup_epochs": _AMOUNT,
+    "schedule.warmup_epochs": _fitting(_AMOUNT),
     "schedule.boundaries": several(number()),
     "schedule.decay_factor": number(above=0),
     "schedule.decay_epochs": _AMOUNT,
     "ema_decay": _SHARE,
     "log_every_steps": whole(1),
-    "eval_every_epochs": _AMOUNT,
+    "eval_every_epochs": _fitting(_AMOUNT),
     "checkpoint_every_steps": whole(1),
     "keep_checkpoints": whole(1),
+    "keep_best_checkpoint": flag(),
+    "early_stopping_patience": whole(0),
     "tensorboard": flag(),
     "profile_start_step": whole(0),
     "profile_steps": whole(0),
@@ -66,7 +76,7 @@ FIELDS = {
 OPTIMIZER_FIELDS = {
     "name": text(),
     "learning_rate_per_256": _AMOUNT,
-    "learning_rate": _AMOUNT,
+    "learning_rate": _fitting(_AMOUNT),
     "momentum": _SHARE,
     "nesterov": flag(),
     "weight_decay": _AMOUNT,
@@ -77,6 +87,10 @@ OPTIMIZER_FIELDS = {
     "adam_beta1": _SHARE,
     "adam_beta2": _SHARE,
     "adam_epsilon": number(above=0),
+    "frozen_paths": several(text()),
+    "rate_multipliers": several(text()),
+    "layer_paths": several(text()),
+    "layer_decay": number(above=0, at_most=1),
 }
 
 _ONE_NETWORK = {
@@ -91,6 +105,8 @@ TASK_FIELDS = {
         **_ONE_NETWORK,
         "label_smoothing": _SHARE,
         "mixup_alpha": number(at_least=0, at_most=1000),  # weights of 1/2 alone long before that
+        "cutmix_alpha": number(at_least=0, at_most=1000),
+        "random_erasing": number(at_least=0, at_most=1),
         "gradient_accumulation_steps": _COUNT,
     },
     "instance_segmentation": {**_ONE_NETWORK, "max_dets": several(whole())},
@@ -135,8 +151,28 @@ EARLIER_VALUES = {
     "optimizer.adam_beta1": 0.9,
     "optimizer.adam_beta2": 0.999,
     "optimizer.adam_epsilon": 1e-8,
+    **{
+        f"{section}.{field}": value
+        for section in ("optimizer", "generator_optimizer", "discriminator_optimizer")
+        for field, value in {
+            "frozen_paths": (),
+            "rate_multipliers": (),
+            "layer_paths": (),
+            "layer_decay": 1.0,
+        }.items()
+    },
+    "dataset.eval_fraction": 0.2,
+    "dataset.split_seed": 0,
     "dataset.train_crop": "random",
     "dataset.resize_method": "bicubic",
+    "keep_best_checkpoint": False,
+    "early_stopping_patience": 0,
+}
+
+#: The same of classifiers alone.
+EARLIER_CLASSIFIER_VALUES = {
+    "cutmix_alpha": 0.0,
+    "random_erasing": 0.0,
 }
 
 
@@ -150,7 +186,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     'classification'
     """
     missing = {}
-    for name, value in EARLIER_VALUES.items():
+    classifier = config.get("task", "classification") == "classification"
+    for name, value in (EARLIER_VALUES | (EARLIER_CLASSIFIER_VALUES if classifier else {})).items():
         section, _, field = name.rpartition(".")
         node = config.get(section) if section else config
         if node is not None and field not in node:

@@ -17,6 +17,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.training.config import check_config
 from evonorm_jax.training.durations import Durations, resolve_durations
 from evonorm_jax.training.evaluation import Evaluator
+from evonorm_jax.training.fit_to_data import fit_to_data, fits_to_data
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.steps import step_key
 from evonorm_jax.training.tasks import State, Task, find_task
@@ -36,6 +37,7 @@ class Experiment:
       layout: The workers on the devices.
       durations: The length of the run in steps.
       task: What is trained.
+      notes: What to tell the user of the choices that were left to the data.
     """
 
     config: ml_collections.ConfigDict
@@ -44,6 +46,7 @@ class Experiment:
     layout: WorkerLayout
     durations: Durations
     task: Task
+    notes: Sequence[str] = ()
 
     @property
     def images_per_step(self) -> int:
@@ -110,15 +113,23 @@ def create_experiment(
             "step 1 compiles: take 10, for example."
         )
     parallel = DataParallel(devices)
+    task, pipeline = find_task(config), None
+    notes: list[str] = []
+    if fits_to_data(config):
+        pipeline = task.create_pipeline(config)
+        config, notes = fit_to_data(
+            config,
+            pipeline.num_train_examples // task.batches_per_step(config),
+            len(parallel.devices),
+        )
     layout = layout_workers(
         config.num_workers,
         config.images_per_worker,
         len(parallel.devices),
         sync_batch_stats=config.sync_batch_stats,
     )
-    task = find_task(config)
     task.check(config, layout)
-    pipeline = task.create_pipeline(config)
+    pipeline = pipeline or task.create_pipeline(config)
     images_per_step = layout.batch_size * task.batches_per_step(config)
     durations = resolve_durations(config, steps_per_epoch(pipeline, images_per_step))
     experiment = Experiment(
@@ -128,6 +139,7 @@ def create_experiment(
         layout=layout,
         durations=durations,
         task=task(config, pipeline, layout, durations),
+        notes=notes,
     )
     experiment.state_shapes()  # what only the network can find wrong, it finds while tracing
     return experiment

@@ -39,6 +39,7 @@ class Progress:
         self._interactive = stream is not None and stream.isatty()
         self._min_seconds = min_seconds
         self._last_line = -float("inf")
+        self._has_evaluated = False
         self._open_line = False
         self._mark: tuple[int, float] | None = None  # step and time where the clock last started
         self._seconds = 0.0
@@ -87,6 +88,26 @@ class Progress:
         if left is not None:
             parts += [f"{speed:,.0f} images/s", f"{format_duration(left)} left"]
         self._print("  ".join(filter(None, parts)), temporary=True)
+
+    def wait(self, text: str) -> None:
+        """Says what is waited for; on a terminal, until there is something else to say."""
+        self._print(text, temporary=True)
+
+    def evaluated(self, done: int, total: int | None) -> None:
+        """Shows how far an evaluation is; plain lines come at the first and then in `min_seconds`.
+
+        Args:
+          done: Images evaluated.
+          total: Images of the split; None where their number is not known.
+        """
+        now = time.perf_counter()
+        first, self._has_evaluated = not self._has_evaluated, True
+        too_soon = now - self._last_line < self._min_seconds or done in (0, total)
+        if not (self._interactive or first) and too_soon:
+            return
+        self._last_line = now
+        images = f"{done:,} images" if total is None else f"{done:,} of {total:,} images"
+        self.wait(f"evaluating: {images}" + (", compiling first" if first else ""))
 
     def report(self, text: str) -> None:
         """Prints a line that stays."""

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import jax
@@ -34,6 +35,25 @@ def test_a_checkpoint_gives_the_metrics_of_its_run(trained, monkeypatch, capsys)
     assert metrics["eval/examples"] == 20
     assert metrics["eval/top1"] == summary["eval/top1"]
     assert metrics["eval/loss"] == pytest.approx(summary["eval/loss"], rel=1e-5)
+
+
+@pytest.mark.hostile
+def test_a_damaged_checkpoint_is_not_evaluated(trained, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    (workdir / "checkpoints" / "8" / "data" / "metadata").write_text("")
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={workdir}"])
+    launch.run_main(evaluate.main)
+    assert json.loads(capsys.readouterr().out)["step"] == 4
+    assert (workdir / "checkpoints" / "8").exists()  # reading changes nothing
+
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={workdir}", "--step=8"])
+    with pytest.raises(SystemExit) as error:
+        launch.run_main(evaluate.main)
+    assert error.value.code == 2
+    message = capsys.readouterr().err
+    assert "is damaged: data/metadata has 0 bytes instead of" in message
+    assert "Whole ones: 4." in message
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +101,7 @@ def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, mon
         (["--weights={}"], "--weights needs --model and --config as well"),
         (["--weights={}", SMOKE], "--weights needs --model as well"),
         ([*WEIGHTS, SMOKE, "--step=3"], "--step cannot go with --weights"),
+        ([*WEIGHTS, SMOKE, "--checkpoint=best"], "--checkpoint cannot go with --weights"),
         (["--workdir=runs/x", "--model=resnet50"], "--model cannot go with --workdir"),
         (["--workdir=runs/x", "--weights={}"], "not allowed with argument"),
         ([], "one of the arguments --workdir --weights is required"),

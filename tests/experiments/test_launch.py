@@ -15,6 +15,7 @@ def config():
             "name": "a",
             "on": False,
             "fractions": (0.5,),
+            "paths": (),
             "model": {"norm_act_fields": {}, "fields": {"depth": 8}},
         }
     )
@@ -33,6 +34,10 @@ def config():
         ("on=False", "on", False),
         ("fractions=(0.1, 0.2)", "fractions", (0.1, 0.2)),
         ("fractions=[0.1]", "fractions", (0.1,)),
+        ("paths=stem_*,head", "paths", ("stem_*", "head")),
+        ("paths=head=10", "paths", ("head=10",)),
+        ("paths=('head=10',)", "paths", ("head=10",)),
+        ("paths=", "paths", ()),
         ("model.fields.depth=14", "model.fields.depth", 14),
         ("model.norm_act_fields.num_groups=16", "model.norm_act_fields.num_groups", 16),
         ("model.fields={'depth': 20}", "model.fields.depth", 20),

@@ -36,7 +36,6 @@ def test_a_cell_keeps_its_files_beside_its_run_directory(cell, tmp_path):
     folder = tmp_path / "bn_relu" / "images_per_worker=4"
     assert cell.workdir == folder / "seed=0"
     assert cell.log == folder / "seed=0.log"
-    assert cell.lock == folder / ".seed=0.lock"
 
 
 def test_a_cell_is_one_training_command(cell, tmp_path):

@@ -1,6 +1,7 @@
 """The runner with runs that tick instead of training: who runs what, and how it all ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evonorm_jax.sweeps.process import try_lock
+from evonorm_jax.run_lock import lock_run, try_lock
 from tests.sweeps import fake_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +96,20 @@ def test_two_sweeps_on_a_folder_share_the_cells(tmp_path, start):
     ends = [finish(process) for process in both]
     assert [code for code, _ in ends] == [0, 0], ends
     assert [history(tmp_path, seed) for seed in range(6)] == [["started", "finished"]] * 6
-    assert "another sweep is running it" in ends[0][1] + ends[1][1]
+    assert re.search(r"elsewhere  bn_relu/seed=\d: process \d+ on ", ends[0][1] + ends[1][1])
+
+
+@pytest.mark.hostile
+def test_a_run_that_was_started_by_hand_keeps_its_cell(tmp_path, start):
+    (cell,) = fake_sweep.cells(tmp_path, 1)
+    with lock_run(cell.workdir):
+        process = start("--cells=1")
+        elsewhere = process.stdout.readline()
+        assert elsewhere.startswith(f"elsewhere  {cell.name}: process {os.getpid()} on ")
+        assert not history(tmp_path, 0)
+    code, out = finish(process)
+    assert code == 0, out
+    assert history(tmp_path, 0) == ["started", "finished"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -140,16 +154,7 @@ def test_a_run_that_outlives_its_sweep_keeps_its_cell(tmp_path, start):
     wait_until(lambda: list(tmp_path.rglob("ticks")))
     process.kill()
     (cell,) = fake_sweep.cells(tmp_path, 1)
-    assert try_lock(cell.lock) is None
+    assert try_lock(cell.workdir) is None
     code, out = finish(start("--cells=1", "--ticks=60"))  # waits for it
     assert code == 0, out
     assert history(tmp_path, 0) == ["started", "finished"]
-
-
-def test_a_lock_is_free_after_its_process(tmp_path):
-    lock = try_lock(tmp_path / "new" / "lock")
-    assert try_lock(tmp_path / "new" / "lock") is None
-    os.close(lock)
-    again = try_lock(tmp_path / "new" / "lock")
-    assert again is not None
-    os.close(again)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import signal
 
 import jax
@@ -12,12 +14,20 @@ from configs import recipes
 from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis import runs as analysis_runs
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_lock import lock_run
 from evonorm_jax.training import TrainingDiverged, train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.evaluation import evaluate_checkpoint
 from evonorm_jax.training.experiment import create_experiment
 
 ONE_DEVICE = jax.devices()[:1]
+
+
+def flip(file):
+    """Changes one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 def final_state(config, workdir, step=None):
@@ -42,7 +52,9 @@ def test_a_finished_run_directory_is_complete(finished):
     _, workdir, summary, _ = finished
     names = {p.name for p in workdir.iterdir()}
     assert names == {
+        ".lock",
         "checkpoints",
+        "classes.json",
         "config.json",
         "curve.png",
         "metadata.json",
@@ -71,7 +83,9 @@ def test_progress_says_what_matters(finished):
     text = finished[3]
     assert "cifar_resnet20 with evonorm_b0: " in text
     assert "parameters, on 1 x cpu" in text
-    assert "32 training images, batch 8 = 2 workers x 4 images" in text
+    assert "fake images (random pixels) in place of digits: 32 training images, batch 8" in text
+    assert "batch 8 = 2 workers x 4 images" in text
+    assert "compiling the training step" in text
     assert "8 steps (2 epochs), 2 of them warm-up, to learning rate 0.00625" in text
     assert "epoch 2  eval/loss" in text
 
@@ -176,6 +190,57 @@ def test_a_stop_on_an_evaluation_step_saves_first_and_evaluates_after_the_resume
     assert [row["step"] for row in rows if "eval/loss" in row] == [4, 8]
 
 
+@pytest.mark.hostile
+def test_a_second_start_is_refused_and_changes_nothing(finished):
+    config, workdir, summary, _ = finished
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    with lock_run(workdir):
+        locked = (workdir / ".lock").read_bytes()
+        with pytest.raises(UserError, match=rf"is in use: process {os.getpid()} on .* --workdir"):
+            train_and_evaluate(config, workdir, devices=ONE_DEVICE)
+        after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+        assert after == before | {workdir / ".lock": locked}
+    assert train_and_evaluate(config, workdir, devices=ONE_DEVICE) == summary
+
+
+@pytest.mark.hostile
+def test_a_damaged_checkpoint_is_not_trained_on(finished, tmp_path, caplog):
+    config, workdir, summary, _ = finished
+    damaged = tmp_path / "run"
+    shutil.copytree(workdir, damaged)
+    (damaged / "summary.json").unlink()
+    (array,) = (damaged / "checkpoints" / "8" / "state" / "d").iterdir()
+    flip(array)
+    resumed = train_and_evaluate(config, damaged, devices=ONE_DEVICE)
+    assert "the checkpoint of step 4 is taken" in caplog.text
+    assert str(array.relative_to(damaged / "checkpoints" / "8")) in caplog.text
+    assert resumed | {"train_seconds": 0} == summary | {"train_seconds": 0}
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(config, damaged), final_state(config, workdir)
+    )
+    names = sorted(p.name for p in (damaged / "checkpoints").iterdir())
+    assert names == ["4", "8", "8.damaged"]
+
+
+@pytest.mark.hostile
+def test_without_a_whole_checkpoint_nothing_is_trained(finished, tmp_path):
+    config, workdir, _, _ = finished
+    damaged = tmp_path / "run"
+    shutil.copytree(workdir, damaged)
+    for step in ("4", "8"):
+        flip(damaged / "checkpoints" / step / "state" / "manifest.ocdbt")
+    before = {p: p.read_bytes() for p in (damaged / "checkpoints").rglob("*") if p.is_file()}
+    for read in (
+        lambda: train_and_evaluate(config, damaged, devices=ONE_DEVICE),
+        lambda: evaluate_checkpoint(config, damaged),
+    ):
+        with pytest.raises(UserError, match=r"No checkpoint in .* is whole:(?s:.*)manifest.ocdbt"):
+            read()
+    assert before == {
+        p: p.read_bytes() for p in (damaged / "checkpoints").rglob("*") if p.is_file()
+    }
+
+
 def test_a_streamed_run_resumes_bit_for_bit(tmp_path, monkeypatch):
     config = recipes.smoke(recipes.imagenet_resnet("resnet50", "evonorm_s0"))
     assert not config.dataset.in_memory
@@ -216,7 +281,11 @@ def test_profiling_writes_a_trace(config, tmp_path, num_steps):
         ({"ema_decay": 1.0}, "config.ema_decay=1.0"),
         ({"label_smoothing": -0.1}, "config.label_smoothing=-0.1"),
         ({"log_every_steps": 0}, "config.log_every_steps is 0"),
+        ({"early_stopping_patience": -1}, "config.early_stopping_patience is -1"),
         ({"num_workers": 3, "images_per_worker": 3, "mixup_alpha": 0.2}, "must be an even number"),
+        ({"num_workers": 3, "images_per_worker": 3, "cutmix_alpha": 1.0}, "must be an even number"),
+        ({"cutmix_alpha": -1.0}, "config.cutmix_alpha=-1.0"),
+        ({"random_erasing": 1.5}, "config.random_erasing=1.5; it is a probability"),
         ({"dataset.source": "floppy"}, "floppy"),
     ],
 )

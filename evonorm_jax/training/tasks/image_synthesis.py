@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ from evonorm_jax.training.optimizer import (
 )
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, gather_rows, keys_at, to_host
 from evonorm_jax.training.sample_figures import SampleFigures, real_images
+from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import TrainState
 from evonorm_jax.training.tasks.base import Evaluated, Evaluation, Task
 from evonorm_jax.training.trained_generator import EVALUATION_SEED, sampling_variables
@@ -261,6 +262,15 @@ class ImageSynthesis(Task):
             mask = eval_mask(self.figures.num_samples - first, size)[hosts.positions(size)]
             numbers, first = _positions(first, size, hosts)
             yield hosts.shard({"number": numbers, "mask": mask})
+
+    @classmethod
+    def trained_run(cls, saved: SavedRun) -> NoReturn:
+        """Refuses: a generator finds nothing in images."""
+        raise UserError(
+            f"{saved.source} is a run of image synthesis, which draws images instead of finding "
+            "something in them: python -m experiments.sample, or in Python "
+            "evonorm_jax.training.trained_generator.load_generator."
+        )
 
     # ------------------------------------------------------------------ pictures
 
