@@ -204,10 +204,14 @@ def _draw_legend(
                 look = {"color": NEUTRAL, "marker": "o" if kind == "eval_ema" else "None"}
                 style = _line_style(f"{kind}/", {**look, "linestyle": "-"}, 0, 0)
                 handles.append(Line2D([], [], label=label, **style))
-    figure.legend(
+    legend = figure.legend(
         handles=handles,
+        labels=["label"] * len(handles),  # matplotlib would leave out one such as "_baseline"
         loc="outside lower center",
         ncols=min(2 * len(figure.axes), len(handles)),  # a panel is as wide as two labels
         frameon=False,
         fontsize=9,
     )
+    for text, handle in zip(legend.get_texts(), handles, strict=True):
+        text.set_parse_math(False)  # names of folders: a $ in one is a $
+        text.set_text(str(handle.get_label()))
