@@ -116,7 +116,7 @@ def find_images(names: Iterable[str]) -> list[str]:
     Raises:
       UserError: A name stands for no file.
     """
-    from evonorm_jax.data.folder import EXTENSIONS
+    from evonorm_jax.data.folder_scan import EXTENSIONS
 
     found: dict[str, None] = {}
     for name in names:
