@@ -11,6 +11,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import METADATA_FILE, is_number
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -161,7 +164,18 @@ def instance_segmentation_metrics(max_dets: Sequence[int], *, ema: bool = False)
 
 
 def metrics_of_run(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> RunMetrics:
-    """The metrics of a run, from its `metadata.json` and its `config.json`."""
+    """The metrics of a run, from its `metadata.json` and its `config.json`.
+
+    Raises:
+      UserError: The metadata say something else of them than a run writes.
+    """
     if "metrics" in metadata:
-        return RunMetrics.from_json(metadata["metrics"])
-    return CLASSIFICATION_EMA if config.get("ema_decay", 0.0) > 0 else CLASSIFICATION
+        try:
+            return RunMetrics.from_json(metadata["metrics"])
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"The field 'metrics' of {METADATA_FILE} is damaged ({error}); move the file away, "
+                "and the next start of the run writes it anew."
+            ) from None
+    ema_decay = config.get("ema_decay", 0.0)
+    return CLASSIFICATION_EMA if is_number(ema_decay) and ema_decay > 0 else CLASSIFICATION

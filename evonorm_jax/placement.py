@@ -6,7 +6,9 @@ A sweep places whole training runs, a layer search places workers that evaluate 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from collections.abc import Mapping
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import cores, num_cores
 
+_DEVICE = re.compile(r"[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")  # a number, or the start of a UUID
 # A run takes about 1.4 cores: XLA spreads large operations over all of them, Python needs one.
 _CORES_PER_RUN = 2
 # A run is a process of its own, even where its sweep was started as one of several tasks.
@@ -97,10 +100,13 @@ def visible_gpus() -> list[str]:
 
     None of them is touched.
     """
-    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
+    # JAX takes an empty variable for none.
+    if (os.environ.get("JAX_PLATFORMS") or "cuda").split(",")[0] not in ("cuda", "gpu"):
         return []
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        names = (name.strip() for name in visible.split(","))
+        # CUDA sees no device behind the first that is none, such as -1 or Slurm's NoDevFiles.
+        return list(itertools.takewhile(_DEVICE.fullmatch, names))
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]

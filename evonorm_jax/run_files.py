@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from evonorm_jax.errors import UserError
 
@@ -76,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"'{path}' is not valid JSON ({error}); is it from a training run?"
         ) from None
@@ -88,10 +89,27 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_json_or_empty(path: Path) -> dict[str, Any]:
     """Reads a JSON file of a run that may be starting; `{}` where it is missing or incomplete."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (OSError, UserError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Reads the final numbers of a run; None while it is not finished.
+
+    This is the one rule for "finished": `summary.json` is a JSON object that is not empty, and
+    numbers stand where numbers belong. A damaged one is no summary: the run's next start writes it
+    anew from the last checkpoint.
+    """
+    summary = read_json_or_empty(folder / SUMMARY_FILE)
+    numbers = [value for name, value in summary.items() if "/" in name or name == "steps"]
+    damaged = any(value is not None and not is_number(value) for value in numbers)
+    return None if damaged or not summary else summary
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value that was read from JSON is a number that a float can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
 
 
 def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +127,7 @@ class JsonLine(NamedTuple):
     Attributes:
       number: Its number, from 1.
       text: What stands in it, without the line break.
-      row: The object that it holds; None where a kill has cut the line short.
+      row: The object that it holds; None where it holds none, as after a kill.
     """
 
     number: int
@@ -129,21 +147,57 @@ def read_json_lines(path: Path, *, last_bytes: int | None = None) -> Iterator[Js
       Every line that is not blank.
     """
     try:
-        with path.open("rb") as stream:
-            if last_bytes is not None:
-                stream.seek(max(0, stream.seek(0, os.SEEK_END) - last_bytes))
-            content = stream.read()
+        stream = path.open("rb")
     except FileNotFoundError:
         return
-    # Not `splitlines`: JSON may hold line separators that are no line breaks of the file.
-    for number, text in enumerate(content.decode(errors="replace").split("\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError:
-            row = None
-        yield JsonLine(number, text, row if isinstance(row, dict) else None)
+    with stream:
+        if last_bytes is not None:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - last_bytes))
+        # Lines of bytes end at line breaks alone; JSON may hold other line separators.
+        for number, line in enumerate(stream, start=1):
+            text = line.decode(errors="replace").rstrip("\n")
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError):
+                row = None
+            yield JsonLine(number, text, row if isinstance(row, dict) else None)
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Reads the events of `metrics.jsonl`; counts in the log, once, what is none.
+
+    A kill leaves a torn row, a full disk several, and a bad copy anything.
+
+    Yields:
+      The rows that `is_event`.
+    """
+    first = damaged = 0
+    for line in read_json_lines(path):
+        if line.row is not None and is_event(line.row):
+            yield line.row
+        else:
+            first = first or line.number
+            damaged += 1
+    if damaged == 1:
+        logging.warning("%s:%d is not a complete event and is left out", path, first)
+    elif damaged:
+        logging.warning(
+            "%s:%d and %d more lines are not complete events and are left out",
+            path,
+            first,
+            damaged - 1,
+        )
+
+
+def is_event(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `metrics.jsonl` has a step.
+
+    >>> is_event({"step": 3, "epoch": 0.5}), is_event({"step": "3"}), is_event({"epoch": 0.5})
+    (True, False, False)
+    """
+    return type(step := row.get("step")) is int and 0 <= step < 2**53
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:

@@ -41,7 +41,9 @@ def main() -> None:
         allow_abbrev=False,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", help="run directory of experiments.train")
+    source.add_argument(
+        "--workdir", type=launch.user_path, help="run directory of experiments.train"
+    )
     source.add_argument(
         "--weights", metavar="FILE.safetensors", help="weights of one of timm's networks"
     )

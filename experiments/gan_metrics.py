@@ -34,7 +34,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="run directory of experiments.train")
+    parser.add_argument(
+        "--workdir", type=launch.user_path, required=True, help="run directory of experiments.train"
+    )
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     parser.add_argument(
         "--newest_weights", action="store_true", help="not the averages, although there are any"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import logging
 import os
 import sys
@@ -18,6 +17,9 @@ from evonorm_jax.field_rules import check_plain, shorten
 from experiments.config_file import ROOT as ROOT
 from experiments.config_file import get_config, load_config_module
 from experiments.config_file import split_config as split_config
+from experiments.hosts import add_distributed_arguments as add_distributed_arguments
+from experiments.hosts import has_tpu as has_tpu
+from experiments.hosts import join_hosts
 from experiments.process import keep_traceback_in as keep_traceback_in
 from experiments.process import run_main as run_main
 
@@ -155,7 +157,7 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
 
     wanted = type(present)
     if wanted is str:
-        return str(Path(text).expanduser()) if name in _PATHS and text[:1] == "~" else text
+        return os.path.expanduser(text) if name in _PATHS else text
     try:
         literal = ast.literal_eval(text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
@@ -178,19 +180,6 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
     )
 
 
-def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of a run on several hosts."""
-    group = parser.add_argument_group(
-        "several hosts",
-        "TPU pods, Slurm and Open MPI need none of these, nor do hosts where "
-        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are set. Run the same "
-        "command on every host, with a --workdir on storage that all of them share.",
-    )
-    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I", help="0 to N - 1")
-
-
 def start_jax(
     arguments: argparse.Namespace | None = None, *, log_stream: TextIO | None = None
 ) -> None:
@@ -206,59 +195,33 @@ def start_jax(
         level=logging.WARNING, format="%(message)s", stream=log_stream or sys.stdout
     )
     logging.getLogger("evonorm_jax").setLevel(logging.INFO)
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evonorm_jax"
+    if not jax.config.jax_compilation_cache_dir and (cache := cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if arguments is not None:
-        _join_hosts(arguments)
+        join_hosts(arguments)
 
 
-def _join_hosts(arguments: argparse.Namespace) -> None:
-    address = arguments.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    processes = _number(arguments.num_processes, "JAX_NUM_PROCESSES")
-    process = _number(arguments.process_id, "JAX_PROCESS_ID")
-    given = {
-        "--coordinator_address": address,
-        "--num_processes": processes,
-        "--process_id": process,
-    }
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
-        if _on_cluster():
-            jax.distributed.initialize()
-        return
-    if missing:
-        raise UserError(
-            f"{', '.join(missing)} is missing: a run on several hosts needs all three of "
-            f"{', '.join(given)} (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID)."
-        )
-    if not 0 <= process < processes:
-        raise UserError(
-            f"--process_id={process} must be from 0 to {processes - 1} "
-            f"(--num_processes={processes})."
-        )
-    jax.distributed.initialize(address, processes, process)
+def cache_folder() -> Path | None:
+    """Returns the folder of compiled programs in the user's cache; None where there is no home."""
+    # By the XDG Base Directory Specification a path that is empty or relative counts as unset.
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return cache / "evonorm_jax"
 
 
-def _number(flag: int | None, variable: str) -> int | None:
-    text = os.environ.get(variable)
-    if flag is not None or text is None:
-        return flag
+def user_path(text: str) -> Path:
+    """Reads a path of the command line, whose ~ the shell leaves alone in --FLAG=~/folder.
+
+    Raises:
+      argparse.ArgumentTypeError: It is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name a file or a folder")
     try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{variable}={text!r} is not a number.") from None
-
-
-def _on_cluster() -> bool:
-    """Whether JAX finds its peers by itself: on a TPU VM, or among Slurm or Open MPI tasks."""
-    # Of the step that srun started: SLURM_NTASKS is also set in a batch script that runs alone.
-    sizes = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    return has_tpu() or max(int(os.environ.get(name, "1")) for name in sizes) > 1
-
-
-def has_tpu() -> bool:
-    """Whether this host has TPU chips, found out without touching them."""
-    return importlib.util.find_spec("libtpu") is not None and any(
-        next(Path("/dev").glob(pattern), None) for pattern in ("accel*", "vfio/[0-9]*")
-    )
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None

@@ -32,7 +32,7 @@ from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results
 from evonorm_jax.analysis.sweeps import is_sweep
 from evonorm_jax.errors import UserError
-from experiments.launch import ROOT, run_main
+from experiments.launch import ROOT, run_main, user_path
 
 
 def main() -> None:
@@ -50,6 +50,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--output",
+        type=user_path,
         metavar="FILE",
         help="the picture to write, .png, .svg or .pdf (default: curves.png, accuracy.png); of a "
         "sweep or searches, the folder for all files (default: that of the sweep; figures)",

@@ -45,7 +45,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="--workdir of experiments.search")
+    parser.add_argument(
+        "--workdir", type=launch.user_path, required=True, help="--workdir of experiments.search"
+    )
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     workdir = Path(arguments.workdir)

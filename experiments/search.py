@@ -70,6 +70,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--workdir",
+        type=launch.user_path,
         help="folder of the search: ledger, logs, result (default: runs/search_<config>_<form>)",
     )
     add_worker_arguments(parser)

@@ -51,7 +51,9 @@ def main() -> None:
         help="configuration with a function sweep(); :smoke runs four tiny cells of it, :tfds, "
         ":folder and :npz as in experiments.train, and joined by a comma",
     )
-    parser.add_argument("--workdir", required=True, help="folder for all runs of the sweep")
+    parser.add_argument(
+        "--workdir", type=launch.user_path, required=True, help="folder for all runs of the sweep"
+    )
     parser.add_argument(
         "--jobs",
         type=int,

@@ -31,6 +31,7 @@ if __name__ == "__main__":
 import jax
 
 from evonorm_jax.data.config import dataset_name
+from evonorm_jax.field_rules import check_fields, text
 from evonorm_jax.metrics import metrics_of_run
 from evonorm_jax.run_files import (
     CONFIG_FILE,
@@ -65,6 +66,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--workdir",
+        type=launch.user_path,
         help="run directory: logs, curve, checkpoints (default: runs/<config>, and of a folder of "
         "your own runs/<config>_<folder>)",
     )
@@ -86,6 +88,7 @@ def main() -> None:
     if arguments.print_config:
         print(json.dumps(config.to_dict(), indent=2))
         return
+    check_fields(config, {"dataset.path": text(), "dataset.name": text()}, "config")
     workdir = Path(arguments.workdir or default_workdir(arguments.config, config))
     launch.keep_traceback_in(workdir)
 

@@ -45,6 +45,27 @@ def test_only_the_gpus_that_are_visible_are_used(gpus, monkeypatch):
     assert visible_gpus() == []
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("NoDevFiles", []),
+        ("-1", []),
+        ("0,-1,1", ["0"]),
+        ("none", []),
+        ("1,x,2", ["1"]),
+        ("MIG-GPU-8d1f/1/0,GPU-8d1f-22", ["MIG-GPU-8d1f/1/0", "GPU-8d1f-22"]),
+    ],
+)
+def test_cuda_sees_no_device_behind_the_first_that_is_none(gpus, monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == expected
+
+
+def test_an_empty_wish_for_a_platform_is_none(gpus, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    assert visible_gpus() == ["0", "1", "2", "3"]
+
+
 def test_more_runs_than_gpus_share_their_memory(gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     found = places_for_runs(6)

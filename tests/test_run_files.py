@@ -126,3 +126,55 @@ def test_a_report_is_replaced_while_its_mark_stands(tmp_path):
     assert path.read_text() == written
     path.write_text(REPORT.replace("# A", "# My"))  # somebody took it over
     assert run_files.report_path(tmp_path, HEADING) == tmp_path / "report.md"
+
+
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"3",
+    b"null",
+    b"\xff\xfe\x00{}",
+    b"[" * 100_000,
+    b'{"a": ' + b"9" * 5000,
+]
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_json_is_one_message_or_nothing(tmp_path, content):
+    path = tmp_path / "summary.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"summary\.json"):
+        run_files.read_json(path)
+    assert run_files.read_json_or_empty(path) == {}
+    assert run_files.read_summary(tmp_path) is None
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("summary", "finished"),
+    [
+        ({"eval/top1": 0.5}, True),
+        ({"eval/top1": None, "steps": 8}, True),  # a loss of NaN is null
+        ({}, False),
+        ({"eval/top1": "0.5"}, False),
+        ({"eval/top1": [0.5], "steps": 8}, False),
+        ({"eval/top1": 0.5, "steps": "8"}, False),
+    ],
+)
+def test_the_rule_for_finished(tmp_path, summary, finished):
+    assert run_files.read_summary(tmp_path) is None
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert run_files.read_summary(tmp_path) == (summary if finished else None)
+
+
+@pytest.mark.hostile
+def test_rows_that_are_no_events_are_counted_once(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    good = [b'{"step": 1, "epoch": 0.1}', b'{"step": 2, "epoch": 0.2}']
+    bad = [b'{"step": 3, "ti', b"\x00\xff", b"[" * 100_000, b"7", b'{"step": "4"}', b'{"step": -1}']
+    path.write_bytes(b"\n".join([good[0], *bad, good[1], b'{"step": true}', b'{"epoch": 1}']))
+    assert [row["step"] for row in run_files.read_events(path)] == [1, 2]
+    assert caplog.text.count("\n") == 1
+    assert f"{path}:2 and 7 more lines are not complete events" in caplog.text

@@ -1,7 +1,9 @@
 """A run directory as one object: what was asked for, what was measured, how it ended."""
 
+import array
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +19,14 @@ from evonorm_jax.run_files import (
     METADATA_FILE,
     METRICS_FILE,
     SUMMARY_FILE,
+    is_number,
+    read_events,
     read_json,
-    read_json_lines,
+    read_summary,
 )
 
 _EVENT_KEYS = ("step", "epoch", "time")  # every event has these; all else is a metric
+_ROW_KEYS = {".row": "I", ".step": "q", ".epoch": "d"}  # columns beside the metrics
 
 # How a word of a registered name is written in prose; other words keep their registered form.
 _SPELLING = {
@@ -91,10 +96,11 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     """Reads the files of a run.
 
     A run that was killed and resumed logs the steps after its checkpoint twice: the later value
-    counts. The line that the kill cut short is left out, with a warning in the log.
+    counts. Lines that are no events, such as one that the kill cut short, are left out and counted
+    in the log.
 
     Raises:
-      UserError: `path` is no run directory, or it holds no measurement yet.
+      UserError: `path` is no run directory, it holds no measurement yet, or a file is damaged.
     """
     path = Path(path)
     if not path.is_dir():
@@ -104,19 +110,30 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             raise UserError(
                 f"'{path}' holds no {name}; give the --workdir of a training run that has started."
             )
-    events = _read_events(path / METRICS_FILE)
-    series = _collect_series(events)
+    series = _read_series(path / METRICS_FILE)
     if not series:
         raise UserError(
             f"'{path / METRICS_FILE}' holds no measurement yet; a run writes the first one after "
             "config.log_every_steps steps."
         )
     config = read_json(path / CONFIG_FILE)
-    metadata, summary = (
-        read_json(path / name) if (path / name).is_file() else None
-        for name in (METADATA_FILE, SUMMARY_FILE)
-    )
-    return Run(path, config, metrics_of_run(metadata or {}, config), series, summary)
+    if not isinstance(model := config.get("model"), dict) or not {"name", "norm_act"} <= set(model):
+        raise UserError(
+            f"'{path / CONFIG_FILE}' is not the configuration of a run: it names no model with its "
+            "layer."
+        )
+    metadata = read_json(path / METADATA_FILE) if (path / METADATA_FILE).is_file() else {}
+    try:
+        metrics = metrics_of_run(metadata, config)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
+    summary = read_summary(path)
+    if summary is None and (path / SUMMARY_FILE).is_file():
+        logging.warning(
+            "%s is damaged: the run counts as unfinished until its next start writes it anew",
+            path / SUMMARY_FILE,
+        )
+    return Run(path, config, metrics, series, summary)
 
 
 def load_runs(paths: Sequence[str | os.PathLike[str]]) -> list[Run]:
@@ -148,31 +165,82 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _read_events(path: Path) -> list[dict[str, Any]]:
-    events = []
-    for line in read_json_lines(path):
-        if line.row is not None and {"step", "epoch"} <= line.row.keys():
-            events.append(line.row)
-        else:  # a kill in the middle of a write; the resumed run logs that step again
-            logging.warning("%s:%d is not a complete event and is left out", path, line.number)
-    return events
+class _Table:
+    """The rows that have the same metrics, 8 bytes a number.
+
+    As Python objects a million rows take 2 GB.
+
+    Args:
+      metrics: Names of the metrics.
+    """
+
+    def __init__(self, metrics: tuple[str, ...]):
+        self.columns: dict[str, array.array[Any]] = {
+            name: array.array(_ROW_KEYS.get(name, "d")) for name in (*_ROW_KEYS, *metrics)
+        }
+        self._appends = [column.append for column in self.columns.values()]
+
+    def append(self, *numbers: float) -> None:
+        """Appends a row: what `_ROW_KEYS` names, and the metrics."""
+        for append, number in zip(self._appends, numbers, strict=True):
+            append(number)
+
+    def take(self, name: str) -> np.ndarray:
+        """Returns a column, which the table then no longer holds."""
+        column = self.columns.pop(name)
+        return np.frombuffer(column, column.typecode)
 
 
-def _collect_series(
-    events: Sequence[Mapping[str, Any]],
-) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    points: dict[str, dict[int, tuple[float, float]]] = {}
-    for event in events:
-        step = int(event["step"])
-        for name, value in event.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name not in _EVENT_KEYS and (is_number or value is None):
-                # A null stands for a value that JSON cannot hold, such as a loss of NaN.
-                number = float("nan") if value is None else float(value)
-                points.setdefault(name, {})[step] = (float(event["epoch"]), number)
+def _read_series(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Reads `metrics.jsonl` in one pass; by metric step, epoch and value, sorted by step."""
+    tables: dict[tuple[str, ...], _Table] = {}
+    for number, row in enumerate(read_events(path)):
+        if not is_number(epoch := row.get("epoch")):
+            continue
+        # What is no number is no metric. A null stands for a value that JSON cannot hold, such as
+        # a loss of NaN.
+        metrics = {
+            name: math.nan if value is None else value
+            for name, value in row.items()
+            if (type(value) is float or value is None or is_number(value))
+            and name not in _EVENT_KEYS
+        }
+        names = tuple(metrics)
+        table = tables.get(names)
+        if table is None:
+            table = tables[names] = _Table(names)
+        table.append(number, row["step"], epoch, *metrics.values())
+    rows = {names: [table.take(key) for key in _ROW_KEYS] for names, table in tables.items()}
+    having: dict[str, list[tuple[str, ...]]] = {}
+    for names in tables:
+        for name in names:
+            having.setdefault(name, []).append(names)
+    # Metrics that are always logged together share their steps and epochs.
+    axes = {
+        found: _axes([rows[names] for names in found]) for found in set(map(tuple, having.values()))
+    }
+    rows.clear()
     series = {}
-    for name, by_step in points.items():
-        steps = sorted(by_step)
-        epochs, values = zip(*(by_step[step] for step in steps), strict=True)
-        series[name] = (np.array(steps, np.int64), np.array(epochs), np.array(values))
+    for name, found in having.items():
+        steps, epochs, chosen = axes[tuple(found)]
+        values = [tables[names].take(name) for names in found]
+        series[name] = (steps, epochs, _joined(values)[chosen])
     return series
+
+
+def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts columns one below the other; a single one is not copied."""
+    return np.concatenate(columns) if len(columns) > 1 else columns[0]
+
+
+def _axes(
+    tables: Sequence[Sequence[np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | slice]:
+    """Steps and epochs of the rows of several tables, and which rows they are of."""
+    numbers, steps, epochs = (_joined(columns) for columns in zip(*tables, strict=True))
+    chosen: np.ndarray | slice = slice(None)
+    if np.any(np.diff(steps) <= 0):
+        order = np.lexsort((numbers, steps))
+        last = np.append(np.diff(steps[order]) != 0, True)  # of a step that was logged twice
+        chosen = order[last]
+    return steps[chosen], epochs[chosen], chosen

@@ -15,9 +15,11 @@ from evonorm_jax.run_files import (
     CONFIG_FILE,
     METADATA_FILE,
     METRICS_FILE,
-    SUMMARY_FILE,
+    is_event,
+    is_number,
     read_json_lines,
     read_json_or_empty,
+    read_summary,
 )
 
 _LAYER, _LAYER_FIELDS = "model.norm_act", "model.norm_act_fields."
@@ -69,8 +71,8 @@ class Cell:
         return [f"--config.{name}={value}" for name, value in self.overrides.items()]
 
     def is_finished(self) -> bool:
-        """Whether the run has written its summary."""
-        return (self.workdir / SUMMARY_FILE).exists()
+        """Whether the run has written its summary, whole."""
+        return read_summary(self.workdir) is not None
 
     def is_started(self) -> bool:
         """Whether there is a run to be resumed."""
@@ -78,19 +80,25 @@ class Cell:
 
     def metrics(self) -> RunMetrics:
         """What the metrics of the run mean."""
-        metadata = read_json_or_empty(self.workdir / METADATA_FILE)
-        return metrics_of_run(metadata, read_json_or_empty(self.workdir / CONFIG_FILE))
+        config = read_json_or_empty(self.workdir / CONFIG_FILE)
+        try:
+            return metrics_of_run(read_json_or_empty(self.workdir / METADATA_FILE), config)
+        except UserError:  # damaged: the run's next start writes it anew
+            return metrics_of_run({}, config)
 
     def final_value(self) -> str:
         """The main metric of the finished run with its unit; "" where it has none."""
         metrics = self.metrics()
-        value = read_json_or_empty(self.workdir / SUMMARY_FILE).get(metrics.main_metric)
+        value = (read_summary(self.workdir) or {}).get(metrics.main_metric)
         return "" if value is None else metrics.main.format(value)
 
     def num_steps(self) -> int | None:
         """Length of the run, once its first start has resolved it."""
         starts = read_json_or_empty(self.workdir / METADATA_FILE).get("starts")
-        return starts[-1]["resolved"]["num_steps"] if starts else None
+        try:
+            return int(starts[-1]["resolved"]["num_steps"]) if starts else None
+        except (LookupError, TypeError, ValueError):  # damaged
+            return None
 
     def status(self, since: float = 0.0) -> RunStatus:
         """How far the run is.
@@ -99,7 +107,11 @@ class Cell:
           since: Time of its start, in seconds since 1970; its speed is measured from there on.
         """
         lines = read_json_lines(self.workdir / METRICS_FILE, last_bytes=_TAIL_BYTES)
-        rows = [line.row for line in lines if line.row and {"step", "time"} <= line.row.keys()]
+        rows = [
+            line.row
+            for line in lines
+            if line.row and is_event(line.row) and is_number(line.row.get("time"))
+        ]
         if not rows:
             return RunStatus()
         last = rows[-1]
@@ -107,8 +119,8 @@ class Cell:
         steps = last["step"] - first["step"]
         evaluated = self.metrics().main_metric
         trained = f"train/{evaluated.rpartition('/')[2]}"
-        evaluations = [row[evaluated] for row in rows if evaluated in row]
-        training = [row[trained] for row in rows if trained in row]
+        evaluations = [row[evaluated] for row in rows if is_number(row.get(evaluated))]
+        training = [row[trained] for row in rows if is_number(row.get(trained))]
         return RunStatus(
             step=last["step"],
             value=(evaluations or training or [None])[-1],

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.data.config import describe_dataset
+from evonorm_jax.run_files import read_summary
 from evonorm_jax.training import run_directory, writers
 from evonorm_jax.training.best import BestEvaluation
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
@@ -113,7 +114,7 @@ def train_and_evaluate(
             start_step = int(state.step)
             best.read(workdir, start_step)
             ended = start_step == run.durations.num_steps or best.exhausted
-            if ended and (summary := run_directory.read_summary(workdir)):
+            if ended and (summary := read_summary(workdir)):
                 progress.report(f"{workdir} is finished: {start_step} steps. Nothing to do.")
                 return summary
             progress.report(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from evonorm_jax.run_files import (
     SUMMARY_FILE,
     as_json,
     read_json,
+    read_json_or_empty,
     write_json,
 )
 from evonorm_jax.run_lock import lock_run
@@ -141,7 +143,7 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict, *, extend: boo
         return
     from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
 
-    saved = ConfigDict(read_json(workdir / CONFIG_FILE))
+    saved = ConfigDict(_read_config_file(workdir / CONFIG_FILE))
     config = prepare(complete(config), workdir)
     saved, wanted = (flatten(as_json(c.to_dict())) for c in (complete(saved), config))
     absent = "(absent)"
@@ -179,12 +181,28 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} is not a run directory: it has no {CONFIG_FILE}. Name the --workdir of a "
             "run of experiments.train."
         )
-    saved = read_json(path)
+    return complete(ConfigDict(_read_config_file(path)))
+
+
+def _read_config_file(path: Path) -> dict[str, Any]:
+    """Reads `config.json`; what is no config is refused, and the message says where a copy is."""
+    remedy = "Every checkpoint holds a copy: checkpoints/<step>/config/metadata."
+    try:
+        saved = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error} {remedy}") from None
     if missing := {"model", "dataset", "seed", "dtype"} - saved.keys():
         raise UserError(
-            f"{path} is not the configuration of a run: it has no {', '.join(sorted(missing))}."
+            f"{path} is not the configuration of a run: it has no {', '.join(sorted(missing))}. "
+            f"{remedy}"
         )
-    return complete(ConfigDict(saved))
+    for block in ("model", "dataset", "optimizer", "schedule"):
+        if not isinstance(saved.get(block, {}), dict):
+            raise UserError(
+                f"{path} is not the configuration of a run: its {block} is {saved[block]!r}. "
+                f"{remedy}"
+            )
+    return saved
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -213,16 +231,16 @@ def drop_summary(workdir: Path) -> None:
     (workdir / SUMMARY_FILE).unlink(missing_ok=True)
 
 
-def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """Reads the summary of a finished run; None while it is not finished."""
-    path = workdir / SUMMARY_FILE
-    return read_json(path) if path.exists() else None
-
-
 def _append_metadata(workdir: Path, run: Experiment) -> None:
     """Adds this start, with the durations and the layout it resolved, to `metadata.json`."""
     path = workdir / METADATA_FILE
-    starts = read_json(path)["starts"] if path.exists() else []
+    starts = read_json_or_empty(path).get("starts")
+    if path.exists() and not isinstance(starts, list):
+        # It describes the run, which goes on without; who wants to mend it finds it.
+        damaged = path.with_name(f"{path.name}.damaged")
+        path.replace(damaged)
+        logging.warning("%s is damaged: it is kept as %s, and begun anew", path, damaged.name)
+    starts = starts if isinstance(starts, list) else []
     devices = run.parallel.devices
     starts.append(
         {

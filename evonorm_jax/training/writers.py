@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from evonorm_jax.data.tf_import import require_tensorflow
 from evonorm_jax.errors import UserError
-from evonorm_jax.run_files import METRICS_FILE, read_json_lines, replacing
+from evonorm_jax.run_files import (
+    METRICS_FILE,
+    is_event,
+    read_events,
+    read_json_lines,
+    replacing,
+)
 from evonorm_jax.training.own_code import import_named
 
 if TYPE_CHECKING:
@@ -154,15 +161,28 @@ def create_writer(
 
 
 def drop_after(workdir: Path, step: int) -> int:
-    """Removes the rows of `metrics.jsonl` past `step`, and a torn last line; returns how many."""
+    """Removes what a resumed run makes again, and what is no event; returns how many lines.
+
+    Args:
+      workdir: The run directory.
+      step: Later rows of `metrics.jsonl` go.
+    """
     path = workdir / METRICS_FILE
-    lines = list(read_json_lines(path))
-    kept = [line.text for line in lines if line.row is not None and line.row["step"] <= step]
+    num_lines = sum(1 for _ in read_json_lines(path))
+    kept = sum(1 for row in read_events(path) if row["step"] <= step)
     # A last row without its line break would run into the next one.
-    if len(kept) < len(lines) or (kept and not path.read_bytes().endswith(b"\n")):
-        with replacing(path) as temporary:
-            temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-    return len(lines) - len(kept)
+    if kept < num_lines or (kept and not _ends_with_line_break(path)):
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            for line in read_json_lines(path):
+                if line.row and is_event(line.row) and line.row["step"] <= step:
+                    stream.write(f"{line.text}\n")
+    return num_lines - kept
+
+
+def _ends_with_line_break(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() == b"\n"
 
 
 def has_row(workdir: Path, step: int, metric: str) -> bool:

@@ -67,6 +67,14 @@ def test_a_full_metric_name_stands_alone(make_run, tmp_path, figures):
     ]
 
 
+@pytest.mark.hostile
+def test_names_of_folders_are_drawn_as_they_are(make_run, tmp_path, figures):
+    names = ["$a_{$", "_b", "c$d"]
+    plot_runs([make_run(name) for name in names], tmp_path / "curves.png", ["eval/loss"])
+    texts = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert all(name in text for name, text in zip(names, texts, strict=True))
+
+
 def test_many_runs_all_look_different(make_run, tmp_path, figures):
     runs = [make_run(f"run{seed}", seed=seed) for seed in range(9)]
     plot_runs(runs, tmp_path / "curves.png", ["eval/top1"])

@@ -74,6 +74,13 @@ def test_non_finite_values_are_kept(make_run):
         (lambda path: (path / "metrics.jsonl").write_text(""), "holds no measurement yet"),
         (lambda path: (path / "config.json").write_text("{"), "is not valid JSON"),
         (lambda path: (path / "config.json").write_text("[]"), "must hold a JSON object"),
+        (lambda path: (path / "config.json").write_text('{"model": 3}'), "names no model"),
+        (lambda path: (path / "metrics.jsonl").write_bytes(b"\xff\0" * 99), "no measurement yet"),
+        (
+            lambda path: (path / "metadata.json").write_text('{"metrics": 3}'),
+            "'metrics' of metadat",
+        ),
+        (lambda path: (path / "metadata.json").write_text("{"), r"metadata.json' is not valid"),
     ],
 )
 def test_a_directory_that_is_no_run_is_refused(make_run, spoil, message):
@@ -81,6 +88,41 @@ def test_a_directory_that_is_no_run_is_refused(make_run, spoil, message):
     spoil(path)
     with pytest.raises(UserError, match=message):
         load_run(path)
+
+
+@pytest.mark.hostile
+def test_damaged_rows_and_values_are_left_out(make_run, caplog):
+    huge = "9" * 400  # more than a float holds
+    lines = [event(10, **{"train/loss": 1.0}), "[" * 100_000, '{"step": 20, "epoch": "x"}']
+    lines += [
+        '{"step": 30, "epoch": 3.0, "train/loss": ' + huge + "}",
+        "\0\0",
+        "[]",
+        '{"epoch": 1}',
+    ]
+    lines += [event(40, **{"train/loss": 4.0, "train/top1": "good", "eval/loss": [1]})]
+    run = load_run(make_run("run", lines=lines))
+    assert run.metric_names == ("train/loss",)
+    assert values(run, "train/loss") == [1.0, 4.0]
+    assert "metrics.jsonl:2 and 3 more lines are not complete events" in caplog.text
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"eval/top1": "good"}', "\0"])
+def test_a_damaged_summary_is_none_and_is_named(make_run, caplog, text):
+    path = make_run("run")
+    (path / "summary.json").write_text(text)
+    assert load_run(path).summary is None
+    assert f"{path / 'summary.json'} is damaged" in caplog.text
+
+
+def test_metrics_of_several_kinds_of_rows_come_together_in_order(make_run):
+    lines = [event(10, a=1.0), event(20, a=2.0, b=2.0), event(10, a=1.5, b=1.5), event(20, a=2.5)]
+    run = load_run(make_run("run", lines=lines))
+    assert run.series["a"][0].tolist() == [10, 20]
+    assert values(run, "a") == [1.5, 2.5]
+    assert run.series["b"][1].tolist() == [1.0, 2.0]
+    assert values(run, "b") == [1.5, 2.0]
 
 
 def test_a_missing_directory_is_named(tmp_path):

@@ -114,30 +114,32 @@ def test_a_path_in_the_home_folder(monkeypatch):
     assert changed.name == "~/x"
 
 
-def test_hosts_are_joined_only_when_something_says_so(monkeypatch):
-    calls = []
-    monkeypatch.setattr(launch.jax.distributed, "initialize", lambda *a: calls.append(a))
-    parser = argparse.ArgumentParser()
-    launch.add_distributed_arguments(parser)
-    launch.start_jax(parser.parse_args([]))
-    assert calls == []
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
-    monkeypatch.setenv("JAX_PROCESS_ID", "3")
-    launch.start_jax(parser.parse_args([]))
-    assert calls == [("10.0.0.1:1234", 4, 3)]
-    launch.start_jax(parser.parse_args(["--process_id=2"]))
-    assert calls[-1] == ("10.0.0.1:1234", 4, 2)
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("/data/cache", "/data/cache/evonorm_jax"),
+        ("", "/home/me/.cache/evonorm_jax"),
+        ("cache", "/home/me/.cache/evonorm_jax"),
+        (None, "/home/me/.cache/evonorm_jax"),
+    ],
+)
+def test_a_cache_folder_that_is_empty_or_relative_counts_as_unset(monkeypatch, variable, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    if variable is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", variable)
+    assert str(launch.cache_folder()) == expected
 
 
-def test_slurm_tasks_find_each_other(monkeypatch):
-    calls = []
-    monkeypatch.setattr(launch.jax.distributed, "initialize", lambda *a: calls.append(a))
+def test_a_folder_may_lie_in_the_home_folder(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
     parser = argparse.ArgumentParser()
-    launch.add_distributed_arguments(parser)
-    monkeypatch.setenv("SLURM_NTASKS", "2")  # a batch script, before srun
-    launch.start_jax(parser.parse_args([]))
-    assert calls == []
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    launch.start_jax(parser.parse_args([]))
-    assert calls == [()]
+    parser.add_argument("--workdir", type=launch.user_path)
+    assert str(parser.parse_args(["--workdir=~/x"]).workdir) == "/home/me/x"
+    assert str(parser.parse_args(["--workdir=a~b"]).workdir) == "a~b"
+    for value in ("", "~no_such_user/x"):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args([f"--workdir={value}"])
+    assert "it is empty; name a file or a folder" in capsys.readouterr().err

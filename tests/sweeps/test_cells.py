@@ -104,3 +104,17 @@ def test_the_summary_says_that_a_run_is_finished(cell):
     assert (cell.is_started(), cell.is_finished(), cell.num_steps()) == (True, False, 70)
     (cell.workdir / "summary.json").write_text('{"eval/top1": 0.75}')
     assert (cell.is_finished(), cell.final_value()) == (True, "75.00 %")
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("name", ["summary.json", "metadata.json", "metrics.jsonl", "config.json"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[" * 100_000, '{"starts": [3], "metrics": 3, "step": 1, "time": "x"}']
+)
+def test_damaged_files_of_a_run_stop_no_sweep(cell, name, text):
+    cell.workdir.mkdir(parents=True)
+    (cell.workdir / name).write_text(text)
+    assert cell.num_steps() is None
+    assert cell.status(since=1.0).step == 0
+    assert cell.is_finished() == (name == "summary.json" and text.startswith("{"))
+    assert cell.final_value() == ""

@@ -208,6 +208,17 @@ def test_a_stop_on_an_evaluation_step_saves_first_and_evaluates_after_the_resume
 
 
 @pytest.mark.hostile
+@pytest.mark.parametrize("text", ["", '{"eval/top1": "good"}'])
+def test_a_damaged_summary_is_written_anew_from_the_checkpoint(finished, tmp_path, text):
+    config, workdir, summary, _ = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(text)
+    again = train_and_evaluate(config, tmp_path / "run", devices=ONE_DEVICE)
+    assert again | {"train_seconds": 0} == summary | {"train_seconds": 0}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == again
+
+
+@pytest.mark.hostile
 def test_a_second_start_is_refused_and_changes_nothing(finished):
     config, workdir, summary, _ = finished
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
@@ -297,12 +308,18 @@ def test_profiling_writes_a_trace(config, tmp_path, num_steps):
         ({"gradient_accumulation_steps": 3}, "does not divide"),
         ({"ema_decay": 1.0}, "config.ema_decay=1.0"),
         ({"label_smoothing": -0.1}, "config.label_smoothing=-0.1"),
-        ({"log_every_steps": 0}, "config.log_every_steps is 0"),
-        ({"early_stopping_patience": -1}, "config.early_stopping_patience is -1"),
+        ({"log_every_steps": 0}, "config.log_every_steps=0; it must be at least 1"),
+        (
+            {"early_stopping_patience": -1},
+            "config.early_stopping_patience=-1; it must be at least 0",
+        ),
         ({"num_workers": 3, "images_per_worker": 3, "mixup_alpha": 0.2}, "must be an even number"),
         ({"num_workers": 3, "images_per_worker": 3, "cutmix_alpha": 1.0}, "must be an even number"),
         ({"cutmix_alpha": -1.0}, "config.cutmix_alpha=-1.0"),
-        ({"class_weights": (1.0, 0.0)}, "config.class_weights=.* must be positive numbers"),
+        (
+            {"class_weights": (1.0, 0.0)},
+            "config.class_weights=.* each item a finite number, above 0",
+        ),
         ({"class_weights": (1.0, 2.0)}, "config.class_weights has 2 values, but digits has 10"),
         (
             {"class_weights": (1.0,) * 10, "balanced_classes": True},
@@ -311,7 +328,7 @@ def test_profiling_writes_a_trace(config, tmp_path, num_steps):
         ({"metric_writers": ("nowhere:Writer",)}, "metric_writers names 'nowhere:Writer', which"),
         ({"metric_writers": ("json",)}, "not of the form 'package.module:Name'"),
         ({"metric_writers": ("json:__name__",)}, "which is no class or function"),
-        ({"random_erasing": 1.5}, "config.random_erasing=1.5; it is a probability"),
+        ({"random_erasing": 1.5}, "config.random_erasing=1.5; it must be at least 0 and at most 1"),
         ({"dataset.source": "floppy"}, "floppy"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import read_summary
 from evonorm_jax.training import run_directory
 from evonorm_jax.training.experiment import create_experiment
 
@@ -28,6 +29,30 @@ def test_config_and_metadata_say_how_the_run_was_made(opened, config):
 def test_every_start_is_noted(opened, config):
     run_directory.open_run_directory(opened, create_experiment(config), first_process=True)
     assert len(json.loads((opened / "metadata.json").read_text())["starts"]) == 2
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("text", ["", "[]", '{"starts": 3}', "[" * 100_000, "\0"])
+def test_damaged_metadata_are_kept_and_begun_anew(opened, config, caplog, text):
+    (opened / "metadata.json").write_text(text)
+    run_directory.open_run_directory(opened, create_experiment(config), first_process=True)
+    assert len(json.loads((opened / "metadata.json").read_text())["starts"]) == 1
+    assert (opened / "metadata.json.damaged").read_text() == text
+    assert f"{opened / 'metadata.json'} is damaged" in caplog.text
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 100_000, '{"model": 1, "dataset": 1, "seed": 0, "dtype": ""}']
+)
+def test_a_damaged_config_is_refused_and_where_a_copy_is_said(opened, config, text):
+    (opened / "config.json").write_text(text)
+    for read in (
+        lambda: run_directory.check_owner(opened, config),
+        lambda: run_directory.read_config(opened),
+    ):
+        with pytest.raises(UserError, match=r"config\.json.* holds a copy: checkpoints/"):
+            read()
 
 
 def test_the_same_config_owns_the_directory(opened, config):
@@ -91,6 +116,6 @@ def test_reading_a_folder_that_is_no_run(tmp_path):
 
 
 def test_only_a_finished_run_has_a_summary(opened):
-    assert run_directory.read_summary(opened) is None
+    assert read_summary(opened) is None
     run_directory.write_summary(opened, {"eval/top1": 0.5})
-    assert run_directory.read_summary(opened) == {"eval/top1": 0.5}
+    assert read_summary(opened) == {"eval/top1": 0.5}

@@ -34,6 +34,16 @@ def test_a_resumed_run_drops_what_it_makes_again_and_the_torn_row(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.hostile
+def test_what_is_no_event_goes_as_well(tmp_path, caplog):
+    good = json.dumps({"step": 10, "note": "a\u2028b"})
+    bad = [b"\x00\xff", b"[" * 100_000, b'{"step": null}', b'{"epoch": 3}', b"17"]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*bad, good.encode()]))
+    assert writers.drop_after(tmp_path, 20) == 5
+    assert (tmp_path / "metrics.jsonl").read_text() == good + "\n"
+    assert "metrics.jsonl:1 and 4 more lines" in caplog.text
+
+
 def test_a_row_without_its_newline_is_completed(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 10}))
     assert writers.drop_after(tmp_path, 20) == 0

@@ -18,6 +18,7 @@ from evonorm_jax.search.run.executor import MAX_ATTEMPTS
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.ledger_reader import read_ledger
 from evonorm_jax.search.run.ray_executor import RayExecutor
+from evonorm_jax.search.run.stop_request import StopRequest
 from evonorm_jax.search.run.worker import Trial
 from tests.search.run.fast_search import Factory, evaluate, make_config, show_nothing
 from tests.search.run.test_local_executor import DEADLY, GOOD, run_to_end
@@ -49,6 +50,47 @@ def test_without_a_cluster_there_is_one_message(address, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=None))
     with pytest.raises(UserError, match=f"--ray={address}: there is no Ray cluster.*refused"):
         RayExecutor(evaluate, address)
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """A Ray that takes the signals, as the real one does, and has no room."""
+    started = []
+
+    def init(**fields):
+        started.append({**fields, "mode": os.environ.get("RAY_AUTH_MODE")})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    fake = types.SimpleNamespace(
+        init=init, cluster_resources=lambda: {"CPU": 2.0}, shutdown=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    yield started
+    os.environ.pop("RAY_AUTH_MODE", None)
+
+
+def test_a_signal_asks_the_search_to_stop_although_ray_wants_it(fake_ray):
+    with StopRequest() as stop:
+        RayExecutor(evaluate, "local")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+        assert stop.signal == signal.SIGTERM
+
+
+@pytest.mark.hostile
+def test_a_cluster_of_this_machine_is_for_nobody_else(fake_ray):
+    RayExecutor(evaluate, "local")
+    assert fake_ray[0]["_node_ip_address"] == "127.0.0.1"
+    assert fake_ray[0]["include_dashboard"] is False
+    assert fake_ray[0]["mode"] == "token"
+
+
+def test_a_cluster_elsewhere_is_taken_as_it_is(fake_ray):
+    RayExecutor(evaluate, "auto")
+    assert "_node_ip_address" not in fake_ray[0]
+    assert fake_ray[0]["mode"] is None
 
 
 @pytest.mark.cluster
