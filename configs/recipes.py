@@ -61,7 +61,7 @@ def base_config() -> ConfigDict:
     # are, several to a device if need be; the global batch is num_workers * images_per_worker.
     config.num_workers = 1
     config.images_per_worker = 128  # -1 = fit to the data
-    config.eval_batch_size = 256  # images, over all devices
+    config.eval_batch_size = 256  # images, over all devices; at most as many as there are
     config.sync_batch_stats = False  # True: batch statistics over all workers together
 
     config.model = ConfigDict(

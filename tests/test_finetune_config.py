@@ -1,13 +1,20 @@
-"""`configs/finetune_folder.py`: its network has published weights, and its commands work."""
+"""`configs/finetune_folder.py`: its network has published weights, and it trains on any folder."""
 
+import io
+
+import jax
 import pytest
 
 from configs import finetune_folder, recipes
 from evonorm_jax.data import dataset_config
+from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin
 from evonorm_jax.models import create_model
+from evonorm_jax.run_files import CLASSES_FILE, CONFIG_FILE, read_json
+from evonorm_jax.training import train_and_evaluate
 from experiments import launch
 from experiments.train import default_workdir
+from tests.data.conftest import write_folder
 from tests.test_configs import field_names
 
 CIFAR = f"{launch.ROOT}/configs/cifar10_resnet20_evonorm_s0.py:folder"
@@ -62,3 +69,40 @@ def test_the_size_before_the_crop_may_be_set_apart():
     mobile = f"{launch.ROOT}/configs/imagenet_efficientnet_b5_evonorm_b0.py:folder"
     dataset = launch.parse_config(mobile, ["--config.dataset.image_size=224"]).dataset
     assert dataset.resize_size == 256  # 32 more, as for 456
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_folder_trains_and_keeps_what_was_chosen_for_it(tmp_path):
+    photos = write_folder(tmp_path / "photos", {"": (6, 5, 3)})
+    small = {"dataset.path": str(photos), "dataset.image_size": 8, "dataset.in_memory": True}
+    small |= {"model.name": "cifar_resnet20", "num_epochs": 2.0}
+
+    def train(**fields):
+        config = finetune_folder.get_config()
+        config.model.fields = {"depth": 8, "num_filters": 4}
+        config.update_from_flattened_dict({**small, **fields})
+        stream, workdir = io.StringIO(), tmp_path / "run"
+        summary = train_and_evaluate(
+            config, workdir, devices=jax.devices()[:1], progress_stream=stream
+        )
+        return summary, stream.getvalue()
+
+    summary, text = train()
+    assert (summary["steps"], summary["eval/examples"]) == (2, 3)
+    assert text.count("Chosen to fit 11 training images: images_per_worker=8, num_steps=0, ") == 1
+    assert "training from scratch, for which 11 images are few" in text
+    assert f"{photos}: 11 training images, batch 8 = 1 worker x 8 images" in text
+    assert "evaluating: 0 of 3 images, compiling first" in text
+    saved = read_json(tmp_path / "run" / CONFIG_FILE)
+    assert (saved["dataset"]["name"], saved["images_per_worker"]) == ("photos", 8)
+    assert read_json(tmp_path / "run" / CLASSES_FILE)["class_names"] == ["ant", "bee", "cat"]
+
+    (photos / "ant" / "005.jpg").unlink()
+    (photos / "ant" / "004.jpg").unlink()  # a fresh run would have other sizes, this one goes on
+    again, text = train()
+    assert again == summary
+    assert "Nothing to do" in text
+    assert "Chosen to fit" not in text
+    photos.rename(tmp_path / "others")
+    with pytest.raises(UserError, match=r"dataset\.name: 'photos' there, 'others' here"):
+        train(**{"dataset.path": str(tmp_path / "others")})

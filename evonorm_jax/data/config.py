@@ -26,7 +26,7 @@ _FIELDS: dict[str, Any] = {
     # What the network sees.
     "image_size": 32,  # pixels; in evaluation, and in training unless train_crop_size is set
     "train_crop_size": 0,  # pixels; 0 = image_size
-    "resize_size": 0,  # pixels of the shorter side before the centre crop; 0 = image_size
+    "resize_size": 0,  # of the shorter side before the centre crop, pixels; 0 = image_size
     "mean": (127.5, 127.5, 127.5),  # per channel, units 0 ... 255; its length is the channels
     "std": (127.5, 127.5, 127.5),
     "exif_orientation": True,  # turn photographs upright; False: as stored, as TFDS and tf.data do
