@@ -106,7 +106,7 @@ def _describe_network(theirs: ml_collections.ConfigDict, ours: ml_collections.Co
     """Says how a network gets the fields of an earlier run; "" where it has them."""
     theirs, ours = (as_json(fields.to_dict()) for fields in (theirs, ours))
     missing = [
-        f"--config.model.fields.{name}={shlex.quote(str(value).replace(' ', ''))}"
+        f"--config.model.fields.{name}={_as_argument(value)}"
         for name, value in theirs.items()
         if ours.get(name) != value
     ]
@@ -124,6 +124,11 @@ def check_no_timm_name(config: ml_collections.ConfigDict) -> None:
             f"config.init_from={config.init_from!r} is a {what}, which knows its network: leave "
             "config.init_from_model empty, or name a .safetensors file of timm."
         )
+
+
+def _as_argument(value: Any) -> str:
+    text = str(tuple(value) if isinstance(value, list) else value)
+    return shlex.quote(text.replace(" ", ""))
 
 
 def _fit_head(
