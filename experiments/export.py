@@ -9,7 +9,8 @@ The ending of --output says what is written, unless --format does:
 
   jax          a program of jax.export with the weights in it, which jax alone runs, on every
                platform of --platforms. Of a classifier it takes any number of images, pixels of 0
-               to 255, and gives logits and probabilities. FILE.json beside it describes it.
+               to 255, and gives logits and probabilities; of a detector, any number of canvases
+               with the sizes of their pictures. FILE.json beside it describes it.
   safetensors  the weights of any run, with its config: evonorm_jax.load_run and config.init_from
                read it.
   npz          a classifier in half precision, for config.figures.network of image synthesis.

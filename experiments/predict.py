@@ -1,12 +1,14 @@
-r"""Says what the network of a run sees in images: a table, or JSON and CSV.
+r"""Says what the network of a run sees in images: a table, or JSON, CSV and drawings.
 
 Examples:
   python -m experiments.predict --workdir runs/digits_resnet_evonorm_s0 three.png photos/
   python -m experiments.predict --workdir runs/flowers 'photos/**/*.jpg' --top_k=3 --csv=flowers.csv
+  python -m experiments.predict --workdir runs/nuclei slide.png --json=found.json --draw=drawn
 
 Images are named as files, folders (with all folders in them) or globs. They are cropped, resized
 and normalised as the run's evaluations did it. The weights are the run's averages where it kept
-them.
+them. A detector's JSON has COCO's format for results, with the place of the image in the list, from
+1, as its id, and holds everything that was found, as average precision needs it.
 Exit code: 0 done, 1 some images could not be read and are named, 2 wrong input.
 """
 
@@ -14,6 +16,7 @@ import argparse
 import contextlib
 import csv
 import glob
+import itertools
 import json
 import os
 import sys
@@ -44,13 +47,17 @@ def main() -> None:
     parser.add_argument(
         "--newest_weights", action="store_true", help="not the averages, although there are any"
     )
-    parser.add_argument("--top_k", type=int, help="classes for each image (default: 5)")
+    parser.add_argument("--top_k", type=int, help="of a classifier: classes shown (default: 5)")
     parser.add_argument(
-        "--batch_size", type=int, default=32, help="images in memory at a time (default: 32)"
+        "--min_score", type=float, help="of a detector: lowest score shown, 0 to 1 (default: 0.5)"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, help="images at a time (default: 32; 4 of a detector)"
     )
     output = parser.add_argument_group("what to write, instead of a table on the terminal")
     output.add_argument("--json", metavar="FILE", help="a list of objects; - for the terminal")
     output.add_argument("--csv", metavar="FILE", help="a line for each row; - for the terminal")
+    output.add_argument("--draw", metavar="FOLDER", help="of a detector: what it found, as PNG")
     output.add_argument("--overwrite", action="store_true", help="replace what is there")
     arguments = parser.parse_args()
     check_arguments(arguments)
@@ -61,6 +68,11 @@ def main() -> None:
 
     run = load_run(arguments.workdir, arguments.step, newest_weights=arguments.newest_weights)
     options = chosen_options(arguments, run.options)
+    if arguments.draw and not run.draws:
+        raise UserError(
+            f"--draw={arguments.draw}: the networks of {arguments.workdir} name what is in images "
+            "and find no places in them; leave it out."
+        )
     unreadable: list[UserError] = []
     predictions = run.predict_files(
         paths, unreadable=unreadable.append, batch_size=arguments.batch_size, **options
@@ -83,12 +95,19 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}={value}: it must be at least 1.")
+    if arguments.min_score is not None and not 0 <= arguments.min_score <= 1:
+        raise UserError(f"--min_score={arguments.min_score}: it must be from 0 to 1.")
     if arguments.json == arguments.csv == STDOUT:
         raise UserError("--json=- and --csv=- cannot both go to the terminal: name a file for one.")
     for name in ("json", "csv"):
         path = getattr(arguments, name)
         if path and path != STDOUT:
             launch.check_output(Path(path), f"--{name}", overwrite=arguments.overwrite)
+    folder = Path(arguments.draw) if arguments.draw else None
+    if folder and folder.is_file():
+        raise UserError(f"--draw={folder} is a file: name a folder.")
+    if folder and folder.exists() and any(folder.iterdir()) and not arguments.overwrite:
+        raise UserError(f"--draw={folder} is not empty: name a new folder, or add --overwrite.")
 
 
 def chosen_options(arguments: argparse.Namespace, known: Iterable[str]) -> dict[str, Any]:
@@ -97,7 +116,7 @@ def chosen_options(arguments: argparse.Namespace, known: Iterable[str]) -> dict[
     Raises:
       UserError: One is of another kind of run.
     """
-    given = {name: getattr(arguments, name) for name in ("top_k",)}
+    given = {name: getattr(arguments, name) for name in ("top_k", "min_score")}
     chosen = {name: value for name, value in given.items() if value is not None}
     if wrong := [name for name in chosen if name not in known]:
         there = " and ".join(f"--{name}" for name in known) or "no such option"
@@ -154,12 +173,14 @@ def write(arguments: argparse.Namespace, predictions: Iterable[Any]) -> None:
             if path := getattr(arguments, name):
                 stream = files.enter_context(_opened(path))
                 outputs.append(files.enter_context(kind(stream)))
+        if arguments.draw:
+            outputs.append(files.enter_context(DrawnOutput(Path(arguments.draw))))
         if not outputs:
             outputs.append(files.enter_context(TableOutput(sys.stdout)))
         for prediction in predictions:
             for output in outputs:
                 output.add(prediction)
-    for name in ("json", "csv"):
+    for name in ("json", "csv", "draw"):
         path = getattr(arguments, name)
         if path and path != STDOUT:
             print(f"{name:4}  {path}")
@@ -186,7 +207,7 @@ class JsonOutput(contextlib.AbstractContextManager["JsonOutput"]):
 
     def add(self, prediction: Any) -> None:
         """Writes the records of one image."""
-        for record in prediction.records:
+        for record in prediction.records():
             self._stream.write(self._separator + json.dumps(record))
             self._separator = ",\n"
 
@@ -211,6 +232,29 @@ class CsvOutput(contextlib.AbstractContextManager["CsvOutput"]):
 
     def __exit__(self, *exception: object) -> None:
         """Leaves the stream to whoever opened it."""
+
+
+class DrawnOutput(contextlib.AbstractContextManager["DrawnOutput"]):
+    """A PNG file for each image, under its name; a number follows where the name is taken."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._taken: set[str] = set()
+
+    def add(self, prediction: Any) -> None:
+        """Draws one image."""
+        from evonorm_jax.run_files import replacing
+
+        stem = Path(prediction.path).stem
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([stem], numbered) if name not in self._taken)
+        self._taken.add(name)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self._folder / f"{name}.png") as temporary:
+            prediction.picture().save(temporary, format="PNG")
+
+    def __exit__(self, *exception: object) -> None:
+        """Has nothing to finish."""
 
 
 class TableOutput(contextlib.AbstractContextManager["TableOutput"]):

@@ -90,8 +90,8 @@ class RegionProposalHead(nn.Module):
         for level, x in maps.items():
             for index, shared in enumerate(convs, start=1):
                 x = norm_act(name=f"level{level}_norm{index}")(shared(x))
-            scores[level] = score(x).reshape(len(x), -1)
-            deltas[level] = delta(x).reshape(len(x), -1, 4)
+            scores[level] = score(x).reshape(x.shape[0], -1)
+            deltas[level] = delta(x).reshape(x.shape[0], -1, 4)
         return scores, deltas
 
 
@@ -139,7 +139,7 @@ class BoxHead(nn.Module):
             norm_act=norm_act,
             dtype=self.dtype,
         )
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         x = nn.Dense(
             self.num_units,
             kernel_init=nn.initializers.glorot_uniform(),

@@ -347,7 +347,7 @@ class MaskRCNN(nn.Module):
 
 def _full_size(images: jax.Array) -> jax.Array:
     """Returns the height and width of the canvas for every image, `[N, 2]` int32."""
-    return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (len(images), 2))
+    return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
 
 
 def _check_fields(model: MaskRCNN) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def write_pictures(path: Path, pipeline: InstancePipeline, rows: Mapping[str, np
         detections = {name: leaf[row] for name, leaf in rows.items()}
         objects = (
             true_objects(pipeline, picture, int(index)),
-            found_objects(pipeline, picture, detections),
+            found_objects(pipeline.class_names, picture, detections),
         )
         pairs.append([draw_objects(picture, drawn) for drawn in objects])
     with replacing(path) as temporary:
@@ -61,17 +61,20 @@ def true_objects(pipeline: InstancePipeline, picture: np.ndarray, index: int) ->
 
 
 def found_objects(
-    pipeline: InstancePipeline, picture: np.ndarray, detections: Mapping[str, np.ndarray]
+    class_names: Sequence[str],
+    picture: np.ndarray,
+    detections: Mapping[str, np.ndarray],
+    min_score: float = MIN_SCORE,
 ) -> list[Drawn]:
-    """Returns the detections of one image with a score of at least `MIN_SCORE`, best first."""
+    """Returns the detections of one image with a score of at least `min_score`, best first."""
     drawn = []
     for slot in np.argsort(-detections["scores"], kind="stable"):
         score, box = float(detections["scores"][slot]), detections["boxes"][slot]
-        if score < MIN_SCORE:
+        if score < max(min_score, 0.0):  # -1 stands for nothing
             break
-        name = pipeline.class_names[int(detections["classes"][slot])]
+        name = class_names[int(detections["classes"][slot])]
         mask = paste_mask(detections["masks"][slot], box, picture.shape[:2])
-        text = f"{_name(name, pipeline.num_classes - 1)} {score:.2f}".strip()
+        text = f"{_name(name, len(class_names) - 1)} {score:.2f}".strip()
         drawn.append(Drawn(box.tolist(), mask, text))
     return drawn
 

@@ -51,7 +51,10 @@ def export_program(
 
     Of a classifier, `images` are `[N, H, W, C]` for any N, of the network's size, with pixel values
     from 0 to 255 that are not normalised, and the result is a dictionary of `logits` and
-    `probabilities`, `[N, K]` float32. `PATH.json` has inputs, outputs and the names of the classes.
+    `probabilities`, `[N, K]` float32. Of a detector, `images` are canvases `[N, S, S, 3]` with the
+    picture at the top left, `valid_size` `[N, 2]` int32 is its height and width, and the result has
+    the fields of `detection.Detections`. `PATH.json` has inputs, outputs and the names of the
+    classes.
 
     Args:
       run: What `load_run` returned.
@@ -73,7 +76,7 @@ def export_program(
         raise UserError(
             f"input_dtype={input_dtype!r} is unknown: choose one of {', '.join(INPUT_DTYPES)}."
         )
-    batch = export.symbolic_shape("batch")[0] if run.symbolic_batch else 1
+    (batch,) = export.symbolic_shape("batch")
     inputs = {
         name: jax.ShapeDtypeStruct((batch, *shape), dtype or input_dtype)
         for name, (shape, dtype) in run.program_inputs.items()

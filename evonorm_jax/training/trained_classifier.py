@@ -143,7 +143,8 @@ class TrainedClassifier(TrainedRun):
                 )
             ]
             rows = [{"file": path, "rank": n, **one} for n, one in enumerate(ranked, start=1)]
-            yield FilePrediction(path, rows, [{"file": path, "predictions": ranked}])
+            record = {"file": path, "predictions": ranked}
+            yield FilePrediction(path, rows, functools.partial(list, [record]))
 
     def classes(self) -> dict[str, Any]:
         """Names of the classes, and how images are prepared."""

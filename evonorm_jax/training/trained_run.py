@@ -17,6 +17,7 @@ from evonorm_jax.training.saved_run import SavedRun, read_saved_run
 if TYPE_CHECKING:
     import ml_collections
     from flax import linen as nn
+    from PIL import Image
 
 
 class FilePrediction(NamedTuple):
@@ -25,12 +26,14 @@ class FilePrediction(NamedTuple):
     Attributes:
       path: The image.
       rows: Lines of a table, values by column; every row has the same columns, `file` the first.
-      records: Objects for JSON.
+      records: Makes objects for JSON.
+      picture: Draws what was found into the image; None for runs that draw nothing.
     """
 
     path: str
     rows: list[dict[str, Any]]
-    records: list[dict[str, Any]]
+    records: Callable[[], list[dict[str, Any]]]
+    picture: Callable[[], Image.Image] | None = None
 
 
 class TrainedRun(abc.ABC):
@@ -38,7 +41,8 @@ class TrainedRun(abc.ABC):
 
     Attributes:
       options: Names of the options of `predict_files` beside those that all runs have.
-      symbolic_batch: Whether an exported program takes any number of images, instead of one.
+      batch_size: Number of images that `predict_files` takes at a time by default.
+      draws: Whether `predict_files` gives pictures.
       source: Where it was read from.
       step: Updates made.
       config: The run's config.
@@ -49,7 +53,8 @@ class TrainedRun(abc.ABC):
     """
 
     options: ClassVar[tuple[str, ...]] = ()
-    symbolic_batch: ClassVar[bool] = True
+    batch_size: ClassVar[int] = 32
+    draws: ClassVar[bool] = False
     class_names: tuple[str, ...]
     model: nn.Module
 
@@ -105,7 +110,7 @@ class TrainedRun(abc.ABC):
         paths: Sequence[str],
         *,
         unreadable: Callable[[UserError], None],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         **options: Any,
     ) -> Iterator[FilePrediction]:
         """Says what is in image files, with no more than a batch of them in memory.
@@ -113,9 +118,10 @@ class TrainedRun(abc.ABC):
         Args:
           paths: The files.
           unreadable: Is called with the message about each file that cannot be read.
-          batch_size: Number of images at a time.
+          batch_size: Number of images at a time; the run's own number by default.
           **options: Values of some of `options`.
         """
+        batch_size = batch_size or self.batch_size
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for first in range(0, len(paths), batch_size):
                 part = paths[first : first + batch_size]
@@ -155,8 +161,8 @@ def load_run(
       newest_weights: Whether to take the newest weights although the run kept moving averages.
 
     Returns:
-      A `TrainedClassifier` for a run of classification; other tasks have their own kinds of
-      `TrainedRun`.
+      A `TrainedClassifier` for a run of classification, a `TrainedDetector` for one of instance
+      segmentation.
 
     Raises:
       UserError: It is no run, it has no such checkpoint, or its task has nothing to load.

@@ -107,6 +107,11 @@ def test_images_that_cannot_be_read_are_named_and_skipped(
         (["nothing.jpg"], "'nothing.jpg' is no file, no folder, and matches no images"),
         (["{empty}"], "empty' has no images: name files, globs, or folders with images"),
         (["{image}", "--top_k=0"], "--top_k=0: it must be at least 1"),
+        (["{image}", "--min_score=0.5"], "--min_score: the networks of"),
+        (["{image}", "--min_score=2"], "--min_score=2.0: it must be from 0 to 1"),
+        (["{image}", "--draw={empty}/drawn"], "name what is in images and find no places in them"),
+        (["{image}", "--draw={photos}"], "photos0 is not empty: name a new folder, or add --over"),
+        (["{image}", "--draw={image}"], "a.jpg is a file: name a folder"),
         (["{image}", "--batch_size=0"], "--batch_size=0: it must be at least 1"),
         (["{image}", "--json=-", "--csv=-"], "cannot both go to the terminal"),
         (["{image}", "--json=no/found.json"], "--json=no/found.json: there is no folder no"),
@@ -119,7 +124,7 @@ def test_mistakes_end_with_exit_code_2(
     trained_run, folder, tmp_path, monkeypatch, capsys, arguments, message
 ):
     (tmp_path / "empty").mkdir()
-    places = {"image": folder / "a.jpg", "empty": tmp_path / "empty"}
+    places = {"image": folder / "a.jpg", "empty": tmp_path / "empty", "photos": folder}
     given = [argument.format(**places) for argument in arguments]
     assert run(monkeypatch, "--workdir", trained_run.workdir, *given) == 2
     assert message in capsys.readouterr().err

@@ -29,6 +29,7 @@ from evonorm_jax.training.optimizer import (
     peak_learning_rate,
 )
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, gather_rows, keys_at, positions
+from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import (
     TrainState,
     create_train_state,
@@ -37,6 +38,7 @@ from evonorm_jax.training.state import (
 )
 from evonorm_jax.training.steps import gradient_step
 from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights, Task
+from evonorm_jax.training.trained_detector import TrainedDetector
 
 #: Images of the evaluation split that are drawn with what was found in them.
 _PICTURES = 4
@@ -119,6 +121,23 @@ class InstanceSegmentation(Task):
     def headline(self) -> str:
         """Names the network and its layer."""
         return f"{self.config.model.name} with {self.config.model.norm_act}"
+
+    def classes(self) -> dict[str, Any]:
+        """Names and category ids of the classes, and what evaluations do to images."""
+        config, pipeline = self.config, self.pipeline
+        return {
+            "class_names": list(pipeline.class_names),
+            "category_ids": list(pipeline.category_ids),
+            "dtype": config.dtype,
+            "image_size": config.dataset.image_size,
+            "mean": list(map(float, config.dataset.mean)),
+            "std": list(map(float, config.dataset.std)),
+        }
+
+    @classmethod
+    def trained_run(cls, saved: SavedRun) -> TrainedDetector:
+        """Makes the detector of a run ready to use."""
+        return TrainedDetector(saved, build_detector)
 
     def initial_weights(self) -> InitialWeights | None:
         """Reads `config.init_from`."""

@@ -1,5 +1,6 @@
 """A small detector on digit scenes trains, resumes, evaluates and is drawn by the one loop."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -7,16 +8,22 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax import export as jax_export
 from PIL import Image
 
 from configs import detection_recipes
 from evonorm_jax.analysis import plot_run
+from evonorm_jax.detection.coco_evaluation import average_precision
 from evonorm_jax.errors import UserError
-from evonorm_jax.training import train_and_evaluate
+from evonorm_jax.training import load_run, train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.evaluation import evaluate_checkpoint
 from evonorm_jax.training.experiment import create_experiment
+from evonorm_jax.training.export import export_program
 from evonorm_jax.training.run_directory import read_config
+from evonorm_jax.training.saved_run import read_saved_run
+from evonorm_jax.training.tasks.instance_segmentation import InstanceSegmentation
+from experiments import launch, predict
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -117,6 +124,117 @@ def test_every_image_counts_once_on_any_number_of_devices(finished):
     for name in ("eval/box_ap", "eval/mask_ap", "eval/box_ar8"):
         if name in summary:
             assert metrics[name] == pytest.approx(summary[name], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def pictures(finished, tmp_path_factory):
+    """The evaluation split as files, and its truth."""
+    config, _, _, _ = finished
+    pipeline = InstanceSegmentation.create_pipeline(config, evaluation_only=True)
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(10):
+        Image.fromarray(pipeline.eval_picture(index)).save(folder / f"{index:02d}.png")
+    return folder, pipeline.truth
+
+
+def predict_from_the_command_line(monkeypatch, *arguments):
+    """Returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+    try:
+        launch.run_main(predict.main)
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def test_predicting_files_has_the_average_precision_of_the_evaluation(
+    finished, pictures, tmp_path, monkeypatch, capsys
+):
+    _, workdir, summary, _ = finished
+    folder, truth = pictures
+    outputs = ("--json", tmp_path / "found.json", "--draw", tmp_path / "drawn")
+    arguments = ("--workdir", workdir, folder, "--min_score=0.0", "--csv", tmp_path / "found.csv")
+    arguments += ("--batch_size=2",)
+    assert predict_from_the_command_line(monkeypatch, *arguments, *outputs) == 0
+    assert f"draw  {tmp_path / 'drawn'}" in capsys.readouterr().out
+
+    results = json.loads((tmp_path / "found.json").read_text())
+    assert results[0]["file_name"] == str(folder / "00.png")
+    ids = [image["id"] for image in truth["images"]]
+    results = [record | {"image_id": ids[record["image_id"] - 1]} for record in results]
+    for kind, prefix in (("bbox", "box"), ("segm", "mask")):
+        found = average_precision(truth, results, kind=kind, max_dets=(1, 10, 100))
+        assert found[f"{prefix}_ap"] == pytest.approx(summary[f"eval/{prefix}_ap"], abs=1e-6)
+
+    lines = (tmp_path / "found.csv").read_text().splitlines()
+    assert lines[0] == "file,class,score,x,y,width,height"
+    assert len(lines) == 1 + len(results)
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        f"{index:02d}.png" for index in range(10)
+    ]
+    with Image.open(folder / "00.png") as plain, Image.open(tmp_path / "drawn/00.png") as drawn:
+        enlarged = plain.resize(drawn.size, Image.Resampling.NEAREST)
+        assert (np.asarray(enlarged) != np.asarray(drawn)).any()
+
+
+def test_a_detector_in_use(finished, pictures, monkeypatch, capsys):
+    _, workdir, _, _ = finished
+    file = pictures[0] / "00.png"
+    run = load_run(workdir)
+    with Image.open(file) as picture:
+        size = picture.size[::-1]
+        larger = picture.resize([2 * side for side in picture.size], Image.Resampling.NEAREST)
+    found, twice = run.predict([file, larger], min_score=0.0)
+    assert found.masks.shape == (len(found.boxes), *size)
+    assert found.names == [run.class_names[label] for label in found.classes]
+    assert (np.diff(found.scores) <= 0).all()
+    assert twice.masks.shape[1:] == (2 * size[0], 2 * size[1])
+    threshold = float(found.scores[0])
+    best, _ = run.predict([np.asarray(larger)[::2, ::2], file], min_score=threshold)
+    np.testing.assert_array_equal(best.boxes, found.boxes[found.scores >= threshold])
+    none = run.predict([file, file], min_score=1.0)[0]
+    assert none.masks.shape == (0, *size)
+    with pytest.raises(UserError, match=r"An image is uint8 \[4, 4\]: expected uint8 \[H, W, 3\]"):
+        run.predict([np.zeros((4, 4), np.uint8)])
+    assert predict_from_the_command_line(monkeypatch, "--workdir", workdir, file, "--top_k=2") == 2
+    assert "have --min_score; leave it out" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory):
+    """The run, the file and what is said of it."""
+    run, file = load_run(finished[1]), tmp_path_factory.mktemp("exported") / "net.jaxexport"
+    return run, file, export_program(run, file, platforms=("cpu",))
+
+
+def test_a_detector_is_exported_for_any_number_of_images(exported):
+    _, file, about = exported
+    assert about["inputs"]["images"] == {"shape": ["batch", 64, 64, 3], "dtype": "uint8"}
+    assert about["inputs"]["valid_size"] == {"shape": ["batch", 2], "dtype": "int32"}
+    assert about["outputs"]["boxes"] == {"shape": ["batch", 8, 4], "dtype": "float32"}
+    assert jax_export.deserialize(bytearray(file.read_bytes())).platforms == ("cpu",)
+
+
+@pytest.mark.slow
+def test_an_exported_detector_finds_the_same(exported, pictures):
+    run, file, _ = exported
+    program = jax_export.deserialize(bytearray(file.read_bytes()))
+    files = [pictures[0] / f"{index:02d}.png" for index in range(2)]
+    examples = [run.read(file) for file in files]
+    images, sizes = (np.stack([e[name] for e in examples]) for name in ("image", "valid_size"))
+    found = program.call(images, sizes)
+    for i, expected in enumerate(run.predict(files, min_score=0.0)):
+        kept = np.asarray(found["scores"][i]) >= 0
+        np.testing.assert_allclose(found["scores"][i][kept], expected.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_a_detector_from_before_there_was_a_file_of_classes(finished, tmp_path):
+    saved = dataclasses.replace(read_saved_run(finished[1]), classes=None)
+    with pytest.raises(UserError, match=r"classes\.json is missing.* Start its training command"):
+        InstanceSegmentation.trained_run(saved)
+    saved = dataclasses.replace(saved, classes={"class_names": ["background", "digit"]})
+    with pytest.raises(UserError, match="does not say what the classes are"):
+        InstanceSegmentation.trained_run(saved)
 
 
 def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
