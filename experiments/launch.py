@@ -6,6 +6,7 @@ import argparse
 import ast
 import errno
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -189,6 +190,20 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
         return ConfigDict(literal)
     expected = "dict" if isinstance(present, ConfigDict) else wanted.__name__
     raise UserError(f"--config.{name}={text}: {expected} is expected, such as {present!r}.")
+
+
+def add_print_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that shows a configuration and does nothing else."""
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the configuration with its overrides as JSON, and run nothing",
+    )
+
+
+def print_config(config: ml_collections.ConfigDict) -> None:
+    """Prints a configuration as JSON."""
+    print(json.dumps(config.to_dict(), indent=2))
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:

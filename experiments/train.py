@@ -15,7 +15,6 @@ SIGTERM or Ctrl-C saves and stops. Exit code: 0 done or stopped, 2 wrong input, 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -65,16 +64,12 @@ def main() -> None:
         "--config.num_epochs, num_steps or early_stopping_patience; from there on its schedule is "
         "that of the longer run, so the learning rate may jump up",
     )
-    parser.add_argument(
-        "--print_config",
-        action="store_true",
-        help="print the configuration with its overrides as JSON, and train nothing",
-    )
+    launch.add_print_config_argument(parser)
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
     if arguments.print_config:
-        print(json.dumps(config.to_dict(), indent=2))
+        launch.print_config(config)
         return
     path, argument = launch.split_config(arguments.config)
     name = f"{path.stem}_{argument}" if argument else path.stem
