@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import logging
 import os
 import sys
@@ -178,6 +179,20 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
         f"--config.{name}={shorten(text)[1:-1]}: {expected} is expected, such as "
         f"{shorten(present)}."
     )
+
+
+def add_print_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that shows a configuration and does nothing else."""
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the configuration with its overrides as JSON, and run nothing",
+    )
+
+
+def print_config(config: ml_collections.ConfigDict) -> None:
+    """Prints a configuration as JSON."""
+    print(json.dumps(config.to_dict(), indent=2))
 
 
 def start_jax(

@@ -73,9 +73,13 @@ def main() -> None:
         type=launch.user_path,
         help="folder of the search: ledger, logs, result (default: runs/search_<config>_<form>)",
     )
+    launch.add_print_config_argument(parser)
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides, "search")
+    if arguments.print_config:
+        launch.print_config(config)
+        return
     path, form = launch.split_config(arguments.config)
     name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
     workdir = Path(arguments.workdir or Path("runs") / name)

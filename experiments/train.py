@@ -18,7 +18,6 @@ traceback), 2 wrong input, 3 training diverged, 130 Ctrl-C before there was a st
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,16 +76,12 @@ def main() -> None:
         "--config.num_epochs, num_steps or early_stopping_patience; from there on its schedule is "
         "that of the longer run, so the learning rate may jump up",
     )
-    parser.add_argument(
-        "--print_config",
-        action="store_true",
-        help="print the configuration with its overrides as JSON, and train nothing",
-    )
+    launch.add_print_config_argument(parser)
     launch.add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
     if arguments.print_config:
-        print(json.dumps(config.to_dict(), indent=2))
+        launch.print_config(config)
         return
     check_fields(config, {"dataset.path": text(), "dataset.name": text()}, "config")
     workdir = Path(arguments.workdir or default_workdir(arguments.config, config))

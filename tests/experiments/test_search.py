@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -214,3 +215,18 @@ def test_random_layers_are_all_trained():
 def test_an_unknown_form_is_refused(series):
     with pytest.raises(UserError, match=r"'fast' .* knows small, tiny, smoke, tfds, folder, npz\."):
         MODULES[series].get_config("fast")
+
+
+def test_the_config_is_printed(monkeypatch, capsys, tmp_path):
+    from experiments import launch, search
+
+    arguments = [
+        "--print_config",
+        "--config.seed=7",
+        f"--config={CONFIG}",
+        f"--workdir={tmp_path / 'search'}",
+    ]
+    monkeypatch.setattr(sys, "argv", ["search", *arguments])
+    launch.run_main(search.main)
+    assert json.loads(capsys.readouterr().out)["seed"] == 7
+    assert not (tmp_path / "search").exists()
