@@ -14,14 +14,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-# The launchers that the tests start compile the same few programs again and again.
-_cache = tempfile.TemporaryDirectory(prefix="evonorm_jax_tests_", ignore_cleanup_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+# The launchers that the tests start compile the same few programs again and again. The processes of
+# pytest-xdist inherit the folder of the one that started them.
+_cache: tempfile.TemporaryDirectory[str] | None = None
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="evonorm_jax_tests_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 def pytest_unconfigure() -> None:
-    _cache.cleanup()
+    if _cache is not None:
+        _cache.cleanup()
 
 
 @pytest.fixture(scope="module", autouse=True)
