@@ -6,7 +6,6 @@ of timm, gives those of the backbone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,9 @@ def read_detector_weights(
       UserError: There are no such weights, or they are of another network.
     """
     workdir = Path(config.init_from) if config.init_from else None
-    if workdir is None or (os.path.isdir(workdir) and _task_of(workdir) == config.task):
+    if workdir is None or (workdir.is_dir() and _task_of(workdir) == config.task):
         return read_initial_weights(config, model, wanted)
-    if os.path.isdir(workdir):
+    if workdir.is_dir():
         variables, source = _read_classifier(config, workdir)
         check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ def read_initial_weights(
                 "config.init_from are, which is empty: name the .safetensors file there."
             )
         return None
-    if os.path.isdir(config.init_from):  # False for a name that is too long
+    if Path(config.init_from).is_dir():
         variables, source = _read_run(config)
         check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
     else:
