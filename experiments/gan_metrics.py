@@ -120,6 +120,11 @@ def read_images(path: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.
         raise UserError(
             f"--images={path}: expected an .npz file with the arrays images and labels ({error})"
         ) from error
+    if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or len(images) != len(labels):
+        raise UserError(
+            f"--images={path} has images of {images.dtype} {list(images.shape)} and labels of "
+            f"{labels.dtype} {list(labels.shape)}, but must have uint8 and as many integers."
+        )
     if images.shape[1:] != shape:
         raise UserError(
             f"--images={path} has images of shape {images.shape[1:]}, but those of the data set "

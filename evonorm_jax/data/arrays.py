@@ -11,6 +11,7 @@ splits are then shuffled by `np.random.default_rng(0)`, so that any part of one 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -68,11 +69,12 @@ def load_npz(config: ml_collections.ConfigDict, *, evaluation_only: bool = False
     Raises:
       UserError: The file is missing or breaks one of these rules.
     """
-    if not config.path or not pathlib.Path(config.path).exists():
+    path = pathlib.Path(os.path.expanduser(config.path))
+    if not config.path or not os.path.exists(path):
         raise UserError(
             f"There is no file '{config.path}': config.dataset.path must name the .npz file."
         )
-    return _read_npz(pathlib.Path(config.path), config, evaluation_only)
+    return _read_npz(path, config, evaluation_only)
 
 
 def fake_arrays(

@@ -85,7 +85,7 @@ def list_class_folder(
 
 
 def _list_class_folder(config: ml_collections.ConfigDict, evaluation_only: bool) -> ClassFolder:
-    root = pathlib.Path(config.path).expanduser()
+    root = pathlib.Path(os.path.expanduser(config.path))
     names = [parse_split(split)[0] for split in (config.train_split, config.eval_split)]
     if not config.path or not root.is_dir():
         where = f"There is no folder '{config.path}'" if config.path else "No folder is named"

@@ -80,7 +80,12 @@ def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
             raise KeyError(_FORMAT)
-    except (KeyError, TypeError, ValueError) as error:  # a UserError is a ValueError
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a UserError is a ValueError
         raise UserError(
             f"{path} is not there or no classifier that experiments.export wrote ({error})."
         ) from error

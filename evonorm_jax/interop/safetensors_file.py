@@ -5,6 +5,7 @@ A safetensors file is a JSON header and plain arrays: reading one runs no code, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     safetensors = _import_safetensors()
-    if path.is_dir() or not path.exists():
-        what = "is a folder" if path.is_dir() else "is not there"
+    if os.path.isdir(path) or not os.path.lexists(path):
+        what = "is a folder" if os.path.isdir(path) else "is not there"
         raise UserError(f"{path} {what}; name a .safetensors file.")
     check_regular(path)
     if path.suffix in _PICKLES:

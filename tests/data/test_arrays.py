@@ -137,8 +137,9 @@ def test_bad_npz(tmp_path, changes, message):
 
 
 def test_files_that_are_no_npz(tmp_path):
-    with pytest.raises(UserError, match="There is no file"):
-        npz_pipeline(tmp_path / "missing.npz")
+    for name in ("missing.npz", "x" * 300, "a\0b"):
+        with pytest.raises(UserError, match="There is no file"):
+            npz_pipeline(tmp_path / name)
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(UserError, match="cannot be read"):
         npz_pipeline(tmp_path / "text.npz")

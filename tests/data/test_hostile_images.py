@@ -211,8 +211,9 @@ def test_folders_that_cannot_be_listed(tmp_path):
     for name in ("x" * 300, "y/" * 3000):
         with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
             list_class_folder(folder_config(tmp_path / name))
-    with pytest.raises(UserError, match="There is no folder"):
-        list_class_folder(folder_config("a\0b"))
+    for name in ("a\0b", "~nobody-of-that-name/photos"):
+        with pytest.raises(UserError, match="There is no folder"):
+            list_class_folder(folder_config(name))
 
 
 def test_names_that_are_no_utf8(tmp_path):

@@ -111,6 +111,31 @@ def test_measuring(workdir, tmp_path, monkeypatch, capsys):
     assert read["classifier_fid"] == drawn["classifier_fid"]
 
 
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"images": np.zeros((2, 8, 8, 1))}, "has images of float64 .2, 8, 8, 1. and labels"),
+        ({"labels": np.zeros(3, int)}, r"labels of int64 \[3\], but must have uint8 and as many"),
+        ({"labels": np.array([None, None])}, "expected an .npz file .* Python objects"),
+        ({"images": np.zeros((2, 9, 9, 1), np.uint8)}, "has images of shape .9, 9, 1., but those"),
+    ],
+)
+def test_images_of_a_file_are_checked(tmp_path, changes, message):
+    path = tmp_path / "images.npz"
+    arrays = {"images": np.ones((2, 8, 8, 1), np.uint8), "labels": np.array([3, 4])}
+    np.savez(path, **arrays | changes)
+    if message is None:
+        for array, expected in zip(
+            gan_metrics.read_images(str(path), (8, 8, 1)), arrays.values(), strict=True
+        ):
+            np.testing.assert_array_equal(array, expected)
+        return
+    with pytest.raises(UserError, match=message):
+        gan_metrics.read_images(str(path), (8, 8, 1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -64,6 +64,7 @@ def test_a_file_of_another_network_names_file_and_tensors(tmp_path, state_dict):
     ("name", "content", "message"),
     [
         ("absent.safetensors", None, "absent.safetensors is not there; name a .safetensors file"),
+        ("x" * 300, None, "is not there; name a"),
         ("", None, "is a folder; name a"),
         ("model.pth", b"\x80\x02}q", "is a pickle.*safetensors.torch.save_file"),
         ("pytorch_model.bin", b"PK", "is a pickle"),

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import numbers
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,9 +99,9 @@ def list_coco_folder(
     Raises:
       UserError: A file is missing or breaks a rule; the message names it and the id.
     """
-    root = pathlib.Path(config.path).expanduser()
+    root = pathlib.Path(os.path.expanduser(config.path))
     names = [config.eval_split] if evaluation_only else [config.train_split, config.eval_split]
-    if not config.path or not root.is_dir():
+    if not config.path or not os.path.isdir(root):
         needed = (f"annotations/instances_{parse_split(name)[0]}.json" for name in names)
         raise UserError(
             f"There is no folder '{config.path}': config.dataset.path must name the folder that "
@@ -266,7 +267,7 @@ def _read_split(
         CocoImage(folder / r["file_name"], sizes[r["id"]], tuple(instances[r["id"]]))
         for r in records
     )
-    if missing := [image.path for image in images if not image.path.is_file()]:
+    if missing := [image.path for image in images if not os.path.isfile(image.path)]:
         raise UserError(
             f"{file} names {len(missing)} images of {len(images)} that are not there, the first is "
             f"{missing[0]}."

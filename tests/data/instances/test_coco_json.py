@@ -92,6 +92,7 @@ def drop(key):
         (lambda c: c["images"][0].pop("height"), r"images, 0: height is None; expected int"),
         (lambda c: c["images"][0].update(height=0), r"image 0 has the size \[0, 60\]"),
         (lambda c: c["images"][2].update(file_name="x.jpg"), r"1 images of 3 that are not there"),
+        (lambda c: c["images"][2].update(file_name="x" * 300), r"1 images of 3 that are not there"),
         (lambda c: c["categories"][0].update(id=-1), r"category id -1 is negative"),
         (
             lambda c: c["images"][0].update(height=2**40),
@@ -120,8 +121,11 @@ def test_the_splits_have_the_same_categories(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(UserError, match=r"There is no folder '.*none'.*instances_train\.json and"):
-        list_coco_folder(config(tmp_path / "none"))
+    for name in ("none", "x" * 300 + "none"):
+        with pytest.raises(
+            UserError, match=r"There is no folder '.*none'.*instances_train\.json and"
+        ):
+            list_coco_folder(config(tmp_path / name))
     with pytest.raises(UserError, match=r"no file .*instances_train\.json; its folder has no JSON"):
         list_coco_folder(config(tmp_path))
     (tmp_path / "annotations").mkdir()
