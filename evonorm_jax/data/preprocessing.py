@@ -21,9 +21,11 @@ from evonorm_jax.data.pillow_images import (
     DECODING_ERRORS,
     crop_and_resize,
     decode_image,
+    describe,
     to_colours,
 )
 from evonorm_jax.errors import UserError
+from evonorm_jax.input_files import printable
 
 if TYPE_CHECKING:
     import ml_collections
@@ -44,6 +46,7 @@ class Preprocessing:
       std: Standard deviation of each channel that is divided by, in units of 0 to 255.
       resize_method: "bicubic", or "area" for the mean of the pixels.
       antialias: Whether Pillow resizes, with antialiasing, or the numerics of TensorFlow count.
+      upright: Whether photographs in files are turned as their EXIF says.
     """
 
     image_size: int
@@ -53,6 +56,7 @@ class Preprocessing:
     std: tuple[float, ...]
     resize_method: str = "bicubic"
     antialias: bool = True
+    upright: bool = True
 
     @classmethod
     def of_dataset(cls, config: ml_collections.ConfigDict) -> Preprocessing:
@@ -70,6 +74,7 @@ class Preprocessing:
             std=tuple(map(float, config.std)),
             resize_method=config.resize_method,
             antialias=config.in_memory and config.source != "tfds",
+            upright=config.exif_orientation,
         )
 
     @classmethod
@@ -88,6 +93,7 @@ class Preprocessing:
                 std=tuple(map(float, record["std"])),
                 resize_method=str(record["resize_method"]),
                 antialias=bool(record["antialias"]),
+                upright=bool(record["upright"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -114,9 +120,12 @@ class Preprocessing:
             if isinstance(image, Image.Image):
                 decoded = to_colours(image, channels)
             else:
-                decoded = decode_image(str(image), channels)
+                decoded = decode_image(image, channels, upright=self.upright)
+        except UserError:  # it names the file
+            raise
         except DECODING_ERRORS as error:
-            raise UserError(f"'{image}' cannot be read as an image ({error}).") from error
+            name = printable(str(image))
+            raise UserError(f"'{name}' cannot be read as an image ({describe(error)}).") from error
         if self.antialias:
             return crop_and_resize(
                 decoded,

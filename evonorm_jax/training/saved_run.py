@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,10 @@ class SavedRun:
 
 def holds_run(path: str | Path) -> bool:
     """Whether this is a folder, or a safetensors file that `experiments.export` wrote."""
-    path = Path(path)
-    if path.suffix == _ENDING and path.is_file():
+    # Not those of Path, which raise where a name is too long.
+    if str(path).endswith(_ENDING) and os.path.isfile(path):
         return METADATA_KEY in read_metadata(path)
-    return path.is_dir()
+    return os.path.isdir(path)
 
 
 def read_saved_run(

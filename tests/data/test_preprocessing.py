@@ -33,6 +33,20 @@ def test_files_become_what_an_evaluation_in_memory_reads(image_folder, method):
         np.testing.assert_array_equal(preprocessing.fit(np.asarray(image)[None])[0], expected)
 
 
+@pytest.mark.parametrize("turned", [True, False])
+def test_photographs_lie_as_they_lie_in_evaluation(tmp_path, turned):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn it to the right
+    path = tmp_path / "photo.png"
+    pixels = smooth_image(0, 8, 8)
+    Image.fromarray(pixels).save(path, exif=exif)
+    preprocessing = Preprocessing.of_dataset(
+        folder_config(tmp_path, resize_size=8, exif_orientation=turned)
+    )
+    expected = np.rot90(pixels, -1) if turned else pixels
+    np.testing.assert_array_equal(preprocessing.read(path), expected)
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("method", ["bicubic", "area"])
@@ -110,6 +124,9 @@ def test_arrays_of_the_right_size_stay_as_they_are():
 
 def test_a_file_that_is_no_image(tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
-    for name in ("a.jpg", "b.jpg"):
-        with pytest.raises(UserError, match=rf"{name}' cannot be read as an image \("):
+    for name, message in (
+        ("a.jpg", r"a\.jpg' cannot be read as an image \("),
+        ("b.jpg", r"There is no file '.*b\.jpg'"),
+    ):
+        with pytest.raises(UserError, match=message):
             Preprocessing(image_size=8, resize_size=10, **RGB).read(tmp_path / name)

@@ -43,6 +43,7 @@ def test_classes_json(trained_run):
         "std": [60, 65, 70],
         "resize_method": "bicubic",
         "antialias": True,
+        "upright": True,
     }
 
 
@@ -159,7 +160,7 @@ def test_runs_that_cannot_be_loaded(trained_run, tmp_path):
         (np.zeros((0, 8, 8, 3)), {}, "There are no images"),
         (np.zeros((1, 8, 8, 3)), {"top_k": 0}, "top_k=0: it must be at least 1"),
         (np.zeros((1, 8, 8, 3)), {"batch_size": 0}, "batch_size=0: it must be at least 1"),
-        (["nothing.jpg"], {}, "'nothing.jpg' cannot be read as an image"),
+        (["nothing.jpg"], {}, "There is no file 'nothing.jpg'"),
         (np.ones((1, 8, 8, 3)), {}, "values from 1 to 1: expected pixel values from 0 to 255"),
     ],
 )
