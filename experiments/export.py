@@ -19,6 +19,7 @@ The weights are the run's averages where it kept them.
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 from evonorm_jax.errors import UserError
@@ -51,6 +52,7 @@ def main() -> None:
     chosen = find_format(arguments)
     launch.check_output(output, "--output", overwrite=arguments.overwrite)
     launch.start_jax()
+    logging.getLogger("evonorm_jax").setLevel(logging.WARNING)  # training has said the rest
 
     from evonorm_jax.training import export
     from evonorm_jax.training.saved_run import read_saved_run

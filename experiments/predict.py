@@ -18,6 +18,7 @@ import csv
 import glob
 import itertools
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -63,6 +64,7 @@ def main() -> None:
     check_arguments(arguments)
     paths = find_images(arguments.images)
     launch.start_jax()
+    logging.getLogger("evonorm_jax").setLevel(logging.WARNING)  # training has said the rest
 
     from evonorm_jax.training import load_run
 

@@ -3,6 +3,11 @@
 Evaluations crop and resize in two ways. Sets that are read into memory by Pillow are resized with
 antialiasing. Sets that TensorFlow reads, those that stream and those of TFDS, are resized by its
 `tf.image.resize` without antialiasing; `resize_plainly` computes the same in NumPy.
+
+One difference stays. TensorFlow decodes JPEG files by libjpeg's fast cosine transform, Pillow by
+the accurate one. On 50 photographs of ImageNet, cropped to 224 pixels, the results differ by 1.2 of
+255 grey levels in the mean and by 21 at most. With the accurate transform in TensorFlow, too,
+0.02 % of the values differ, most of them by 1.
 """
 
 from __future__ import annotations

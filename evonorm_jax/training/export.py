@@ -8,7 +8,6 @@ classifier    A classifier's weights in half precision, for the figures of gener
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def export_program(
     program = export.export(jax.jit(run.program), platforms=tuple(platforms))(*inputs.values())
     outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
     about = {
-        "run": os.path.abspath(run.source),
+        "run": run.source,
         "step": run.step,
         "inputs": {name: _described(leaf) for name, leaf in inputs.items()},
         "outputs": {name: _described(leaf) for name, leaf in outputs.items()},
@@ -117,7 +116,7 @@ def export_weights(saved: SavedRun, path: str | Path) -> None:
     flat = traverse_util.flatten_dict(saved.variables, sep="/")
     tensors = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     about = {
-        "run": os.path.abspath(saved.source),
+        "run": saved.source,
         "step": saved.step,
         "averaged": saved.averaged,
         "config": as_json(saved.config.to_dict()),
