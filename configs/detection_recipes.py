@@ -34,7 +34,7 @@ def base_config() -> ConfigDict:
     """Returns every field of instance segmentation, with its neutral value."""
     config = recipes.base_config()
     config.task = "instance_segmentation"
-    for name in ("label_smoothing", "mixup_alpha", "gradient_accumulation_steps"):
+    for name in recipes.CLASSIFIER_FIELDS:
         del config[name]
     config.max_dets = (1, 10, 100)  # COCO's: detections of an image and a category that count
     config.optimizer.nesterov = False

@@ -8,7 +8,7 @@ their unit in their name, and both are resolved when a run starts, so that one o
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs.arguments import parse_words
 from evonorm_jax.data import dataset_config
@@ -37,6 +37,12 @@ _FIELDS_OF_ANY_SOURCE = (
     *("randaugment_layers", "randaugment_magnitude", "autoaugment"),
 )
 
+# What only classifiers have; other tasks take these fields out.
+CLASSIFIER_FIELDS = (
+    *("label_smoothing", "mixup_alpha", "cutmix_alpha", "random_erasing"),
+    "gradient_accumulation_steps",
+)
+
 # Workers of 128 images: the batch of 4096 of the paper's sweep for MobileNetV2, the 1024 and 2048
 # of the authors' TPU code for the others.
 _MOBILE_WORKERS = {"mobilenet": 32, "mnasnet": 8, "efficientnet": 16}
@@ -44,6 +50,8 @@ _MOBILE_WORKERS = {"mobilenet": 32, "mnasnet": 8, "efficientnet": 16}
 
 def base_config() -> ConfigDict:
     """Returns every field that a config has, with its neutral value."""
+    # Fields of which the comment says so may be -1: they are then chosen to fit the data, by the
+    # rules of evonorm_jax/training/fit_to_data.py.
     config = ConfigDict()
     config.task = "classification"  # what is trained: a name in evonorm_jax/training/tasks
     config.seed = 0
@@ -52,7 +60,7 @@ def base_config() -> ConfigDict:
     # A worker is what takes batch statistics together. Workers are laid on whatever devices there
     # are, several to a device if need be; the global batch is num_workers * images_per_worker.
     config.num_workers = 1
-    config.images_per_worker = 128
+    config.images_per_worker = 128  # -1 = fit to the data
     config.eval_batch_size = 256  # images, over all devices
     config.sync_batch_stats = False  # True: batch statistics over all workers together
 
@@ -68,14 +76,14 @@ def base_config() -> ConfigDict:
 
     # Length of the run: exactly one of the two, the other stays 0.
     config.num_epochs = 0.0
-    config.num_steps = 0
+    config.num_steps = 0  # -1 = fit to the data, unless num_epochs is set
 
     config.optimizer = ConfigDict(
         {
             "name": "sgd",  # "sgd", "lars", "rmsprop", "adam" or "adamw"
             # The peak: exactly one of the two, the other stays 0.
             "learning_rate_per_256": 0.1,  # scales linearly with the global batch
-            "learning_rate": 0.0,  # the same for any batch
+            "learning_rate": 0.0,  # the same for any batch; -1 = fit to data and weights
             "momentum": 0.9,
             "nesterov": True,
             "weight_decay": 1e-4,  # on the kernels of convolutions and dense layers only
@@ -86,12 +94,18 @@ def base_config() -> ConfigDict:
             "adam_beta1": 0.9,
             "adam_beta2": 0.999,
             "adam_epsilon": 1e-8,
+            # Parts of the network, by patterns of the paths in parameters.txt of a run.
+            "frozen_paths": (),  # keep their values: ("stem_*", "stage1_*")
+            "rate_multipliers": (),  # learn at another rate: ("head=10",); the first match counts
+            # Below 1: each layer learns at that share of the rate of the next one.
+            "layer_decay": 1.0,
+            "layer_paths": (),  # from the images on: ("stem_*", "stage1_*", ..., "head*")
         }
     )
     config.schedule = ConfigDict(
         {
             "name": "cosine",  # "cosine", "step", "constant" or "exponential"
-            "warmup_epochs": 0.0,  # linear from 0
+            "warmup_epochs": 0.0,  # linear from 0; -1 = fit to the data
             "boundaries": (30 / 90, 60 / 90, 80 / 90),  # step: fractions of the whole run
             "decay_factor": 0.1,  # step and exponential: at each boundary, every decay_epochs
             "decay_epochs": 2.4,  # exponential
@@ -99,14 +113,19 @@ def base_config() -> ConfigDict:
     )
 
     config.label_smoothing = 0.0
-    config.mixup_alpha = 0.0  # 0 = off
+    config.mixup_alpha = 0.0  # of the Beta distribution of weights of images; 0 = off
+    config.cutmix_alpha = 0.0  # of that of areas; 0 = off, with mixup one of the two for each image
+    config.random_erasing = 0.0  # probability that noise fills a rectangle of an image
     config.ema_decay = 0.0  # moving average of the weights, evaluated as well; 0 = off
     config.gradient_accumulation_steps = 1
 
     config.log_every_steps = 100
-    config.eval_every_epochs = 1.0
+    config.eval_every_epochs = 1.0  # 0 = at the end; -1 = fit to the data
     config.checkpoint_every_steps = 1000
-    config.keep_checkpoints = 2
+    config.keep_checkpoints = 2  # the newest ones
+    config.keep_best_checkpoint = True  # one more: that of the best evaluation by the main metric
+    # Evaluations one after the other that may bring no better main metric; then the run ends.
+    config.early_stopping_patience = 0  # 0 = off
     config.tensorboard = True  # event files too, where TensorFlow is installed
     config.profile_start_step = 0
     config.profile_steps = 0  # 0 = off
@@ -203,7 +222,7 @@ def imagenet_mobile(model: str, norm_act: str) -> ConfigDict:
     if norm_act.startswith("bn_"):
         config.model.norm_act_fields.update({"momentum": 0.99, "epsilon": 1e-3})
     config.model.fields.dropout_rate = 0.2
-    image_size = native_image_size(model)
+    image_size = FieldReference(native_image_size(model))
     config.dataset = dataset_config(
         "imagenet2012", "tfds", image_size=image_size, resize_size=image_size + 32
     )
@@ -242,7 +261,7 @@ def parse_arg(config: ConfigDict, arg: str) -> ConfigDict:
     sources = () if config.dataset.source == "embedded" else ("tfds", "folder", "npz")
     small, source = parse_words(arg, ("smoke",), sources)
     if source:
-        kept = {field: config.dataset[field] for field in _FIELDS_OF_ANY_SOURCE}
+        kept = {field: config.dataset.get_ref(field) for field in _FIELDS_OF_ANY_SOURCE}
         config.dataset = dataset_config(config.dataset.name, source, **kept)
     return smoke(config, keep_source=bool(source)) if small else config
 

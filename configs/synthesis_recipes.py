@@ -18,10 +18,7 @@ from evonorm_jax.norm_act import accepts_field
 #: The rows of the paper's Table 5.
 LAYERS = ("bn_relu", "evonorm_b0", "gn_relu", "ln_relu", "pixel_norm_relu", "evonorm_s0")
 
-_ONLY_CLASSIFICATION = (
-    *("optimizer", "init_from", "init_from_model", "label_smoothing", "mixup_alpha"),
-    "gradient_accumulation_steps",
-)
+_NOT_OF_SYNTHESIS = ("optimizer", "init_from", "init_from_model", *recipes.CLASSIFIER_FIELDS)
 # The generator's tanh ends at -1 and 1, and so do the images of the data.
 _FROM_MINUS_1_TO_1 = 127.5
 # What a recipe sets in `config.dataset`; it stays when another source is chosen.
@@ -35,7 +32,7 @@ def base_config(norm_act: str) -> ConfigDict:
     """Returns every field that a config of image synthesis has."""
     config = recipes.base_config()
     optimizer = config.optimizer
-    for field in _ONLY_CLASSIFICATION:
+    for field in _NOT_OF_SYNTHESIS:
         del config[field]
     config.task = "image_synthesis"
     config.model.norm_act = norm_act  # of the generator; the discriminator normalises nothing

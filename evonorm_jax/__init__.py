@@ -1,6 +1,7 @@
 """EvoNorm in JAX and Flax: the layers and, through `create_model`, the networks that hold them.
 
-Importing this package imports jax and flax alone; the networks come with their first use.
+`load_run` loads what was trained, ready to use. Importing this package imports jax and flax alone;
+networks and runs come with their first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from evonorm_jax.norm_act import norm_act, norm_act_names
 
 if TYPE_CHECKING:
     from evonorm_jax.models import create_model
+    from evonorm_jax.training import load_run
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,7 @@ __all__ = [
     "EvoNormS2",
     "__version__",
     "create_model",
+    "load_run",
     "norm_act",
     "norm_act_names",
 ]
@@ -39,4 +42,8 @@ def __getattr__(name: str) -> Any:
         from evonorm_jax.models import create_model
 
         return create_model
+    if name == "load_run":
+        from evonorm_jax.training import load_run
+
+        return load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

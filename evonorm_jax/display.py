@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import types
 from typing import TYPE_CHECKING, Self, TextIO
@@ -24,6 +25,33 @@ def format_duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class WaitLog:
+    """Logs how far something has come that may take long; what is done in two seconds says nothing.
+
+    Args:
+      logger: Takes the lines.
+      what: Is waited for, such as "Reading images of photos".
+      total: Number of what is counted.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str, total: int):
+        self._logger, self._what, self._total = logger, what, total
+        self._done = 0
+        self._next = time.monotonic() + 2.0
+
+    def add(self, number: int = 1) -> None:
+        """Counts on, see `reach`."""
+        self.reach(self._done + number)
+
+    def reach(self, done: int) -> None:
+        """Says how many are done; a line is logged every ten seconds."""
+        self._done = done
+        now = time.monotonic()
+        if now >= self._next and self._done < self._total:
+            self._next = now + 10.0
+            self._logger.info("%s: %s of %s", self._what, f"{self._done:,}", f"{self._total:,}")
 
 
 class LiveDisplay:

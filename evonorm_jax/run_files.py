@@ -19,6 +19,7 @@ from evonorm_jax.errors import UserError
 
 CONFIG_FILE = "config.json"  # the resolved config
 METADATA_FILE = "metadata.json"  # what the metrics mean; versions, commit, devices of every start
+CLASSES_FILE = "classes.json"  # names of the classes, and how images are prepared for the network
 METRICS_FILE = "metrics.jsonl"  # one object per event
 SUMMARY_FILE = "summary.json"  # the final numbers; there once the run is finished
 CURVE_FILE = "curve.png"

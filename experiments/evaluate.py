@@ -3,6 +3,7 @@ r"""Evaluates a checkpoint of a run, or timm's weights: every example of the eva
 Examples:
   python -m experiments.evaluate --workdir runs/digits_resnet_evonorm_s0
   python -m experiments.evaluate --workdir runs/r50 --step 112590 --config.eval_batch_size=256
+  python -m experiments.evaluate --workdir runs/r50 --checkpoint best
   python -m experiments.evaluate --weights resnet50.safetensors --model resnet50 \
       --config configs/imagenet_r50_bn_relu.py --config.dtype=float32
 
@@ -40,7 +41,13 @@ def main() -> None:
     source.add_argument(
         "--weights", metavar="FILE.safetensors", help="weights of one of timm's networks"
     )
-    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    which.add_argument(
+        "--checkpoint",
+        choices=("newest", "best"),
+        help="the best: by the main metric in training",
+    )
     parser.add_argument("--model", metavar="TIMM_NAME", help="whose --weights they are: resnet50")
     parser.add_argument(
         "--config", metavar="FILE.py[:ARGUMENT]", help="the data set to evaluate --weights on"
@@ -58,7 +65,8 @@ def main() -> None:
     else:
         workdir = Path(arguments.workdir)
         config = launch.override(run_directory.read_config(workdir), overrides)
-        metrics = evaluation.evaluate_checkpoint(config, workdir, arguments.step)
+        step = "best" if arguments.checkpoint == "best" else arguments.step
+        metrics = evaluation.evaluate_checkpoint(config, workdir, step)
     if jax.process_index() == 0:
         print(json.dumps(metrics, indent=2))
 
@@ -69,7 +77,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
       UserError: Some do not; the message names them.
     """
-    needed, others = ["model", "config"], ["step"]
+    needed, others = ["model", "config"], ["step", "checkpoint"]
     if arguments.workdir:
         needed, others = [], ["model", "config"]
     given = vars(arguments)

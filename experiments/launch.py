@@ -8,6 +8,7 @@ import errno
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import jax
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import check_plain, shorten
+from experiments.config_file import ROOT as ROOT
+from experiments.config_file import get_config, load_config_module
+from experiments.config_file import split_config as split_config
 
 if TYPE_CHECKING:
     import ml_collections
-
-ROOT = Path(__file__).resolve().parents[1]
 
 _UNWRITABLE = (
     errno.ENOSPC,
@@ -42,12 +45,15 @@ OPEN_FIELDS = (
     "config.model.fields.backbone_fields",
 )
 
+# Fields that name a file or a folder; the shell leaves the ~ of --config.FIELD=~/... as it is.
+_PATHS = ("dataset.path", "init_from", "figures.network")
+
 
 def run_main(main: Callable[[], None]) -> None:
     """Runs a launcher; a `UserError` becomes its message on stderr and exit code 2.
 
-    So does a file or folder that cannot be written. Output that nobody reads any more ends it in
-    silence, with exit code 1.
+    So does a file or folder that cannot be written. Ctrl-C is one line and exit code 130. Output
+    that nobody reads any more ends it in silence, with exit code 1.
     """
     try:
         main()
@@ -55,6 +61,10 @@ def run_main(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near; nothing may interrupt it
+        print(f"\n{Path(sys.argv[0]).stem}: interrupted; what was saved stays.", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # as of `--print | head`: whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
@@ -67,46 +77,36 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def parse_config(file: str, overrides: list[str]) -> ml_collections.ConfigDict:
+def check_output(path: Path, name: str, *, overwrite: bool = False) -> None:
+    """Refuses a file to write that is there already, or whose folder is not.
+
+    Raises:
+      UserError: The message names the argument, the path and the remedy.
+    """
+    if path.is_dir():
+        raise UserError(f"{name}={path} is a folder: name a file.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{name}={path} is there already: name another file, or add --overwrite.")
+    if not path.parent.is_dir():
+        raise UserError(f"{name}={path}: there is no folder {path.parent}; make it first.")
+
+
+def parse_config(
+    file: str, overrides: list[str], kind: str = "training"
+) -> ml_collections.ConfigDict:
     """Loads `FILE.py[:argument]` and applies `--config.field=value` overrides.
 
+    Args:
+      file: The file, and what follows its colon.
+      overrides: Arguments of the command line.
+      kind: Either "training" or "search".
+
     Raises:
-      UserError: The file is not there, an argument or field is unknown, a value has another type,
-        or an argument is no override.
+      UserError: The file is not there, raises or is of another kind, an argument or field is
+        unknown, a value has another type, or an argument is no override.
     """
     module, argument = load_config_module(file)
-    return override(module.get_config(argument), overrides)
-
-
-def load_config_module(file: str) -> tuple[types.ModuleType, str]:
-    """Imports the module of `FILE.py[:ARGUMENT]`; returns it and the argument.
-
-    Raises:
-      UserError: The file is not there, or is no config.
-    """
-    path, argument = split_config(file)
-    if not path.is_file():
-        raise UserError(
-            f"--config={file}: there is no file {path}. The ready ones are in {ROOT / 'configs'}."
-        )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={file}: {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={file}: {path} has no function get_config(arg).")
-    return module, argument
-
-
-def split_config(file: str) -> tuple[Path, str]:
-    """Splits `FILE.py[:ARGUMENT]` into path and argument.
-
-    >>> split_config("configs/digits_resnet_evonorm_s0.py:smoke")[1]
-    'smoke'
-    """
-    path, _, argument = file.partition(":")
-    return Path(path), argument
+    return override(get_config(module, argument, kind), overrides)
 
 
 def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_collections.ConfigDict:
@@ -134,6 +134,7 @@ def override(config: ml_collections.ConfigDict, arguments: list[str]) -> ml_coll
             parent, node, walked = node, node.get(part), f"{walked}.{part}"
         with parent.unlocked():
             parent[field] = _parse_value(name, text, node)
+    check_plain(config, "config")
     config.lock()
     return config
 
@@ -159,23 +160,29 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
     """Reads a text as the type of the present value; as anything where there is none."""
     from ml_collections import ConfigDict
 
-    try:
-        literal = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        literal = {"true": True, "false": False}.get(text.lower(), text)
     wanted = type(present)
     if wanted is str:
-        return text
+        return str(Path(text).expanduser()) if name in _PATHS and text[:1] == "~" else text
+    try:
+        literal = ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        literal = {"true": True, "false": False}.get(text.lower(), text)
+    check_plain(literal, f"--config.{name}")
     if wanted is float and type(literal) is int:
         return float(literal)
     if wanted in (tuple, list) and isinstance(literal, tuple | list):
         return wanted(literal)
+    if wanted in (tuple, list) and all(isinstance(part, str) for part in present):
+        return wanted(text.split(",")) if text else wanted()
     if present is None or type(literal) is wanted:
         return literal
     if isinstance(present, ConfigDict) and isinstance(literal, dict):
         return ConfigDict(literal)
     expected = "dict" if isinstance(present, ConfigDict) else wanted.__name__
-    raise UserError(f"--config.{name}={text}: {expected} is expected, such as {present!r}.")
+    raise UserError(
+        f"--config.{name}={shorten(text)[1:-1]}: {expected} is expected, such as "
+        f"{shorten(present)}."
+    )
 
 
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,11 +204,13 @@ def start_jax(
     """Sets the compile cache up and joins the other hosts, before any device is touched.
 
     Args:
-      arguments: Those of `add_distributed_arguments`.
-      log_stream: Where log lines go, by default to stdout; stderr where that holds a result.
+      arguments: Parsed flags, among them those of a run on several hosts.
+      log_stream: Where the package's notes go; stdout by default, stderr where stdout is data.
     """
-    # orbax reports and warns of every step through absl; what a person needs, our lines say.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # orbax reports of every step through absl, and of a full disk with 250 lines of tracebacks from
+    # its threads; what a person needs, our lines say.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.excepthook = _excepthook
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", stream=log_stream or sys.stdout
     )
@@ -211,6 +220,17 @@ def start_jax(
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if arguments is not None:
         _join_hosts(arguments)
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None
+) -> None:
+    """Shows what nobody has caught, but for what tensorstore's threads print on a full disk.
+
+    orbax closes its event loop at the first write that fails; the others then find it closed.
+    """
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _join_hosts(arguments: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ from evonorm_jax.search.run.stop_request import StopRequest
 from experiments import launch
 from experiments.search import (
     add_worker_arguments,
+    check_search,
     create_executor,
     describe_start,
     report_stop,
@@ -50,11 +51,12 @@ def main() -> None:
     workdir = Path(arguments.workdir)
     saved = ml_collections.ConfigDict(read_ledger_config(workdir))
     plain = as_json(launch.override(saved, overrides).to_dict())
+    check_search(plain)
     config = RerankConfig.from_config(plain["rerank"])
     with (
         StopRequest() as stop,
-        Ledger(workdir, plain, describe_start(arguments)) as ledger,
         create_executor(arguments, config.protocol, plain["dataset"], workdir) as workers,
+        Ledger(workdir, plain, describe_start(arguments)) as ledger,
     ):
         finished = rerank(config, ledger, workers, print_progress, stop)
         ranked = standings(ledger.contents(), config.num_candidates)

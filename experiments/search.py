@@ -29,9 +29,12 @@ if __name__ == "__main__":
     tune_allocator()  # before JAX is imported, because it starts this process anew
 
 import jax
+import ml_collections
 
 import evonorm_jax
+from evonorm_jax.data.config import check_fields as check_dataset
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import block, check_fields
 from evonorm_jax.graphs.formula import formula
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.placement import places_for_workers
@@ -42,6 +45,7 @@ from evonorm_jax.search.run.driver import Driver, SearchSettings
 from evonorm_jax.search.run.executor import Executor
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.local_executor import LocalExecutor
+from evonorm_jax.search.run.rerank import RerankConfig
 from evonorm_jax.search.run.stop_request import StopRequest
 from evonorm_jax.search.run.worker import EngineFactory
 from experiments import launch
@@ -70,19 +74,20 @@ def main() -> None:
     )
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()
-    config = launch.parse_config(arguments.config, overrides)
+    config = launch.parse_config(arguments.config, overrides, "search")
     path, form = launch.split_config(arguments.config)
     name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
     workdir = Path(arguments.workdir or Path("runs") / name)
     plain = as_json(config.to_dict())
-    settings = SearchSettings.from_config(plain)
+    settings = check_search(plain)
 
     from evonorm_jax.search.run.search_display import SearchDisplay, summary_line
 
     with (
         StopRequest() as stop,
-        Ledger(workdir, plain, describe_start(arguments)) as ledger,
+        # Before the ledger, in which nothing is to stand of a search that cannot start.
         create_executor(arguments, settings.protocol, plain["dataset"], workdir) as executor,
+        Ledger(workdir, plain, describe_start(arguments)) as ledger,
         SearchDisplay(sys.stdout) as display,
     ):
         driver = Driver(settings, ledger, executor, display.update)
@@ -97,6 +102,19 @@ def main() -> None:
     if not finished:
         report_stop(stop)
     print(f"python -m experiments.plot {shlex.quote(str(workdir))} draws it.")
+
+
+def check_search(plain: dict[str, Any]) -> SearchSettings:
+    """Reads the config of a search, with all that is to come of it.
+
+    Raises:
+      UserError: A field is missing, unknown, of another type or out of range.
+    """
+    settings = SearchSettings.from_config(plain)
+    check_fields(plain, {"dataset": block(), "rerank": block()}, "config")
+    check_dataset(ml_collections.ConfigDict(plain["dataset"]))
+    RerankConfig.from_config(plain["rerank"])
+    return settings
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:

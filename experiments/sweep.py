@@ -31,7 +31,9 @@ from evonorm_jax.sweeps import Cell, SweepRunner, create_cells, select_cells, tr
 from evonorm_jax.sweeps.history import record_event
 from evonorm_jax.sweeps.live_table import LiveTable, summary_line
 from evonorm_jax.training import run_directory
+from evonorm_jax.training.config import check_config, complete
 from experiments import launch
+from experiments.config_file import call_config_function, get_config, load_config_module
 
 
 def main() -> None:
@@ -104,15 +106,17 @@ def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Ce
       UserError: The file is no sweep, overrides do not fit, or a folder has a run of another
         config.
     """
-    module, argument = launch.load_config_module(config_file)
+    module, argument = load_config_module(config_file)
     if not hasattr(module, "sweep"):
         raise UserError(
             f"--config={config_file} has no function sweep(arg). The ready sweeps are in "
             f"{launch.ROOT / 'configs' / 'sweeps'}."
         )
-    cells = create_cells(module.sweep(argument), workdir)
+    cells = create_cells(call_config_function(module, "sweep", argument), workdir)
     for cell in cells:
-        config = launch.override(module.get_config(argument), [*overrides, *cell.arguments])
+        config = get_config(module, argument, "training")
+        config = complete(launch.override(config, [*overrides, *cell.arguments]))
+        check_config(config)
         run_directory.check_owner(cell.workdir, config)
     return cells
 

@@ -1,9 +1,12 @@
 """Eight virtual CPU devices and a compile cache for all tests; set before anything imports JAX."""
 
+import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -33,12 +36,50 @@ def forget_programs() -> Iterator[None]:
         sys.modules["jax"].clear_caches()
 
 
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compiles without optimising: half the time where each program runs once or twice."""
+@contextlib.contextmanager
+def without_optimising() -> Iterator[None]:
     import jax
 
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compiles without optimising: half the time where each program runs once or twice."""
+    with without_optimising():
+        yield
+
+
+class TrainedRunCase(NamedTuple):
+    """A run directory, its data set and the summary of the run."""
+
+    workdir: Path
+    images: Path
+    summary: dict[str, float]
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRunCase:
+    """A short run on a folder of three classes that keeps averages; to be read only."""
+    import jax
+
+    from configs import recipes
+    from evonorm_jax.data import dataset_config
+    from evonorm_jax.training import train_and_evaluate
+    from tests.data.conftest import write_folder
+
+    root = tmp_path_factory.mktemp("trained")
+    images = write_folder(root / "images", {"train": (7, 6, 4), "val": (3, 4, 4)})
+    config = recipes.smoke(recipes.digits("evonorm_b0"))
+    means = {"mean": (120.0, 125.0, 130.0), "std": (60.0, 65.0, 70.0)}
+    sizes = {"image_size": 8, "resize_size": 10, "pad": 1}
+    config.dataset = dataset_config(
+        "insects", "folder", path=str(images), in_memory=True, **means, **sizes
+    )
+    config.ema_decay = 0.5
+    with without_optimising():
+        summary = train_and_evaluate(config, root / "run", devices=jax.devices()[:1])
+    return TrainedRunCase(root / "run", images, summary)

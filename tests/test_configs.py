@@ -23,6 +23,7 @@ NAMES = sorted(
     if path.stem not in ("__init__", "arguments")
     and not path.stem.endswith("recipes")
     and "maskrcnn" not in path.stem
+    and path.stem != "finetune_folder"  # test_finetune_config.py
     and not path.stem.startswith("biggan_deep_")  # test_synthesis_configs.py
 )
 TRAIN_EXAMPLES = {"digits": 1_437, "cifar10": 50_000, "imagenet2012": 1_281_167}

@@ -18,6 +18,7 @@ from configs import synthesis_recipes
 def get_config(arg: str = "") -> ConfigDict:
     config = synthesis_recipes.biggan_deep_digits("bn_relu")
     config.keep_checkpoints = 1
+    config.keep_best_checkpoint = False
     return synthesis_recipes.parse_arg(config, arg)
 
 

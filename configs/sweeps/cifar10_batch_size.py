@@ -26,6 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 1.0
     config.keep_checkpoints = 1
+    config.keep_best_checkpoint = False
     config.tensorboard = False  # importing TensorFlow takes longer than an epoch of training
     return recipes.parse_arg(config, arg)
 

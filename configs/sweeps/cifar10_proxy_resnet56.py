@@ -35,6 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.warmup_epochs = 0.0
     config.keep_checkpoints = 1
+    config.keep_best_checkpoint = False
     config.tensorboard = False
     return recipes.parse_arg(config, arg)
 

@@ -39,6 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule.warmup_epochs = 0.0
     config.eval_every_epochs = 3.0
     config.keep_checkpoints = 1
+    config.keep_best_checkpoint = False
     config.tensorboard = False  # importing TensorFlow takes longer than an epoch of training
     return config
 

@@ -28,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule.warmup_epochs = 1.0
     config.optimizer.learning_rate_per_256 = 0.1
     config.keep_checkpoints = 1
+    config.keep_best_checkpoint = False
     return recipes.parse_arg(config, arg)
 
 

@@ -220,7 +220,7 @@ def _our_cells(
         runs = [
             run
             for run in sweep.runs
-            if (run.layer, run.images_per_worker) == (layer, size) and run.score is not None
+            if (run.layer, sweep.size(run)) == (layer, size) and run.score is not None
         ]
         if runs:
             statistic = sweep.statistic(runs[0].layer, size)
@@ -261,12 +261,13 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
             unit = f" {sweep.metrics.main.unit}".rstrip()
             for layer in sweep.layers:
                 ends = [
-                    f"{statistic.mean:.1f}{unit} at {size}"
-                    for size in (sweep.sizes[0], sweep.sizes[-1])
+                    f"{statistic.mean:.1f}{unit} at {size:,}"
+                    for size in dict.fromkeys((sweep.sizes[0], sweep.sizes[-1]))
                     if (statistic := sweep.statistic(layer, size)).mean is not None
                 ]
                 runs = [run for run in sweep.runs if run.layer == layer]
-                cells = [sweep.layer_label(layer), ", ".join(ends) or _NOT_RUN]
+                result = f"{', '.join(ends)} {sweep.axis.label}" if ends else _NOT_RUN
+                cells = [sweep.layer_label(layer), result]
                 rows.append([link, *cells, *_circumstances(runs)])
-    header = ["record", "layer", "images per worker", *_OURS[1:]]
+    header = ["record", "layer", *_OURS]
     return markdown_table(header, rows) if rows else _NOT_RUN

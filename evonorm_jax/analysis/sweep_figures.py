@@ -1,4 +1,4 @@
-"""The two figures of a batch-size sweep, as the paper draws them."""
+"""The two figures of a sweep, as the paper draws those of batch sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.curves import save_figure
 from evonorm_jax.analysis.runs import Run
 from evonorm_jax.analysis.style import clean_axes, layer_style
-from evonorm_jax.analysis.sweeps import Sweep, run_layer
+from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, run_layer
 from evonorm_jax.errors import UserError
 
 _COLUMNS = 3  # panels beside each other in the learning curves
@@ -32,7 +32,7 @@ def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
 
 
 def draw_accuracy(sweep: Sweep) -> Figure:
-    """Draws the main metric against images per worker: a line for each layer, bars for the spread.
+    """Draws the main metric against the axis: a line for each layer, bars for the spread.
 
     The bars are one sample standard deviation over the seeds. Hollow markers are means over fewer
     seeds than the sweep has. The paper's own points lie pale behind, where its setting is the same.
@@ -66,10 +66,11 @@ def draw_accuracy(sweep: Sweep) -> Figure:
         }
         handles.append(Line2D([], [], label="some seeds missing", **hollow))
     axis.set_xscale("log", base=2)
-    axis.set_xticks(sweep.sizes, [str(size) for size in sweep.sizes])
+    axis.set_xticks(sweep.sizes, [f"{size:,}" for size in sweep.sizes])
     axis.minorticks_off()
-    axis.invert_xaxis()
-    axis.set_xlabel("images per worker")
+    if sweep.axis == IMAGES_PER_WORKER:
+        axis.invert_xaxis()
+    axis.set_xlabel(sweep.axis.label)
     axis.set_ylabel(sweep.metrics.main.axis_label)
     axis.set_title(setting_line(sweep), fontsize=10)
     clean_axes(axis)
@@ -90,12 +91,13 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     rows = math.ceil(len(sweep.sizes) / _COLUMNS)
     columns = math.ceil(len(sweep.sizes) / rows)
     figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.6), layout="constrained")
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    same_length = sweep.axis == IMAGES_PER_WORKER
+    axes = list(figure.subplots(rows, columns, sharex=same_length, sharey=True, squeeze=False).flat)
     for axis, size in zip(axes, sweep.sizes, strict=False):
         for layer in sweep.layers:
-            runs = [run for run in sweep.curves if _is(run, layer, size)]
+            runs = [run for run in sweep.curves if _is(run, sweep, layer, size)]
             _draw_curves(axis, runs, layer_style(layer, sweep.layers)["color"])
-        axis.set_title(f"{size} images per worker", fontsize=9)
+        axis.set_title(f"{size:,} {sweep.axis.label}", fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
         axis.label_outer()
         clean_axes(axis)
@@ -130,9 +132,15 @@ def setting_line(sweep: Sweep) -> str:
     """Says in one line what the runs share."""
     setting = sweep.setting
     workers = "1 worker" if setting.num_workers == 1 else f"{setting.num_workers} workers"
+    if setting.batch_size:
+        workers = f"{setting.batch_size:,} images a step"
+    lengths = sorted({run.num_steps for run in sweep.runs}, reverse=True)
+    length = " and ".join(f"{steps:,}" for steps in lengths) + " steps"
+    if setting.num_epochs:
+        length = f"{setting.num_epochs:g} epochs"
     model, _, fields = setting.model.partition(",")
     model += f" ({fields.replace(',', ', ')})" if fields else ""
-    return f"{setting.dataset}, {model}, {workers}, {setting.num_epochs:g} epochs"
+    return f"{setting.dataset}, {model}, {workers}, {length}"
 
 
 def _draw_layer(
@@ -163,10 +171,10 @@ def _draw_layer(
     return bool(means)
 
 
-def _is(run: Run, layer: str, images_per_worker: int) -> bool:
+def _is(run: Run, sweep: Sweep, layer: str, size: int) -> bool:
     return (
         run_layer(run.config) == layer
-        and run.config["images_per_worker"] == images_per_worker
+        and run.config[sweep.axis.field] == size
         and run.metrics.main_metric in run.series
     )
 

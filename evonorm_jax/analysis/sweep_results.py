@@ -14,6 +14,8 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION, Metric, RunMetrics
 
 RESULTS_FILE = "results.csv"
+# Columns that a table may lack: it is then of a sweep in epochs, with equal workers.
+_OPTIONAL = {"num_steps", "batch_size"}
 
 
 def write_results(sweep: Sweep, path: Path) -> None:
@@ -46,9 +48,8 @@ def read_results(path: str | os.PathLike[str]) -> Sweep:
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     metrics = _read_metrics(rows[0]) if rows else CLASSIFICATION
-    wanted = {f.name for f in dataclasses.fields(Setting)} | _to_row(
-        SweepRun("", 0, 0), metrics
-    ).keys()
+    wanted = {f.name for f in dataclasses.fields(Setting)}
+    wanted = (wanted | _to_row(SweepRun("", 0, 0), metrics).keys()) - _OPTIONAL
     if not rows or wanted - rows[0].keys():
         raise UserError(
             f"'{path}' is not the table of a sweep: its columns must be "
@@ -61,6 +62,7 @@ def read_results(path: str | os.PathLike[str]) -> Sweep:
         first["model"],
         int(first["num_workers"]),
         float(first["num_epochs"]),
+        int(first.get("batch_size", 0)),
     )
     return Sweep(setting, [_from_row(row, metrics) for row in rows], metrics)
 
@@ -105,6 +107,7 @@ def _from_row(row: Mapping[str, str], metrics: RunMetrics) -> SweepRun:
         steps=int(row["steps"]),
         score=number(metrics.main_name),
         others={name: value for name, value in others.items() if value is not None},
+        num_steps=int(row.get("num_steps", 0)),
         examples=int(row["examples"]) if row["examples"] else None,
         train_seconds=number("train_seconds"),
         date=row["date"],

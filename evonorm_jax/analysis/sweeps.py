@@ -1,4 +1,6 @@
-"""A batch-size sweep as one object: every run of it, and mean and spread over the seeds.
+"""A sweep as one object: every run of it, and mean and spread over the seeds.
+
+Beside layers and seeds a sweep varies one thing, its axis: images per worker, or training steps.
 
 It is read from the run directories, finished or not; `sweep_results.py` reads it from the table
 that was made of them.
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class SweepRun:
       score: Final main metric in the unit that it is shown in, such as percent; None while the run
         has not ended.
       others: The final values of the other metrics that the task shows, as logged, by name.
+      num_steps: Steps that the config asks for; 0 where it asks for epochs.
       examples: Examples that the final evaluation counted.
       train_seconds: Seconds spent training, without compilation, evaluation and saving.
       date: Day of the last start, UTC, YYYY-MM-DD.
@@ -52,6 +55,7 @@ class SweepRun:
     steps: int = 0
     score: float | None = None
     others: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    num_steps: int = 0
     examples: int | None = None
     train_seconds: float | None = None
     date: str = ""
@@ -67,8 +71,9 @@ class Setting:
       dataset: Name of the data set.
       source: Where it was read from; "fake" for made-up images.
       model: Registered name and fields of the network, such as `cifar_resnet20,depth=8`.
-      num_workers: Number of workers.
-      num_epochs: Passes over the training set.
+      num_workers: Number of workers; 0 where it differs, and `batch_size` is what they share.
+      num_epochs: Passes over the training set; 0 where the runs count steps.
+      batch_size: Images of a step, over all workers, where `num_workers` is 0; else 0.
     """
 
     dataset: str
@@ -76,6 +81,24 @@ class Setting:
     model: str
     num_workers: int
     num_epochs: float
+    batch_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """What a sweep varies beside layers and seeds.
+
+    Attributes:
+      field: Field of the config and of `SweepRun`.
+      label: Name in prose, with the value before it, such as "images per worker".
+    """
+
+    field: str
+    label: str
+
+
+IMAGES_PER_WORKER = Axis("images_per_worker", "images per worker")
+NUM_STEPS = Axis("num_steps", "training steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +137,9 @@ class Difference:
 
 
 class Sweep:
-    """The runs of a batch-size sweep.
+    """The runs of a sweep.
+
+    A size is a value of its axis: of images per worker, unless the steps differ between the runs.
 
     Args:
       setting: What the runs share.
@@ -133,20 +158,26 @@ class Sweep:
         self.setting = setting
         self.metrics = metrics
         self.layers = sort_layers({run.layer for run in runs})
-        self.sizes = sorted({run.images_per_worker for run in runs}, reverse=True)
+        lengths = {run.num_steps for run in runs}
+        self.axis = NUM_STEPS if len(lengths) > 1 else IMAGES_PER_WORKER
+        self.sizes = sorted(set(map(self.size, runs)), reverse=True)
         self.seeds = sorted({run.seed for run in runs})
         order = self.layers.index
-        self.runs = sorted(runs, key=lambda r: (order(r.layer), -r.images_per_worker, r.seed))
+        self.runs = sorted(runs, key=lambda r: (order(r.layer), -self.size(r), r.seed))
         self.curves = list(curves)
+
+    def size(self, run: SweepRun) -> int:
+        """Returns the value of the axis that a run has."""
+        return int(getattr(run, self.axis.field))
 
     @property
     def has_papers_metric(self) -> bool:
         """Whether the main metric is that of the paper's tables, top-1 accuracy."""
         return self.metrics.main == CLASSIFICATION.main
 
-    def statistic(self, layer: str, images_per_worker: int) -> Statistic:
+    def statistic(self, layer: str, size: int) -> Statistic:
         """Computes mean and spread of one cell of the table."""
-        values = self._values(layer, images_per_worker)
+        values = self._values(layer, size)
         return Statistic(
             mean=float(np.mean(values)) if values else None,
             spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -184,12 +215,11 @@ class Sweep:
             self.statistic(layer, size).complete for layer in self.layers for size in self.sizes
         )
 
-    def _values(self, layer: str, images_per_worker: int) -> list[float]:
+    def _values(self, layer: str, size: int) -> list[float]:
         return [
             run.score
             for run in self.runs
-            if (run.layer, run.images_per_worker) == (layer, images_per_worker)
-            and run.score is not None
+            if (run.layer, self.size(run)) == (layer, size) and run.score is not None
         ]
 
 
@@ -209,15 +239,16 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     if not folders:
         raise UserError(f"'{path}' holds no runs; give the --workdir of experiments.sweep.")
     runs, curves = [], []
+    configs = {folder: read_json(folder / CONFIG_FILE) for folder in folders}
+    shared_batch = _shared_batch(configs.values())
     settings: dict[tuple[Setting, str], Path] = {}  # the first folder that has it
     machines = {event["machine"] for event in read_history(Path(path)) if "machine" in event}
     machine = machines.pop() if len(machines) == 1 else ""
-    for folder in folders:
-        config = read_json(folder / CONFIG_FILE)
+    for folder, config in configs.items():
         metadata = folder / METADATA_FILE
         about = read_json(metadata) if metadata.exists() else {}
         metrics = metrics_of_run(about, config)
-        settings.setdefault((_setting(config), metrics.main.axis_label), folder)
+        settings.setdefault((_setting(config, shared_batch), metrics.main.axis_label), folder)
         try:
             curve = load_run(folder)
         except UserError:  # started, nothing measured yet
@@ -247,13 +278,21 @@ def run_layer(config: Mapping[str, Any]) -> str:
     return _with_fields(config["model"]["norm_act"], config["model"].get("norm_act_fields", {}))
 
 
-def _setting(config: Mapping[str, Any]) -> Setting:
+def _shared_batch(configs: Iterable[Mapping[str, Any]]) -> int:
+    """Returns the images of a step if more or fewer workers share them; 0 for equal workers."""
+    layouts = {(c["num_workers"], c["num_workers"] * c["images_per_worker"]) for c in configs}
+    workers, batches = map(set, zip(*layouts, strict=True))
+    return batches.pop() if len(workers) > 1 and len(batches) == 1 else 0
+
+
+def _setting(config: Mapping[str, Any], shared_batch: int) -> Setting:
     return Setting(
         dataset=config["dataset"]["name"],
         source=config["dataset"]["source"],
         model=_with_fields(config["model"]["name"], config["model"].get("fields", {})),
-        num_workers=config["num_workers"],
+        num_workers=0 if shared_batch else config["num_workers"],
         num_epochs=config["num_epochs"],
+        batch_size=shared_batch,
     )
 
 
@@ -275,6 +314,7 @@ def _sweep_run(
         images_per_worker=config["images_per_worker"],
         seed=config["seed"],
         steps=summary.get("steps", done),
+        num_steps=config.get("num_steps", 0),
         score=None if score is None else metrics.main.factor * score,
         others={name: value for name, value in others.items() if value is not None},
         examples=summary.get(f"{metrics.main_part}/examples", summary.get("eval/examples")),

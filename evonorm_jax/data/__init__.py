@@ -5,7 +5,9 @@ create.py         config -> Pipeline
 pipeline.py       what the training loop needs; how a global batch is laid on devices and hosts
 in_memory.py      arrays on the devices, augmented in the compiled step (augment.py)
 arrays.py         the embedded digits, .npz files, fake arrays
-folder.py         class folders: listing, reading into memory (pillow_images.py)
+folder_scan.py    class folders: which images there are, and which are left out
+folder.py         class folders: splits, reading into memory (pillow_images.py)
+preprocessing.py  what evaluation does to an image, for networks in use
 streaming.py      what all streams share; fake streams
 folder_stream.py  class folders by tf.data      } tf_stream.py, tf_images.py, randaugment.py,
 tfds_stream.py    TFDS records by tf.data       } autoaugment.py and tf_import.py serve both

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import check_fields as check_types
+from evonorm_jax.field_rules import like
 
 if TYPE_CHECKING:
     import ml_collections
@@ -17,6 +20,9 @@ _FIELDS: dict[str, Any] = {
     "in_memory": True,  # True: uint8 on every device, augmented there; False: streamed by the host
     "train_split": "train",  # subfolder, TFDS split or x_<split> key; "train[:90%]" takes a part
     "eval_split": "test",
+    # Of a class folder without these two: what is drawn of each class for evaluation.
+    "eval_fraction": 0.2,
+    "split_seed": 0,
     # What the network sees.
     "image_size": 32,  # pixels; in evaluation, and in training unless train_crop_size is set
     "train_crop_size": 0,  # pixels; 0 = image_size
@@ -42,6 +48,8 @@ _FIELDS: dict[str, Any] = {
     "prefetch": 2,  # batches
 }
 
+_RULES = {name: like(value) for name, value in {"name": "", "source": "", **_FIELDS}.items()}
+
 _CIFAR = {"image_size": 32, "pad": 4, "flip": True}
 # Statistics of the training splits. The digits are not flipped: a mirrored 2 is no digit.
 _DATASETS: dict[str, dict[str, Any]] = {
@@ -62,12 +70,21 @@ _DATASETS: dict[str, dict[str, Any]] = {
 def dataset_config(name: str, source: str, **overrides: Any) -> ml_collections.ConfigDict:
     """Makes the complete `config.dataset` of a data set, see `dataset_fields`.
 
+    Where `resize_size` is a default, it follows `image_size` in the ratio of ImageNet's 256 to 224.
+
     >>> dataset_config("cifar10", "tfds", pad=2).pad
     2
+    >>> dataset_config("imagenet2012", "tfds", image_size=288).resize_size
+    329
     """
-    from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
+    # Here, because benchmarks run where it is missing.
+    from ml_collections import ConfigDict, FieldReference
 
-    return ConfigDict(dataset_fields(name, source, **overrides))
+    fields = dataset_fields(name, source, **overrides)
+    if "resize_size" not in overrides and fields["resize_size"]:
+        size = FieldReference(fields["image_size"])
+        fields |= {"image_size": size, "resize_size": (size * 8 + 3) // 7}  # 8/7, rounded
+    return ConfigDict(fields)
 
 
 def dataset_fields(name: str, source: str, **overrides: Any) -> dict[str, Any]:
@@ -76,7 +93,7 @@ def dataset_fields(name: str, source: str, **overrides: Any) -> dict[str, Any]:
     Args:
       name: Either "digits", "cifar10", "cifar100", "imagenet2012", the name of another TFDS set, or
         your own; a set without defaults of its own has those of ImageNet, held in memory if it is
-        an .npz file.
+        an .npz file. "" stands for the name of its folder.
       source: Either "embedded", "tfds", "folder", "npz" or "fake".
       **overrides: Values of any of the fields.
 
@@ -99,18 +116,48 @@ def dataset_fields(name: str, source: str, **overrides: Any) -> dict[str, Any]:
     return {"name": name, "source": source} | fields | overrides
 
 
+def dataset_name(config: ml_collections.ConfigDict) -> str:
+    """Returns the name of a data set, or where it has none, that of its folder or file.
+
+    >>> dataset_name(dataset_config("", "folder", path="photos/"))
+    'photos'
+    """
+    if config.name or not config.path:
+        return config.name or config.source
+    return Path(config.path).expanduser().absolute().name
+
+
+def describe_dataset(config: ml_collections.ConfigDict) -> str:
+    """Says which images a person is looking at: their place where the data are their own.
+
+    >>> describe_dataset(dataset_config("imagenet2012", "folder", path="data/flowers"))
+    'data/flowers'
+    >>> describe_dataset(dataset_config("imagenet2012", "fake"))
+    'fake images (random pixels) in place of imagenet2012'
+    """
+    if config.source == "fake":
+        of_what = f" in place of {config.name}" if config.name not in ("", "fake") else ""
+        return f"fake images (random pixels){of_what}"
+    return config.path if config.source in ("folder", "npz") else config.name
+
+
 def check_fields(config: ml_collections.ConfigDict) -> None:
     """Refuses values that no source accepts.
 
     Raises:
       UserError: There is one; the message names the field, its value and what it may be.
     """
+    check_types(config, _RULES, "config.dataset")
     crop = config.train_crop_size or config.image_size
     mean, std = tuple(config.mean), tuple(config.std)
     rules = {
         "source": (config.source in SOURCES, f"one of {', '.join(SOURCES)}"),
+        "eval_fraction": (0 < config.eval_fraction < 1, "a share of each class, above 0, below 1"),
         "mean": (len(mean) in (1, 3), "1 value (grey) or 3 (RGB), in units of 0 ... 255"),
-        "std": (len(std) == len(mean) and min(std) > 0, "positive, as many values as mean has"),
+        "std": (
+            len(std) == len(mean) and min(std, default=0) > 0,
+            "positive, as many values as mean has",
+        ),
         "image_size": (config.image_size > 0, "a positive number of pixels"),
         "pad": (config.pad >= 0, "0 or more pixels"),
         "train_crop_size": (

@@ -1,4 +1,7 @@
-"""Class folders: `<root>/<split>/<class>/<image>`, the layout of ImageNet and of torchvision.
+"""Class folders: `<root>/<split>/<class>/<image>`, or `<root>/<class>/<image>` without splits.
+
+The first is the layout of ImageNet and of torchvision. A folder of the second kind, "flat", is
+split here: `config.eval_fraction` of each class, drawn by `config.split_seed`, is for evaluation.
 
 Labels follow the sorted names of the class folders. Examples are ordered by their rank within the
 class, then by class, so that a part of a split ("train[:90%]") holds every class in proportion.
@@ -9,6 +12,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
+import logging
 import os
 import pathlib
 from typing import TYPE_CHECKING
@@ -16,14 +21,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evonorm_jax.data.arrays import Arrays, check_bytes
+from evonorm_jax.data.folder_scan import (
+    ClassFiles,
+    LeftOut,
+    holds_images_alone,
+    is_flat,
+    is_hidden,
+    is_split,
+    scan_classes,
+    some,
+)
 from evonorm_jax.data.pillow_images import read_image
 from evonorm_jax.data.splits import parse_split, split_slice
+from evonorm_jax.display import WaitLog
 from evonorm_jax.errors import UserError
 
 if TYPE_CHECKING:
     import ml_collections
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,35 +59,39 @@ class ClassFolder:
     class_names: tuple[str, ...]
 
 
+_NOTHING = FolderSplit([], np.zeros(0, np.int32))
+
+
 def list_class_folder(
     config: ml_collections.ConfigDict, *, evaluation_only: bool = False
 ) -> ClassFolder:
     """Lists the images of both splits, or of the evaluation split alone; opens none of them.
 
+    How a flat folder was split, and what is left out, is logged.
+
     Raises:
-      UserError: A folder is missing, a class is empty, there are fewer than two classes, or the
-        splits have different ones.
+      UserError: A folder is missing, a class is empty or too small to be split, there are fewer
+        than two classes, or the splits have different ones.
     """
     root = pathlib.Path(config.path).expanduser()
+    names = [parse_split(split)[0] for split in (config.train_split, config.eval_split)]
     if not config.path or not root.is_dir():
-        splits = (
-            (config.eval_split,) if evaluation_only else (config.train_split, config.eval_split)
-        )
+        where = f"There is no folder '{config.path}'" if config.path else "No folder is named"
+        needed = names[1:] if evaluation_only else names
         raise UserError(
-            f"There is no folder '{config.path}': config.dataset.path must name the folder that"
-            f" holds {' and '.join(f'{split}/<class>/<image>' for split in splits)}."
+            f"{where}: config.dataset.path must name the folder that holds <class>/<image>, or"
+            f" {' and '.join(f'{name}/<class>/<image>' for name in needed)}."
         )
-    if evaluation_only:
-        evaluation, class_names = _list_split(root, config, "eval_split")
-        return ClassFolder(FolderSplit([], np.zeros(0, np.int32)), evaluation, class_names)
-    train, class_names = _list_split(root, config, "train_split")
-    evaluation, eval_names = _list_split(root, config, "eval_split")
-    if different := sorted(set(class_names) ^ set(eval_names)):
-        raise UserError(
-            f"The splits '{config.train_split}' and '{config.eval_split}' of '{root}' have"
-            f" different classes: {_some(different)} stand in one of them only."
-        )
-    return ClassFolder(train, evaluation, class_names)
+    left_out = LeftOut()
+    if not any(is_split(root / name) for name in names) and is_flat(root):
+        folder = _split_flat_folder(scan_classes(root, left_out), config)
+        if evaluation_only:
+            folder = dataclasses.replace(folder, train=_NOTHING)
+    else:
+        folder = _list_splits(root, config, left_out, evaluation_only)
+    for note in left_out.notes():
+        logger.info(note)
+    return folder
 
 
 def load_class_folder(
@@ -86,7 +106,9 @@ def load_class_folder(
       UserError: As `list_class_folder`, or a file cannot be decoded.
     """
     folder = list_class_folder(config, evaluation_only=evaluation_only)
-    check_bytes(config, len(folder.train.paths) + len(folder.eval.paths))
+    number = len(folder.train.paths) + len(folder.eval.paths)
+    check_bytes(config, number)
+    waiting = WaitLog(logger, f"Reading images of {config.path} into memory", number)
     read = functools.partial(
         read_image,
         size=config.image_size,
@@ -103,7 +125,9 @@ def load_class_folder(
             chunk = 1024
             for first in range(0, len(split.paths), chunk):
                 part = pool.map(read, split.paths[first : first + chunk])
-                images[first : first + chunk] = list(part)
+                for index, image in enumerate(part, start=first):
+                    images[index] = image
+                    waiting.add()
             return images
 
         return Arrays(
@@ -116,43 +140,115 @@ def load_class_folder(
         )
 
 
-def _list_split(
-    root: pathlib.Path, config: ml_collections.ConfigDict, field: str
-) -> tuple[FolderSplit, tuple[str, ...]]:
-    split = config[field]
-    name, *_ = parse_split(split)
-    folder = root / name
-    if not folder.is_dir():
-        there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+def _list_splits(
+    root: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    left_out: LeftOut,
+    evaluation_only: bool,
+) -> ClassFolder:
+    """Lists `<root>/<split>/<class>/<image>`."""
+    evaluation: ClassFiles | None = None
+    train = _NOTHING
+    if not evaluation_only:
+        files = _scan_split(root, config, "train_split", left_out)
+        train = _take_part(files.files, config.train_split)
+        if parse_split(config.eval_split)[0] == parse_split(config.train_split)[0]:
+            evaluation = files
+    if evaluation is None:
+        evaluation = _scan_split(root, config, "eval_split", left_out)
+    if not evaluation_only and (
+        different := sorted(set(files.class_names) ^ set(evaluation.class_names))
+    ):
         raise UserError(
-            f"There is no split '{name}' in '{root}', which has {_some(there) or 'no folders'}: set"
-            f" config.dataset.{field} to the name of one of its folders."
+            f"The splits '{config.train_split}' and '{config.eval_split}' of '{root}' have"
+            f" different classes: {some(different)} stand in one of them only."
         )
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    if len(classes) < 2:
-        raise UserError(
-            f"'{folder}' has {len(classes)} class folders, but a classifier needs two or more:"
-            " expected <class>/<image> below it."
-        )
-    ranked = []
-    for label, class_name in enumerate(classes):
-        files = sorted(
-            entry.path
-            for entry in os.scandir(folder / class_name)
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
-        )
-        if not files:
+    return ClassFolder(
+        train, _take_part(evaluation.files, config.eval_split), evaluation.class_names
+    )
+
+
+def _scan_split(
+    root: pathlib.Path, config: ml_collections.ConfigDict, field: str, left_out: LeftOut
+) -> ClassFiles:
+    name, *_ = parse_split(config[field])
+    if not (root / name).is_dir():
+        if holds_images_alone(root):
             raise UserError(
-                f"The class folder '{folder / class_name}' holds no image with one of the endings"
-                f" {', '.join(EXTENSIONS)}."
+                f"'{root}' holds images, but no folders: config.dataset.path must name a folder"
+                " with one folder for each class, and the images of a class in its folder."
             )
-        ranked += [(rank, label, path) for rank, path in enumerate(files)]
-    ranked.sort()
+        there = sorted(
+            entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name)
+        )
+        raise UserError(
+            f"There is no split '{name}' in '{root}', which has {some(there) or 'no folders'}: set"
+            f" config.dataset.{field} to the name of one of its folders, or to a part of one, such"
+            " as 'train[80%:]' beside 'train[:80%]'."
+        )
+    return scan_classes(root / name, left_out)
+
+
+def _split_flat_folder(listed: ClassFiles, config: ml_collections.ConfigDict) -> ClassFolder:
+    """Splits every class, or takes the parts that the config itself names of one split."""
+    train_name, eval_name = (parse_split(config[f])[0] for f in ("train_split", "eval_split"))
+    train, evaluation = listed.files, listed.files
+    if train_name != eval_name:
+        train, evaluation = {}, {}
+        for name, files in listed.files.items():
+            drawn = _draw_evaluation(listed.folder / name, files, config)
+            train[name] = [path for path in files if path not in drawn]
+            evaluation[name] = sorted(drawn)
+    folder = ClassFolder(
+        _take_part(train, config.train_split),
+        _take_part(evaluation, config.eval_split),
+        listed.class_names,
+    )
+    how = (
+        f"drawn by config.dataset.eval_fraction={config.eval_fraction:g} of each class and"
+        f" split_seed={config.split_seed}"
+        if train_name != eval_name
+        else f"by config.dataset.train_split={config.train_split!r} and"
+        f" eval_split={config.eval_split!r}"
+    )
+    logger.info(
+        "%s has %d class folders and no '%s' and '%s': %s images are for training and %s for"
+        " evaluation, %s.",
+        *(listed.folder, len(listed.files), train_name, eval_name),
+        *(f"{len(folder.train.paths):,}", f"{len(folder.eval.paths):,}", how),
+    )
+    return folder
+
+
+def _draw_evaluation(
+    folder: pathlib.Path, files: list[str], config: ml_collections.ConfigDict
+) -> set[str]:
+    """Draws the images of a class that are for evaluation: at least one, and never all of them.
+
+    The draw goes by a hash of seed, class and file name. So it does not depend on where the folder
+    lies, and an image that is added later moves few of the others.
+    """
+    if len(files) < 2:
+        raise UserError(
+            f"The class folder '{folder}' holds 1 image, but training and evaluation each need one:"
+            " add an image, or remove the folder."
+        )
+    number = min(max(1, round(config.eval_fraction * len(files))), len(files) - 1)
+    prefix = os.fsencode(f"{config.split_seed}/{folder.name}/")
+
+    def rank(path: str) -> bytes:
+        return hashlib.sha256(prefix + os.fsencode(os.path.basename(path))).digest()
+
+    return set(sorted(files, key=rank)[:number])
+
+
+def _take_part(files: dict[str, list[str]], split: str) -> FolderSplit:
+    """Labels the files, the first of every class first, and takes the part that `split` names."""
+    ranked = sorted(
+        (rank, label, path)
+        for label, paths in enumerate(files.values())
+        for rank, path in enumerate(paths)
+    )
     part = ranked[split_slice(split, len(ranked))]
     labels = np.array([label for _, label, _ in part], np.int32)
-    return FolderSplit([path for _, _, path in part], labels), tuple(classes)
-
-
-def _some(names: list[str]) -> str:
-    """Lists the first eight of the names."""
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return FolderSplit([path for _, _, path in part], labels)

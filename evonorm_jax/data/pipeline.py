@@ -195,7 +195,7 @@ def count_steps(num_examples: int, batch_size: int) -> int:
     if not 1 <= batch_size <= num_examples:
         raise UserError(
             f"A batch of {batch_size} does not fit a training split of {num_examples} examples:"
-            f" take 1 to {num_examples}."
+            f" take 1 to {num_examples} (of a config: num_workers * images_per_worker)."
         )
     return num_examples // batch_size
 

@@ -18,7 +18,10 @@ from evonorm_jax.data.arrays import Arrays, check_bytes
 from evonorm_jax.data.pipeline import Hosts
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.data.tf_stream import Decoder
+from evonorm_jax.display import WaitLog
 from evonorm_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 ONE_PROCESS = Hosts()
 MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
@@ -109,7 +112,9 @@ def load_tfds(config: ml_collections.ConfigDict, *, evaluation_only: bool = Fals
     builder = open_builder(config, evaluation_only=evaluation_only)
     label = builder.info.features["label"]
     splits = [config.eval_split] if evaluation_only else [config.eval_split, config.train_split]
-    check_bytes(config, sum(len(own_range(builder, split)) for split in splits))
+    number = sum(len(own_range(builder, split)) for split in splits)
+    check_bytes(config, number)
+    waiting = WaitLog(logger, f"Reading images of {config.name} into memory", number)
     decoder = Decoder(config, seed=0)
 
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -128,6 +133,7 @@ def load_tfds(config: ml_collections.ConfigDict, *, evaluation_only: bool = Fals
         for first in range(0, len(part), size):
             with decoder.naming_broken(functools.partial(records, examples, first, size)):
                 batches.append(next(decoded))
+            waiting.add(len(batches[-1]["label"]))
         return (
             np.concatenate([batch["image"] for batch in batches]),
             np.concatenate([batch["label"] for batch in batches]),

@@ -130,7 +130,7 @@ def shifted(window: Window, x: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = _pad(x, window.pads)
     y = jnp.zeros((x.shape[0], height, width, x.shape[-1]), padded.dtype)
     for i, j in _taps(kernel):
-        y = y + _shift(padded, i, j, window.strides, height, width) * weights[i, j, 0]
+        y = y + _shift(padded, i, j, window.strides, height, width) * weights[None, i, None, j]
     return Cpu.isolate(Cpu.cast(y, x.dtype))
 
 
@@ -175,7 +175,7 @@ def _image_gradient(
             )
             if not row_off and not column_off:
                 part = _shift(padded, row + vertical[0], column + horizontal[0], 1, height, width)
-                phase = phase + part * weights[i, j, 0]
+                phase = phase + part * weights[None, i, None, j]
         phases.append(Cpu.cast(phase, cotangent.dtype))
     grid = jnp.stack(phases).reshape(strides, strides, n, height, width, c)
     whole = grid.transpose(2, 3, 0, 4, 1, 5).reshape(n, height * strides, width * strides, c)

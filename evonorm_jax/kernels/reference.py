@@ -69,7 +69,7 @@ def evonorm_b(
     if running_var is None:
         _, batch_variance = _batch_moments(wide, pool)
     else:
-        batch_variance = running_var.astype(wide.dtype)
+        batch_variance = _expand(running_var, wide)
     if variant == 0:
         instance = jnp.var(wide, axis=axes, keepdims=True)
     else:
@@ -77,7 +77,7 @@ def evonorm_b(
     root = jnp.sqrt(instance + epsilon)
     if variant == 0:
         assert v is not None
-        line = v.astype(wide.dtype) * wide + root
+        line = _expand(v, wide) * wide + root
     else:
         line = (wide + 1) * root if variant == 1 else root - wide
     denominator = jnp.maximum(jnp.sqrt(batch_variance + epsilon), line)
@@ -135,8 +135,8 @@ def batch_norm_inference(
 ) -> jax.Array:
     """Computes activation((x - running mean) / running standard deviation * scale + bias)."""
     wide = upcast(x)
-    centred = wide - running_mean.astype(wide.dtype)
-    z = _affine(centred / jnp.sqrt(running_var.astype(wide.dtype) + epsilon), scale, bias)
+    centred = wide - _expand(running_mean, wide)
+    z = _affine(centred / jnp.sqrt(_expand(running_var, wide) + epsilon), scale, bias)
     return _activate(z, v, activation).astype(x.dtype)
 
 
@@ -157,20 +157,21 @@ def _s_series(
     x: jax.Array, v: jax.Array | None, scale: jax.Array, bias: jax.Array, moment: jax.Array
 ) -> jax.Array:
     wide = upcast(x)
-    gate = jax.nn.sigmoid(wide if v is None else v.astype(wide.dtype) * wide)
+    gate = jax.nn.sigmoid(wide if v is None else _expand(v, wide) * wide)
     return _affine(wide * gate / jnp.sqrt(moment), scale, bias).astype(x.dtype)
 
 
 def _affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    def expand(param: jax.Array) -> jax.Array:
-        spatial = tuple(range(1, x.ndim - 1)) if param.ndim == 2 else ()
-        return jnp.expand_dims(param, spatial).astype(x.dtype)
+    return x * _expand(scale, x) + _expand(bias, x)
 
-    return x * expand(scale) + expand(bias)
+
+def _expand(param: jax.Array, x: jax.Array) -> jax.Array:
+    """Gives `[C]` or `[N, C]` the rank and dtype of `x`, whose axes it then meets one by one."""
+    return param.reshape(-1, *(1 for _ in x.shape[1:-1]), param.shape[-1]).astype(x.dtype)
 
 
 def _activate(z: jax.Array, v: jax.Array | None, activation: str) -> jax.Array:
-    parameter = 1 if v is None else v.astype(z.dtype)
+    parameter = 1 if v is None else _expand(v, z)
     match activation:
         case "identity":
             return z

@@ -177,7 +177,8 @@ def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """
 
     def expand(param: jax.Array) -> jax.Array:
-        return (param[:, None, None] if param.ndim == 2 else param).astype(x.dtype)
+        # All four axes are written out, for users of jax_numpy_rank_promotion="raise".
+        return param.reshape(-1, 1, 1, param.shape[-1]).astype(x.dtype)
 
     return x * expand(scale) + expand(bias)
 
@@ -247,7 +248,10 @@ class BatchDependentLayer(NormActLayer):
         """
         running = self._running_statistics(x)
         if self._merge(use_running_average):
-            return {name: variable.value.astype(x.dtype) for name, variable in running.items()}
+            return {
+                name: variable.value.astype(x.dtype).reshape(1, 1, 1, -1)
+                for name, variable in running.items()
+            }
         self._check_mutable()
         if self.tracked == ("mean_square",):
             batch = {"mean_square": moments.batch_mean_square(x, **self._pooling())}

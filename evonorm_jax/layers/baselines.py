@@ -226,7 +226,7 @@ class BatchInstanceNormReLU(BatchDependentLayer):
     tracked: ClassVar[tuple[str, ...]] = MEAN_AND_VAR
 
     def normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        raw_gate = self.channel_param("gate", self.gate_init, x).astype(x.dtype)
+        raw_gate = self.channel_param("gate", self.gate_init, x).astype(x.dtype)[None, None, None]
         # The source clips the parameter to [0, 1] after each update, which an optimizer cannot
         # know of here. The gradient passes the clip straight through: with its own, 0 outside,
         # a gate that has left the interval would never return.

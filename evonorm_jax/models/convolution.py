@@ -173,12 +173,14 @@ def avg_pool(x: jax.Array, strides: int) -> jax.Array:
     >>> avg_pool(jax.numpy.array([1.0, 3.0, 8.0]).reshape(1, 1, 3, 1), 2).ravel().tolist()
     [2.0, 8.0]
     """
-    _, height, width, _ = x.shape
+    # The most that any size can need: what a size does not need lies in no window. The output then
+    # has one form for every size, that of a convolution, also where sizes are symbols.
+    borders = (0, strides - 1)
     return nn.avg_pool(
         x,
         (strides, strides),
         strides=(strides, strides),
-        padding=((0, -height % strides), (0, -width % strides)),
+        padding=(borders, borders),
         count_include_pad=False,
     )
 

@@ -10,10 +10,12 @@ pure functions of (seed, step). Nothing is read of a checkpoint that does not ma
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +48,21 @@ class Checkpoints:
     Args:
       workdir: The run directory; checkpoints lie in `workdir/checkpoints/<step>`.
       keep: How many of the newest are kept.
+      keep_also: Gives the step of one more that is kept, or None.
       read_only: Whether nothing is ever created or deleted.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep: int = 2,
+        keep_also: Callable[[], int | None] = lambda: None,
+        read_only: bool = False,
+    ):
         self.directory = Path(workdir).absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=None if read_only else _NewestAndOne(keep, keep_also),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
@@ -90,14 +100,30 @@ class Checkpoints:
             self._manager.close()
 
     @property
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, the oldest first."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def latest_step(self) -> int | None:
         """Step of the newest finished checkpoint, damaged or not; None where there is none."""
         return self._manager.latest_step()
 
     def save(
-        self, state: Any, config: ml_collections.ConfigDict, *, train_seconds: float = 0.0
+        self,
+        state: Any,
+        config: ml_collections.ConfigDict,
+        *,
+        train_seconds: float = 0.0,
+        running: Mapping[str, Any] | None = None,
     ) -> None:
         """Saves a state at its own step, in the background; a step that is there stays as it is.
+
+        Args:
+          state: The state, replicated.
+          config: Config of the run.
+          train_seconds: Seconds of training behind it.
+          running: The running sums of the next row of the log (`NonFiniteGuard.running_sums`).
 
         Raises:
           UserError: This checkpoint or the one before cannot be written.
@@ -110,9 +136,12 @@ class Checkpoints:
             "step": step,
             "seed": config.seed,
             "train_seconds": train_seconds,
+            "running": dict(running or {}),
             DATA_FIELD: True,
         }
         with self._writing():
+            if not self.directory.is_dir():  # orbax would make a new one, without the rest
+                raise FileNotFoundError(errno.ENOENT, "the folder has been removed")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -157,6 +186,11 @@ class Checkpoints:
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         leaves = [np.asarray(arrays[_name(path)]) for path, _ in paths]
         return jax.tree.unflatten(structure, leaves), restored.data["train_seconds"]
+
+    def read_running(self, step: int) -> dict[str, Any]:
+        """Reads the running sums that `save` was given; `{}` where it was given none."""
+        restored = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
+        return restored.data.get("running") or {}
 
     def read_variables(self, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
         """Reads the variables of whatever network a `TrainState` was saved of.
@@ -275,6 +309,19 @@ class Checkpoints:
             )
 
 
+class _NewestAndOne:
+    """What orbax asks after every save: which checkpoints stay."""
+
+    def __init__(self, keep: int, keep_also: Callable[[], int | None]):
+        self._keep, self._keep_also = keep, keep_also
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]  # the oldest first
+        kept = {*steps[-self._keep :], self._keep_also()}
+        return [step in kept for step in steps]
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run directory holds a finished checkpoint; creates nothing."""
     # orbax gives a step's folder its name, the number alone, once all of it is written.
@@ -298,8 +345,8 @@ def _reason(error: BaseException) -> str:
     for cause in reversed(causes):
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-        if told := re.search(r"\[OS error \d+: (?:E\w+ )?([^\]]+)\]", str(cause)):
-            return told[1]
+        if told := re.search(r"\[OS error (\d+)|os_error_code='(\d+)'", str(cause)):
+            return os.strerror(int(told[1] or told[2]))
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

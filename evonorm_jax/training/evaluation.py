@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
 
 from evonorm_jax.data import prefetch_to_devices
 from evonorm_jax.data.pipeline import Batch
+from evonorm_jax.display import WaitLog
+from evonorm_jax.training.best import find_best_step
 from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.config import check_config
 from evonorm_jax.training.parallel import DataParallel
 from evonorm_jax.training.tasks import Evaluated, State, Task, find_task
 
 if TYPE_CHECKING:
     import ml_collections
+
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluator:
@@ -25,12 +32,14 @@ class Evaluator:
     Args:
       task: What is evaluated.
       parallel: The devices.
-      batch_size: Global batch; the result does not depend on it.
+      batch_size: Global batch, at most; the result does not depend on it. A split that is smaller
+        is one batch, without padding to this size.
     """
 
     def __init__(self, task: Task, parallel: DataParallel, batch_size: int):
         self._parallel = parallel
         self._batch_size = batch_size
+        self._pipeline = task.pipeline
         self._evaluations = dict(task.evaluations)
         self._steps: dict[str, Callable[..., Evaluated]] = {}
         self._prepare: dict[str, Callable[..., State]] = {}
@@ -43,19 +52,25 @@ class Evaluator:
             batches = evaluation.batches or task.pipeline.eval_batches
             self._passes.setdefault(batches, []).append(part)
 
-    def __call__(self, state: State, resident: Any) -> dict[str, float]:
+    def __call__(
+        self,
+        state: State,
+        resident: Any,
+        report: Callable[[int, int | None], None] = lambda done, total: None,
+    ) -> dict[str, float]:
         """Computes the metrics over whole splits, every example exactly once.
 
         Args:
           state: The state, replicated.
           resident: What `Pipeline.resident` returned, replicated.
+          report: Is told how many images are done and how many there are, where that is known.
 
         Returns:
           Metrics by their full names, such as `eval/examples`.
         """
         found: dict[str, dict[str, float]] = {}
         for batches, parts in self._passes.items():
-            totals = self._run_pass(batches, parts, state, resident)
+            totals = self._run_pass(batches, parts, state, resident, report)
             for part, total in totals.items():
                 summary = self._evaluations[part].summarize(total.sums, total.rows())
                 found[part] = {f"{part}/{name}": value for name, value in summary.items()}
@@ -67,11 +82,18 @@ class Evaluator:
         parts: list[str],
         state: State,
         resident: Any,
+        report: Callable[[int, int | None], None],
     ) -> dict[str, _Total]:
         """Evaluates what reads these batches."""
+        batch_size, total = self._batch_size, None
+        if batches == self._pipeline.eval_batches:
+            total = self._pipeline.num_eval_examples
+            batch_size = min(batch_size, total)
+        done = 0
+        report(done, total)
         totals = {part: _Total() for part in parts}
         states: dict[str, State] = {}
-        host_batches = batches(batch_size=self._batch_size, hosts=self._parallel.hosts)
+        host_batches = batches(batch_size=batch_size, hosts=self._parallel.hosts)
         with prefetch_to_devices(host_batches, self._parallel.shard) as device_batches:
             for batch in device_batches:
                 for part in parts:
@@ -79,8 +101,10 @@ class Evaluator:
                         prepare = self._prepare.get(part)
                         states[part] = prepare(state, resident, batch) if prepare else state
                     totals[part].add(self._steps[part](states[part], resident, batch))
-        for total in totals.values():
-            total.finish()
+                done += batch_size
+                report(done if total is None else min(done, total), total)
+        for sums in totals.values():
+            sums.finish()
         return totals
 
 
@@ -117,7 +141,9 @@ class _Total:
 
 
 def evaluate_checkpoint(
-    config: ml_collections.ConfigDict, workdir: str | Path, step: int | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    step: int | Literal["best"] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on the evaluation set of its config.
 
@@ -126,19 +152,24 @@ def evaluate_checkpoint(
     Args:
       config: Config of the run, possibly with other data or another `eval_batch_size`.
       workdir: The run directory; nothing in it is changed.
-      step: Step of the checkpoint; the newest by default.
+      step: Step of the checkpoint, or "best" for the one that was the best by the main metric while
+        the run trained; the newest by default.
 
     Returns:
       `step` and the metrics by their full names, such as `eval/examples`.
 
     Raises:
-      UserError: There is no such checkpoint, or it is of another model.
+      UserError: There is no such checkpoint, it was not kept, or it is of another model; or a field
+        of the config breaks its rule.
     """
+    check_config(config)
     parallel = DataParallel()
     kind = find_task(config)
     task = kind(config, kind.create_pipeline(config, evaluation_only=True))
     shapes = jax.eval_shape(task.draw_state, config.seed, {})
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
+        if step == "best":
+            step = find_best_step(Path(workdir), checkpoints.steps)
         state, _ = checkpoints.restore(shapes, step, leave_out=("opt_state",))
     return {"step": int(state.step), **evaluate(task, parallel, state)}
 
@@ -147,4 +178,5 @@ def evaluate(task: Task, parallel: DataParallel, state: State) -> dict[str, floa
     """Evaluates a state that lies on the host, in batches of `config.eval_batch_size`."""
     evaluator = Evaluator(task, parallel, task.config.eval_batch_size)
     resident = parallel.replicate(task.pipeline.resident())
-    return evaluator(parallel.replicate(state), resident)
+    waiting = WaitLog(logger, "Evaluating images", task.pipeline.num_eval_examples)
+    return evaluator(parallel.replicate(state), resident, lambda done, total: waiting.reach(done))

@@ -14,16 +14,16 @@ import numpy as np
 
 from evonorm_jax.data import Pipeline, steps_per_epoch
 from evonorm_jax.errors import UserError
+from evonorm_jax.training.config import check_config
 from evonorm_jax.training.durations import Durations, resolve_durations
 from evonorm_jax.training.evaluation import Evaluator
+from evonorm_jax.training.fit_to_data import fit_to_data, fits_to_data
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.steps import step_key
 from evonorm_jax.training.tasks import State, Task, find_task
 
 if TYPE_CHECKING:
     import ml_collections
-
-_AT_LEAST_ONE = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "eval_batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Experiment:
       layout: The workers on the devices.
       durations: The length of the run in steps.
       task: What is trained.
+      notes: What to tell the user of the choices that were left to the data.
     """
 
     config: ml_collections.ConfigDict
@@ -45,6 +46,7 @@ class Experiment:
     layout: WorkerLayout
     durations: Durations
     task: Task
+    notes: Sequence[str] = ()
 
     @property
     def images_per_step(self) -> int:
@@ -104,17 +106,30 @@ def create_experiment(
     Raises:
       UserError: Something in the config cannot be.
     """
+    check_config(config)
+    if config.profile_steps and config.profile_start_step < 1:
+        raise UserError(
+            f"config.profile_start_step is {config.profile_start_step}; steps count from 1, and "
+            "step 1 compiles: take 10, for example."
+        )
     parallel = DataParallel(devices)
+    task, pipeline = find_task(config), None
+    notes: list[str] = []
+    if fits_to_data(config):
+        pipeline = task.create_pipeline(config)
+        config, notes = fit_to_data(
+            config,
+            pipeline.num_train_examples // task.batches_per_step(config),
+            len(parallel.devices),
+        )
     layout = layout_workers(
         config.num_workers,
         config.images_per_worker,
         len(parallel.devices),
         sync_batch_stats=config.sync_batch_stats,
     )
-    _check_fields(config)
-    task = find_task(config)
     task.check(config, layout)
-    pipeline = task.create_pipeline(config)
+    pipeline = pipeline or task.create_pipeline(config)
     images_per_step = layout.batch_size * task.batches_per_step(config)
     durations = resolve_durations(config, steps_per_epoch(pipeline, images_per_step))
     experiment = Experiment(
@@ -124,18 +139,7 @@ def create_experiment(
         layout=layout,
         durations=durations,
         task=task(config, pipeline, layout, durations),
+        notes=notes,
     )
     experiment.state_shapes()  # what only the network can find wrong, it finds while tracing
     return experiment
-
-
-def _check_fields(config: ml_collections.ConfigDict) -> None:
-    """Refuses values of the fields that the loop itself reads."""
-    for name in _AT_LEAST_ONE:
-        if config[name] < 1:
-            raise UserError(f"config.{name} is {config[name]}; it must be at least 1.")
-    if config.profile_steps and config.profile_start_step < 1:
-        raise UserError(
-            f"config.profile_start_step is {config.profile_start_step}; steps count from 1, and "
-            "step 1 compiles: take 10, for example."
-        )

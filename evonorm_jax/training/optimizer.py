@@ -8,6 +8,7 @@
   decayed. (The authors' code also decays the bias of the classifier; ours does not.) AdamW alone
   takes it from the weights instead of the gradient (Loshchilov and Hutter 2019).
 * LARS leaves the same parameters out of its trust ratio, as the authors' `skip_list` does.
+* Parts of a network may be frozen or learn at another rate, see `parameter_paths.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import optax
 from evonorm_jax.errors import UserError
 from evonorm_jax.models.weight_decay import decay_mask
 from evonorm_jax.training.durations import Durations
+from evonorm_jax.training.parameter_paths import by_path
 
 if TYPE_CHECKING:
     import ml_collections
@@ -115,7 +117,8 @@ def create_optimizer(
       name: What the section is called in the config.
 
     Raises:
-      UserError: The optimizer is unknown.
+      UserError: The optimizer is unknown, or a rate of a part of the network is no number above 0.
+        When it is initialised: a pattern of paths does not fit the network.
     """
     c = optimizer
     decay = optax.add_decayed_weights(c.weight_decay, mask=decay_mask)
@@ -156,5 +159,5 @@ def create_optimizer(
             f"config.{name}.name={c.name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
         )
     if c.gradient_clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(c.gradient_clip_norm), update)
-    return update
+        update = optax.chain(optax.clip_by_global_norm(c.gradient_clip_norm), update)
+    return by_path(c, update, name=name)

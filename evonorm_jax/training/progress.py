@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -39,6 +40,7 @@ class Progress:
         self._interactive = stream is not None and stream.isatty()
         self._min_seconds = min_seconds
         self._last_line = -float("inf")
+        self._has_evaluated = False
         self._open_line = False
         self._mark: tuple[int, float] | None = None  # step and time where the clock last started
         self._seconds = 0.0
@@ -88,6 +90,26 @@ class Progress:
             parts += [f"{speed:,.0f} images/s", f"{format_duration(left)} left"]
         self._print("  ".join(filter(None, parts)), temporary=True)
 
+    def wait(self, text: str) -> None:
+        """Says what is waited for; on a terminal, until there is something else to say."""
+        self._print(text, temporary=True)
+
+    def evaluated(self, done: int, total: int | None) -> None:
+        """Shows how far an evaluation is; plain lines come at the first and then in `min_seconds`.
+
+        Args:
+          done: Images evaluated.
+          total: Images of the split; None where their number is not known.
+        """
+        now = time.perf_counter()
+        first, self._has_evaluated = not self._has_evaluated, True
+        too_soon = now - self._last_line < self._min_seconds or done in (0, total)
+        if not (self._interactive or first) and too_soon:
+            return
+        self._last_line = now
+        images = f"{done:,} images" if total is None else f"{done:,} of {total:,} images"
+        self.wait(f"evaluating: {images}" + (", compiling first" if first else ""))
+
     def report(self, text: str) -> None:
         """Prints a line that stays."""
         self._print(text, temporary=False)
@@ -95,15 +117,21 @@ class Progress:
     def _print(self, text: str, *, temporary: bool) -> None:
         if self._stream is None:
             return
+        try:
+            self._write(self._stream, text, temporary=temporary)
+        except OSError:  # the terminal is gone, or nobody reads any more: training goes on
+            self._stream = None
+
+    def _write(self, stream: TextIO, text: str, *, temporary: bool) -> None:
         if self._interactive:
             # Carriage return and "erase to the end of the line" replace the temporary line.
             if temporary:  # a line that wraps could not be replaced
                 text = text[: shutil.get_terminal_size().columns - 1]
-            self._stream.write(f"\r\x1b[K{text}" + ("" if temporary else "\n"))
+            stream.write(f"\r\x1b[K{text}" + ("" if temporary else "\n"))
             self._open_line = temporary
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            stream.write(text + "\n")
+        stream.flush()
 
     def __enter__(self) -> Progress:
         return self
@@ -111,6 +139,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Ends a temporary line that is still open."""
         if self._stream is not None and self._open_line:
-            self._stream.write("\n")
-            self._stream.flush()
+            with contextlib.suppress(OSError):
+                self._stream.write("\n")
+                self._stream.flush()
             self._open_line = False

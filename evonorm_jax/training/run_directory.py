@@ -1,7 +1,8 @@
 """A run directory: whose it is, and the files that say how it was made.
 
 `config.json` (resolved), `metadata.json` (what the metrics mean; versions, commit, devices and
-command of every start), `summary.json` once the run is finished. Metrics and checkpoints have files
+command of every start), `classes.json` (of tasks that have classes: their names, and how images are
+prepared), `summary.json` once the run is finished. Metrics and checkpoints have files
 of their own: `writers.py`, `checkpoint.py`.
 """
 
@@ -21,6 +22,7 @@ from jax.experimental import multihost_utils
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import command, git_commit, now, versions
 from evonorm_jax.run_files import (
+    CLASSES_FILE,
     CONFIG_FILE,
     METADATA_FILE,
     SUMMARY_FILE,
@@ -44,6 +46,7 @@ OPERATIONAL_FIELDS = (
     "eval_batch_size",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "keep_best_checkpoint",
     "profile_start_step",
     "profile_steps",
     "tensorboard",
@@ -54,6 +57,10 @@ OPERATIONAL_FIELDS = (
     "figures.num_samples",
     "figures.reference",
 )
+
+
+# The fields that say how long a run is: `--extend` lets them differ.
+LENGTH_FIELDS = ("num_epochs", "num_steps", "early_stopping_patience")
 
 
 def open_run_directory(workdir: Path, run: Experiment, *, first_process: bool) -> None:
@@ -67,6 +74,8 @@ def open_run_directory(workdir: Path, run: Experiment, *, first_process: bool) -
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / CONFIG_FILE, as_json(run.config.to_dict()))
+        if (classes := run.task.classes()) is not None:
+            write_json(workdir / CLASSES_FILE, classes)
         _append_metadata(workdir, run)
     except OSError as error:
         raise UserError(
@@ -98,8 +107,13 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def check_owner(workdir: Path, config: ml_collections.ConfigDict, *, extend: bool = False) -> None:
     """Refuses a folder that holds something else than a run of this config; changes nothing.
+
+    Args:
+      workdir: The run directory, which need not be there.
+      config: The resolved config.
+      extend: Whether there must be a run, whose length may differ.
 
     Raises:
       UserError: It does; the message names the fields that differ.
@@ -109,6 +123,8 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"--workdir={workdir}: a bucket cannot be written directly. Mount it (for example with "
             "gcsfuse) and give the folder."
         )
+    if extend and not (workdir / CONFIG_FILE).exists():
+        raise UserError(f"--extend: there is no run in {workdir}; start one without --extend.")
     if not workdir.exists():
         return
     if not workdir.is_dir():
@@ -128,16 +144,23 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict) -> None:
     saved = ConfigDict(_read_config_file(workdir / CONFIG_FILE))
     saved, wanted = (flatten(as_json(complete(c).to_dict())) for c in (saved, config))
     absent = "(absent)"
+    may_differ = (*OPERATIONAL_FIELDS, *(LENGTH_FIELDS if extend else ()))
     differing = [
-        f"  {name}: {saved.get(name, absent)!r} there, {wanted.get(name, absent)!r} here"
+        name
         for name in sorted(set(saved) | set(wanted))
-        if name not in OPERATIONAL_FIELDS and saved.get(name, absent) != wanted.get(name, absent)
+        if name not in may_differ and saved.get(name, absent) != wanted.get(name, absent)
     ]
     if differing:
+        remedy = "Go on with the config it was started with"
+        if set(differing) <= set(LENGTH_FIELDS):
+            remedy += ", make that run longer with --extend"
+        values = (
+            f"  {name}: {saved.get(name, absent)!r} there, {wanted.get(name, absent)!r} here\n"
+            for name in differing
+        )
         raise UserError(
             f"{workdir} belongs to a run with another config; the fields that differ:\n"
-            + "\n".join(differing)
-            + "\nGo on with the config it was started with, or choose another --workdir."
+            f"{''.join(values)}{remedy}, or choose another --workdir."
         )
 
 
@@ -198,6 +221,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
     """Marks the run as finished, with its last metrics."""
     write_json(workdir / SUMMARY_FILE, summary)
+
+
+def drop_summary(workdir: Path) -> None:
+    """Marks a finished run as one that goes on."""
+    (workdir / SUMMARY_FILE).unlink(missing_ok=True)
 
 
 def _append_metadata(workdir: Path, run: Experiment) -> None:

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from evonorm_jax.training.parallel import mean_over_devices
+from evonorm_jax.training.dropout import dropout_by_position
+from evonorm_jax.training.parallel import mean_over_devices, positions
 from evonorm_jax.training.state import TrainState, evaluation_variables
 
 #: `loss(variables, examples, key) -> (loss, (collections, metrics))`: the mean loss over the
-#: examples, every collection that the network has updated, and further scalars to log.
+#: examples, every collection that the network has updated, and further scalars to log. The key is
+#: that of the whole step, for `rngs={"dropout": key}`: each example draws its own numbers from it.
 Loss = Callable[
     [Mapping[str, Any], Any, jax.Array], tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]
 ]
@@ -44,7 +46,7 @@ def gradient_step(
       state: The state, the same on every device.
       loss: Computes the loss; it gets `params` and the state's collections.
       examples: Arrays of this device's share, `[b, ...]`.
-      key: Key for what is random in the network, such as dropout; another one on every device.
+      key: Key for what is random in the network, such as dropout; the same one on every device.
       optimizer: Is given the gradient averaged over all devices.
       ema_decay: Decay of the moving averages; 0 turns them off.
       accumulation_steps: Micro-batches that the update is computed in.
@@ -72,29 +74,32 @@ def _mean_over_micro_batches(
 ) -> Any:
     """Computes metrics, collections and gradients of this device's share."""
 
-    def loss_of(params: Any, examples: Any, key: jax.Array) -> Any:
+    def loss_of(params: Any, examples: Any) -> Any:
         return loss({"params": params, **state.collections}, examples, key)
 
-    def micro_batch(examples: Any, key: jax.Array) -> Any:
-        (value, (collections, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, examples, key
-        )
+    def micro_batch(examples: Any, places: jax.Array) -> Any:
+        with dropout_by_position(places):
+            (value, (collections, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+                state.params, examples
+            )
         return {"loss": value, **metrics}, collections, grads
 
+    places = positions(len(jax.tree.leaves(examples)[0]))
     if accumulation_steps == 1:
-        return micro_batch(examples, key)
+        return micro_batch(examples, places)
     # Every micro-batch starts from the same statistics, so that their mean is what the whole
     # batch would give. Unrolled on CPU, where a convolution inside a loop has one thread.
-    splits = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), examples)
-    keys = jax.random.split(key, accumulation_steps)
+    splits = jax.tree.map(
+        lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), (examples, places)
+    )
 
     def add(total: Any, xs: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, micro_batch(*xs)), None
 
-    shapes = jax.eval_shape(micro_batch, *jax.tree.map(lambda x: x[0], (splits, keys)))
+    shapes = jax.eval_shape(micro_batch, *jax.tree.map(lambda x: x[0], splits))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     unroll = jax.default_backend() == "cpu"
-    total, _ = jax.lax.scan(add, zeros, (splits, keys), unroll=unroll)
+    total, _ = jax.lax.scan(add, zeros, splits, unroll=unroll)
     return _like(shapes, jax.tree.map(lambda x: x / accumulation_steps, total))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from evonorm_jax.data import create_pipeline
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import create_timm_model, load_timm_weights
+from evonorm_jax.training.config import check_config
 from evonorm_jax.training.evaluation import evaluate
 from evonorm_jax.training.model import find_dtype
 from evonorm_jax.training.parallel import DataParallel
@@ -32,8 +33,10 @@ def evaluate_weights(
       `weights` and `model` as given, and the metrics by their full names.
 
     Raises:
-      UserError: There is no such file or network, or it has other classes than the data set.
+      UserError: There is no such file or network, or it has other classes than the data set, or a
+        field of the config breaks its rule.
     """
+    check_config(config)
     variables = load_timm_weights(path, timm_name)
     pipeline = create_pipeline(config.dataset, seed=config.seed, evaluation_only=True)
     num_classes = variables["params"]["head"]["bias"].size

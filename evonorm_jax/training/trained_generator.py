@@ -22,6 +22,7 @@ from evonorm_jax.gan.sampling import (
     with_standing_statistics,
 )
 from evonorm_jax.training.checkpoint import Checkpoints
+from evonorm_jax.training.config import check_config
 from evonorm_jax.training.model import build_gan
 from evonorm_jax.training.parallel import keys_at
 from evonorm_jax.training.run_directory import read_config
@@ -87,6 +88,7 @@ def load_generator(
     """
     config = config or read_config(Path(workdir))
     check_task(config, workdir)
+    check_config(config)
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
         step, variables, averages = checkpoints.read_variables(step)
     generator = {name: p["generator"] for name, p in variables.items() if "generator" in p}

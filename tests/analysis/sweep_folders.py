@@ -20,17 +20,21 @@ def write_run(
     source: str = "embedded",
     model: str = "cifar_resnet20",
     num_workers: int = 1,
+    num_steps: int = 0,
 ) -> Path:
     """One cell, ended with accuracy `top1` (a fraction); None for one that still goes on."""
     name, *fields = layer.split(",")
     values = {field: int(value) for field, value in (f.split("=") for f in fields)}
     path = root / layer / f"images_per_worker={images_per_worker}" / f"seed={seed}"
+    if num_steps:
+        path = root / layer / f"num_steps={num_steps}" / f"seed={seed}"
     path.mkdir(parents=True)
     config = {
         "seed": seed,
         "num_workers": num_workers,
         "images_per_worker": images_per_worker,
-        "num_epochs": 2.0,
+        "num_epochs": 0.0 if num_steps else 2.0,
+        "num_steps": num_steps,
         "dataset": {"name": dataset, "source": source},
         "model": {"name": model, "fields": {}, "norm_act": name, "norm_act_fields": values},
     }

@@ -100,7 +100,8 @@ def test_other_data_sets_have_a_table_of_their_own(repository):
     (repository / "results" / "by_hand" / "README.md").write_text("# A record in prose\n")
     text = reproduction(repository)
     (bn,) = lines(text, "[The sweep digits](../results/digits) | BN-ReLU |")
-    assert "| 96.0 % at 8, 80.0 % at 2 | 2 x ACME 3000 | 2026-01-02 | `0123456` |" in bn
+    result = "96.0 % at 8, 80.0 % at 2 images per worker"
+    assert f"| {result} | 2 x ACME 3000 | 2026-01-02 | `0123456` |" in bn
     assert lines(text, "[A record in prose](../results/by_hand)")
 
 
@@ -108,7 +109,7 @@ def test_a_report_is_a_record(repository):
     runs = repository / "runs"
     write_run(runs, "bn_relu", 8, 0, 0.9)
     write_sweep_report(runs, repository / "results" / "digits")
-    title = "Accuracy against images per worker: digits"
+    title = "Accuracy by layer: digits"
     assert lines(reproduction(repository), f"[{title}](../results/digits)", "90.0 % at 8")
 
 

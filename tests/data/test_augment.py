@@ -85,3 +85,48 @@ def test_normalize():
     normalized = augment.normalize(jnp.array(pictures), mean, std)
     assert normalized.dtype == jnp.float32
     np.testing.assert_allclose(normalized, expected, rtol=1e-6)
+
+
+# Compiled once for all probabilities.
+ERASE = jax.jit(jax.vmap(augment.random_erasing, (0, None, None)))
+
+
+def erased_boxes(probability, count=200, shape=(16, 24)):
+    """For images of zeros: the fill, and where it is."""
+    keys = jax.random.split(jax.random.key(0), count)
+    image = jnp.zeros((*shape, 2))
+    filled = np.asarray(ERASE(keys, image, probability))
+    return filled, (filled != 0).all(-1)
+
+
+def test_erasing_fills_one_rectangle_of_the_published_sizes_with_noise():
+    filled, boxes = erased_boxes(1.0)
+    heights, widths = boxes.any(2).sum(1), boxes.any(1).sum(1)
+    np.testing.assert_array_equal(boxes.sum((1, 2)), heights * widths)  # a rectangle, in one piece
+    for line in (boxes.any(2), boxes.any(1)):
+        assert np.abs(np.diff(line.astype(int), axis=1)).sum(1).max() <= 2
+    assert (heights < 16).all()
+    assert (widths < 24).all()
+    # Sides are rounded by up to half a pixel, so the area by up to half the sum of both and 1/4.
+    slack = (heights + widths) / 2 + 0.25
+    assert (heights * widths >= 0.02 * 16 * 24 - slack).all()
+    assert (heights * widths <= 16 * 24 / 3 + slack).all()
+    assert 0.12 < boxes.mean() < 0.22  # (0.02 + 0.333) / 2, some of the largest ones left out
+    noise = filled[boxes]
+    assert noise.size > 10_000
+    assert abs(noise.mean()) < 0.05
+    assert noise.std() == pytest.approx(1, abs=0.05)
+
+
+def test_erasing_leaves_the_other_images_and_the_rest_of_an_image_alone():
+    _, boxes = erased_boxes(0.25)
+    assert 30 <= boxes.any((1, 2)).sum() <= 70  # 50 expected, standard deviation 6
+    image = jnp.arange(6 * 6 * 1, dtype=jnp.float32).reshape(6, 6, 1) + 100  # no noise is so large
+    erase = jax.jit(augment.random_erasing)
+    erased = np.asarray(erase(jax.random.key(1), image, 1.0))
+    kept = erased > 50
+    assert 0 < kept.sum() < 36
+    np.testing.assert_array_equal(erased[kept], np.asarray(image)[kept])
+    np.testing.assert_array_equal(erase(jax.random.key(1), image, 0.0), image)
+    pixel = jnp.ones((1, 1, 1))  # no rectangle is smaller
+    np.testing.assert_array_equal(erase(jax.random.key(1), pixel, 1.0), pixel)

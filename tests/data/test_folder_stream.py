@@ -207,3 +207,23 @@ def test_parts_of_a_split(image_folder):
     pipeline = pipeline_of(image_folder, train_split="train[:50%]", eval_split="train[50%:]")
     assert (pipeline.num_train_examples, pipeline.num_eval_examples) == (8, 9)
     assert len(list_class_folder(stream_config(image_folder)).train.paths) == 17
+
+
+def test_a_flat_folder_has_the_split_of_the_reader_in_memory(tmp_path):
+    root = write_folder(tmp_path / "photos", {"": (5, 5, 3)})
+    streamed, in_memory = (pipeline_of(root, in_memory=choice) for choice in (False, True))
+    assert (streamed.num_train_examples, streamed.num_eval_examples) == (10, 3)
+    assert streamed.class_names == in_memory.class_names == ("ant", "bee", "cat")
+    (batch,) = streamed.eval_batches(batch_size=3, hosts=Hosts())
+    resident = in_memory.resident()
+    np.testing.assert_array_equal(batch["label"][0], resident["eval_labels"])
+    # The two decoders differ by some grey values, the files by many.
+    images = np.concatenate([resident["eval_images"], resident["train_images"]]).astype(int)
+    differences = np.abs(batch["image"][0][:, None].astype(int) - images).mean((2, 3, 4))
+    assert differences.argmin(1).tolist() == [0, 1, 2]
+    labels = [step["label"] for step in take(streamed, batch_size=10, number=1)]
+    assert (
+        np.bincount(labels[0].ravel()).tolist()
+        == np.bincount(resident["train_labels"]).tolist()
+        == [4, 4, 2]
+    )

@@ -101,6 +101,7 @@ def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, mon
         (["--weights={}"], "--weights needs --model and --config as well"),
         (["--weights={}", SMOKE], "--weights needs --model as well"),
         ([*WEIGHTS, SMOKE, "--step=3"], "--step cannot go with --weights"),
+        ([*WEIGHTS, SMOKE, "--checkpoint=best"], "--checkpoint cannot go with --weights"),
         (["--workdir=runs/x", "--model=resnet50"], "--model cannot go with --workdir"),
         (["--workdir=runs/x", "--weights={}"], "not allowed with argument"),
         ([], "one of the arguments --workdir --weights is required"),

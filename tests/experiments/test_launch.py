@@ -1,4 +1,6 @@
 import argparse
+import signal
+import sys
 
 import pytest
 from ml_collections import ConfigDict
@@ -15,6 +17,7 @@ def config():
             "name": "a",
             "on": False,
             "fractions": (0.5,),
+            "paths": (),
             "model": {"norm_act_fields": {}, "fields": {"depth": 8}},
         }
     )
@@ -33,6 +36,10 @@ def config():
         ("on=False", "on", False),
         ("fractions=(0.1, 0.2)", "fractions", (0.1, 0.2)),
         ("fractions=[0.1]", "fractions", (0.1,)),
+        ("paths=stem_*,head", "paths", ("stem_*", "head")),
+        ("paths=head=10", "paths", ("head=10",)),
+        ("paths=('head=10',)", "paths", ("head=10",)),
+        ("paths=", "paths", ()),
         ("model.fields.depth=14", "model.fields.depth", 14),
         ("model.norm_act_fields.num_groups=16", "model.norm_act_fields.num_groups", 16),
         ("model.fields={'depth': 20}", "model.fields.depth", 20),
@@ -60,6 +67,42 @@ def test_the_result_is_locked():
 def test_values_of_another_type_are_refused(argument):
     with pytest.raises(UserError, match="is expected, such as"):
         launch.override(config(), [f"--config.{argument}"])
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("seed={[]:1}", "int is expected, such as 0."),
+        ("seed=" + "[" * 5000, "int is expected"),
+        ("seed=" + "9" * 5000, "int is expected"),
+        ("rate=inf", "float is expected"),
+        ("rate=1e999", "--config.rate=inf; it must be a finite number."),
+        ("fractions=(0.1, 1e999)", "--config.fractions[1]=inf; it must be a finite number."),
+        ("model={1: 2}", "--config.model has a field 1; names of fields are texts"),
+        ("model={'a.b': 2}", "--config.model has a field 'a.b'; names"),
+        ("model=3", "dict is expected"),
+        ("model.fields={'a': {1, 2}}", "--config.model.fields.a={1, 2}; it must be a number"),
+        ("model.fields.new=1j", "not complex."),
+        ("seed.x=1", "config.seed is a value and has no fields."),
+        ("=3", "config has no field ''."),
+        ("", "config has no field ''."),
+    ],
+)
+def test_hostile_values_are_one_short_message(argument, message):
+    with pytest.raises(UserError) as caught:
+        launch.override(config(), [f"--config.{argument}", "3"][: 1 + (argument == "")])
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_path_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    fields = ConfigDict({"dataset": {"path": ""}, "init_from": "", "name": ""})
+    overrides = ["--config.dataset.path=~/photos", "--config.init_from=~/r50", "--config.name=~/x"]
+    changed = launch.override(fields, overrides)
+    assert (changed.dataset.path, changed.init_from) == ("/home/me/photos", "/home/me/r50")
+    assert changed.name == "~/x"
 
 
 def test_hosts_are_joined_only_when_something_says_so(monkeypatch):
@@ -109,3 +152,19 @@ def test_what_cannot_be_written_is_one_message(write, message, tmp_path, capsys)
 def test_other_errors_of_the_system_are_not_the_users(tmp_path):
     with pytest.raises(FileNotFoundError):
         launch.run_main((tmp_path / "nowhere").read_text)
+
+
+@pytest.mark.hostile
+def test_an_interrupt_is_one_line_and_exit_code_130(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as error:
+            launch.run_main(interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert error.value.code == 130
+    assert capsys.readouterr().err == "\ntrain: interrupted; what was saved stays.\n"

@@ -131,7 +131,10 @@ def test_kills_change_nothing_of_what_is_found(tmp_path):
     [
         ([f"--config={CONFIG}", "--config.seed=1"], r"another config.*\n  seed: 0 there, 1 here"),
         ([f"--config={CONFIG}", "--workers=0"], "--workers=0: at least one worker"),
-        ([f"--config={CONFIG}", "--config.search.criterion=best"], "criterion='best': choose"),
+        (
+            [f"--config={CONFIG}", "--config.search.criterion=best"],
+            "criterion='best'; it must be pareto or",
+        ),
         (["--config=configs/search/cifar10_evonorm_s.py:fast"], "knows small, tiny, smoke"),
     ],
 )

@@ -54,6 +54,7 @@ def test_a_finished_run_directory_is_complete(finished):
     assert names == {
         ".lock",
         "checkpoints",
+        "classes.json",
         "config.json",
         "curve.png",
         "metadata.json",
@@ -82,7 +83,9 @@ def test_progress_says_what_matters(finished):
     text = finished[3]
     assert "cifar_resnet20 with evonorm_b0: " in text
     assert "parameters, on 1 x cpu" in text
-    assert "32 training images, batch 8 = 2 workers x 4 images" in text
+    assert "fake images (random pixels) in place of digits: 32 training images, batch 8" in text
+    assert "batch 8 = 2 workers x 4 images" in text
+    assert "compiling the training step" in text
     assert "8 steps (2 epochs), 2 of them warm-up, to learning rate 0.00625" in text
     assert "epoch 2  eval/loss" in text
 
@@ -142,6 +145,27 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path
     )
     rows = [json.loads(line) for line in (interrupted / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 9))
+
+
+def test_rows_between_two_checkpoints_are_those_of_an_unkilled_run(finished, tmp_path, monkeypatch):
+    config, workdir, _, _ = finished
+    config = config.copy_and_resolve_references()
+    config.log_every_steps = 3  # 4, the step of the stop, is none of them
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "evonorm_jax.training.loop.Preemption.requested", lambda self, step: step == 4
+        )
+        assert train_and_evaluate(config, tmp_path, devices=ONE_DEVICE) == {}
+    train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
+    rows, single = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, workdir)
+    )
+    losses = [row["train/loss"] for row in single if "train/loss" in row]
+    found = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    assert found == {
+        last: sum(losses[first:last]) / (last - first) for first, last in ((0, 3), (3, 6), (6, 8))
+    }
 
 
 def test_a_signal_is_noted_between_steps(config, tmp_path, monkeypatch):
@@ -289,7 +313,11 @@ def test_profiling_writes_a_trace(config, tmp_path, num_steps):
         ({"ema_decay": 1.0}, "config.ema_decay=1.0"),
         ({"label_smoothing": -0.1}, "config.label_smoothing=-0.1"),
         ({"log_every_steps": 0}, "config.log_every_steps is 0"),
+        ({"early_stopping_patience": -1}, "config.early_stopping_patience is -1"),
         ({"num_workers": 3, "images_per_worker": 3, "mixup_alpha": 0.2}, "must be an even number"),
+        ({"num_workers": 3, "images_per_worker": 3, "cutmix_alpha": 1.0}, "must be an even number"),
+        ({"cutmix_alpha": -1.0}, "config.cutmix_alpha=-1.0"),
+        ({"random_erasing": 1.5}, "config.random_erasing=1.5; it is a probability"),
         ({"dataset.source": "floppy"}, "floppy"),
     ],
 )

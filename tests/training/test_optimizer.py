@@ -185,10 +185,14 @@ def test_adam_takes_weight_decay_into_the_gradient(config):
 
 def test_adamw_takes_weight_decay_from_the_weights(config):
     config.optimizer.update({"name": "adamw", **ADAM})
-    after = updates(config, 1)
-    adams_alone = by_hand(adam, 1, 0.0)
-    adams_alone["conv"]["kernel"] -= 0.1 * 0.01 * PARAMS["conv"]["kernel"]
-    assert_close(after, adams_alone)
+    after = updates(config, 3)
+    expected = by_hand(adam, 3, 0.0)  # what is no kernel is not decayed
+    kernel, memory = PARAMS["conv"]["kernel"].astype(np.float64), None
+    for _ in range(3):  # Loshchilov and Hutter 2019, Algorithm 2, with both rates 0.1
+        change, memory = adam(GRADS["conv"]["kernel"].astype(np.float64), memory)
+        kernel = kernel - change - 0.1 * 0.01 * kernel
+    expected["conv"]["kernel"] = kernel
+    assert_close(after, expected)
 
 
 def test_clipping_bounds_the_whole_gradient(config):

@@ -32,6 +32,23 @@ def test_speed_and_time_left(clock):
     )
 
 
+def test_an_evaluation_says_how_far_it_is(clock):
+    stream = io.StringIO()
+    progress = Progress(100, 10, images_per_step=64, stream=stream, min_seconds=10.0)
+    for done, seconds in ((0, 8.0), (256, 4.0), (512, 1.0), (600, 0.0)):
+        progress.evaluated(done, 600)
+        clock[0] += seconds
+    clock[0] += 12.0
+    progress.evaluated(600, 600)  # the result itself follows
+    progress.evaluated(0, None)
+    progress.evaluated(64, None)
+    assert stream.getvalue().splitlines() == [
+        "evaluating: 0 of 600 images, compiling first",
+        "evaluating: 512 of 600 images",
+        "evaluating: 64 images",
+    ]
+
+
 def test_pauses_do_not_count(clock):
     progress = Progress(100, 10, images_per_step=10, stream=None)
     progress.start(0)
@@ -83,3 +100,14 @@ def test_a_line_never_wraps_on_a_terminal(clock, monkeypatch):
     stream = Terminal()
     Progress(100, 10, images_per_step=10, stream=stream).update(1, "loss 1.0000  top1 50.00 %")
     assert len(stream.getvalue().removeprefix("\r\x1b[K")) == 29
+
+
+def test_training_goes_on_where_the_terminal_is_gone():
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    with Progress(100, 10, images_per_step=20, stream=Gone()) as progress:
+        progress.report("epoch 1")
+        progress.update(1, "loss 1")
+        progress.report("epoch 2")

@@ -93,6 +93,16 @@ def test_the_loss_curve_is_the_same_on_one_two_four_and_eight_devices(layer):
         np.testing.assert_allclose(curve, curves[0], rtol=2e-5)
 
 
+def test_frozen_parameters_have_no_part_in_a_step():
+    run, (first, second), _ = trained(1, workers=1, **{"optimizer.frozen_paths": ("*kernel",)})
+    drawn = to_host(run.parallel.replicate(run.create_state()))
+    for path, x in jax.tree_util.tree_leaves_with_path(second.params):
+        before = functools.reduce(lambda tree, key: tree[key.key], path, drawn.params)
+        assert (path[-1].key == "kernel") == np.array_equal(x, before), path
+    moved = jax.tree.map(np.array_equal, first.collections, second.collections)
+    assert not any(jax.tree.leaves(moved))  # running statistics follow the data nevertheless
+
+
 def test_eight_workers_on_two_devices_are_eight_devices():
     assert_same_training(trained(8, layer="evonorm_b0"), trained(2, layer="evonorm_b0"))
 
@@ -248,8 +258,8 @@ def test_every_collection_of_a_network_is_kept(tmp_path, accumulation_steps):
     assert variables["batch_stats"] is restored.ema["batch_stats"]
 
 
-def test_mixup_is_the_same_on_any_number_of_devices():
-    fields = {"layer": "evonorm_s0", "mixup_alpha": 0.4}
+def test_cutmix_and_erasing_are_the_same_on_any_number_of_devices():
+    fields = {"layer": "evonorm_s0", "cutmix_alpha": 1.0, "random_erasing": 0.5}
     assert_same_training(trained(8, **fields), trained(1, **fields))
 
 

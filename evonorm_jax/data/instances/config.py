@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import check_fields, like
 
 SOURCES = ("coco_json", "embedded", "generated")
 
@@ -34,6 +35,8 @@ _FIELDS: dict[str, Any] = {
     # Reading as training goes on.
     "prefetch": 2,  # batches that are read ahead
 }
+
+_RULES = {name: like(value) for name, value in {"name": "", "source": "", **_FIELDS}.items()}
 
 _DATASETS: dict[str, dict[str, Any]] = {
     "coco2017": {
@@ -88,6 +91,7 @@ def check_instance_fields(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: There is one; the message names the field, its value and what it may be.
     """
+    check_fields(config, _RULES, "config.dataset")
     jitter, sizes = tuple(config.scale_jitter), tuple(config.digit_sizes)
     side = config.image_size
     streams = config.source == "coco_json"

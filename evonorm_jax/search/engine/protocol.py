@@ -13,11 +13,55 @@ from typing import Any
 import optax
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import (
+    Rule,
+    block,
+    check_fields,
+    check_known,
+    check_plain,
+    flag,
+    number,
+    one_of,
+    shorten,
+    text,
+    whole,
+)
 from evonorm_jax.search.engine.anchors import ANCHOR_SIZES, Anchor
 from evonorm_jax.search.engine.filters import FilterConfig
 
 SCHEDULES = ("constant", "cosine")
 DEFAULT_FILTERS = FilterConfig()
+
+#: The rules of the fields of a protocol.
+FIELDS = {
+    "crop_size": whole(0, 2**16),
+    "batch_size": whole(1, 2**20),
+    "learning_rate": number(at_least=0),
+    "momentum": number(at_least=0, below=1),
+    "weight_decay": number(at_least=0),
+    "num_steps": whole(1),
+    "schedule": one_of(SCHEDULES),
+    "eval_batch_size": whole(1, 2**20),
+    "quality_steps": whole(1),
+    "quality_accuracy": number(at_least=0, at_most=100),
+    "quality_examples": whole(0),
+    "nonfinite_rejects": flag(),
+    "num_groups": whole(1, 2**20),
+}
+_STABILITY_FIELDS = {
+    "num_steps": whole(0),
+    "max_gradient_norm": number(above=0),
+    "step_size": number(above=0),
+    "difference": number(above=0),
+    "anchor": whole(0),
+}
+_FILTER_FIELDS = {
+    "min_variation": number(at_least=0),
+    "num_blocks": whole(1, 1000),
+    "max_activation": number(above=0),
+}
+_ABORT_RULE_FIELDS = {"step": whole(1), "window": whole(1), "max_loss": number()}
+_ANCHOR_FIELDS = {"model": text(), "fields": block(), "name": text()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,16 +155,16 @@ class ProxyProtocol:
     def __post_init__(self) -> None:
         object.__setattr__(self, "anchors", tuple(self.anchors))
         object.__setattr__(self, "abort_rules", tuple(self.abort_rules))
-        for field in ("batch_size", "num_steps", "eval_batch_size", "num_groups"):
-            _check(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
-        for field in ("crop_size", "quality_examples"):
-            _check(field, getattr(self, field), getattr(self, field) >= 0, "0 or more")
+        check_fields(vars(self), FIELDS, "protocol")
+        check_fields(vars(self.stability), _STABILITY_FIELDS, "protocol.stability")
+        if self.filters is not None:
+            check_fields(vars(self.filters), _FILTER_FIELDS, "protocol.filters")
         for rule in self.abort_rules:
+            check_fields(vars(rule), _ABORT_RULE_FIELDS, "protocol.abort_rules")
             within = 1 <= rule.window <= rule.step
             _check("abort_rules", rule, within, "of a window from 1 to the step that it looks at")
         within = 1 <= self.quality_steps <= self.num_steps
         _check("quality_steps", self.quality_steps, within, f"1 to num_steps={self.num_steps}")
-        _check("schedule", self.schedule, self.schedule in SCHEDULES, " or ".join(SCHEDULES))
         _check("anchors", self.anchors, len(self.anchors) > 0, "at least one network")
         distinct = len(set(self.anchor_names)) == len(self.anchors)
         _check("anchors", self.anchor_names, distinct, "of different names")
@@ -150,20 +194,43 @@ class ProxyProtocol:
         """Returns the protocol that `to_dict` was called on, from a config or a ledger.
 
         Raises:
-          UserError: A field is unknown or out of range.
+          UserError: A field is unknown, of another type or out of range, or an anchor is no
+            network.
         """
+        check_fields({"protocol": content}, {"protocol": block()}, "")
+        check_plain(content, "protocol")
         fields = dict(content)
-        if unknown := fields.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise UserError(f"unknown field {sorted(unknown)[0]!r} of a search protocol")
-        if "anchors" in fields:
-            fields["anchors"] = tuple(Anchor(**anchor) for anchor in fields["anchors"])
-        if "stability" in fields:
-            fields["stability"] = Stability(**fields["stability"])
-        if fields.get("filters") is not None:
-            fields["filters"] = FilterConfig(**fields["filters"])
-        if "abort_rules" in fields:
-            fields["abort_rules"] = tuple(AbortRule(**rule) for rule in fields["abort_rules"])
-        return cls(**fields)
+        check_known(fields, [field.name for field in dataclasses.fields(cls)], "protocol")
+        parts: dict[str, tuple[type, Mapping[str, Rule]]] = {
+            "anchors": (Anchor, _ANCHOR_FIELDS),
+            "abort_rules": (AbortRule, _ABORT_RULE_FIELDS),
+            "stability": (Stability, _STABILITY_FIELDS),
+            "filters": (FilterConfig, _FILTER_FIELDS),
+        }
+        for name in fields.keys() & parts.keys():
+            kind, rules = parts[name]
+            value, where = fields[name], f"protocol.{name}"
+            if name in ("anchors", "abort_rules"):
+                if not isinstance(value, tuple | list):
+                    raise UserError(f"{where}={shorten(value)}; it must be a list of blocks.")
+                found = [_part(kind, item, rules, f"{where}[{i}]") for i, item in enumerate(value)]
+                fields[name] = tuple(found)
+            elif name == "stability" or value is not None:
+                fields[name] = _part(kind, value, rules, where)
+        protocol = cls(**fields)
+        for anchor in protocol.anchors:  # a network, and its fields, that there are
+            anchor.create(10, "evonorm_s0")
+        return protocol
+
+
+def _part(kind: type, content: Any, rules: Mapping[str, Rule], name: str) -> Any:
+    """Returns an anchor, a rule or the like from its fields."""
+    block().check(name, content)
+    check_known(content, list(rules), name)
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    check_fields(content, {field: rules[field] for field in needed}, name)
+    check_fields(content, rules, name, required=False)
+    return kind(**content)
 
 
 def _plain(value: Any) -> Any:
@@ -175,4 +242,4 @@ def _plain(value: Any) -> Any:
 
 def _check(field: str, value: object, holds: bool, rule: str) -> None:
     if not holds:
-        raise UserError(f"{field}={value!r} of a search protocol must be {rule}")
+        raise UserError(f"protocol.{field}={shorten(value)} must be {rule}.")

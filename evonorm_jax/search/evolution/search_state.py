@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import check_fields, flag, number, one_of, optional, seed, whole
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.evolution.mutation import mutate, mutate_layer
 from evonorm_jax.search.evolution.pareto import pareto_front
@@ -33,6 +34,19 @@ from evonorm_jax.search.evolution.space import SearchSpace, random_graph
 
 STRATEGIES = ("evolution", "random")
 CRITERIA = ("pareto", "average")
+
+#: The rules of the fields of a search; `seed` stands beside `search` in a config file.
+FIELDS = {
+    "strategy": one_of(STRATEGIES),
+    "seed": seed(),
+    "population_size": whole(1, 10**6),
+    "tournament_fraction": number(above=0, at_most=1),
+    "criterion": one_of(CRITERIA),
+    "num_scores": whole(1, 1000),
+    "skip_neutral": flag(),
+    "max_candidates": optional(whole(1)),
+    "max_scored": optional(whole(1)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,22 +79,7 @@ class SearchConfig:
     max_scored: int | None = None
 
     def __post_init__(self) -> None:
-        for field, known in (("strategy", STRATEGIES), ("criterion", CRITERIA)):
-            if getattr(self, field) not in known:
-                raise UserError(
-                    f"{field}={getattr(self, field)!r}: choose one of {', '.join(known)}"
-                )
-        for field in ("population_size", "num_scores", "max_candidates", "max_scored"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise UserError(f"{field}={value} must be at least 1")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} must not be negative")
-        if not 0 < self.tournament_fraction <= 1:
-            raise UserError(
-                f"tournament_fraction={self.tournament_fraction} must lie above 0 and not above 1: "
-                "it is a share of the population, e.g. 0.05"
-            )
+        check_fields(vars(self), FIELDS, "search")
         if self.max_candidates is None and self.max_scored is None:
             raise UserError("give max_candidates or max_scored: a search needs an end")
 

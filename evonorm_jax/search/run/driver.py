@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import block, check_fields, check_known, check_plain, seed
 from evonorm_jax.search.engine.filters import Duplicates, screen
 from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.engine.verdicts import DecidingStage, Rejection, Verdict
+from evonorm_jax.search.evolution.search_state import FIELDS as SEARCH_FIELDS
 from evonorm_jax.search.evolution.search_state import Search, SearchConfig, replay
+from evonorm_jax.search.evolution.space import FIELDS as SPACE_FIELDS
 from evonorm_jax.search.evolution.space import SearchSpace
 from evonorm_jax.search.run.executor import Executor
 from evonorm_jax.search.run.ledger import Ledger
@@ -57,8 +60,14 @@ class SearchSettings:
         """Reads the settings of a config file, given as nested dictionaries.
 
         Raises:
-          UserError: A value is out of range.
+          UserError: A field is missing, unknown, of another type or out of range.
         """
+        blocks = {name: block() for name in ("search", "space", "protocol")}
+        check_fields(config, {"seed": seed(), **blocks}, "config")
+        check_plain(config, "config")
+        own = [name for name in SEARCH_FIELDS if name not in ("seed", "num_scores")]
+        check_known(config["search"], own, "search")
+        check_known(config["space"], list(SPACE_FIELDS), "space")
         protocol = ProxyProtocol.from_dict(config["protocol"])
         fields = {"seed": config["seed"], "num_scores": len(protocol.anchors), **config["search"]}
         return cls(SearchConfig(**fields), SearchSpace(**config["space"]), protocol)

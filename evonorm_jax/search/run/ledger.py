@@ -26,6 +26,7 @@ from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE, LEDGER_FORMAT, SCHEMA, to_columns
 from evonorm_jax.search.run.ledger_reader import (
     LedgerContents,
+    has_candidates,
     is_empty,
     read_about,
     read_contents,
@@ -78,15 +79,17 @@ class Ledger:
         self._connection: sqlite3.Connection | None = None
         try:
             is_new = is_empty(self.path)
-            if not is_new:
+            # A start that failed before its first candidate binds nobody to its config.
+            is_begun = not is_new and has_candidates(self.path)
+            if is_begun:
                 open_fields = OPEN_FIELDS if was_trained(self.path) else (*OPEN_FIELDS, "dataset")
                 _check_config(self.path, read_ledger_config(self.path), self.config, open_fields)
-            self._open(is_new, dict(description or {}))
+            self._open(is_new, is_begun, dict(description or {}))
         except BaseException:
             self.close()
             raise
 
-    def _open(self, is_new: bool, description: Mapping[str, Any]) -> None:
+    def _open(self, is_new: bool, is_begun: bool, description: Mapping[str, Any]) -> None:
         with self._guard():
             # Transactions are begun and ended here alone, not by Python's sqlite3.
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
@@ -102,17 +105,19 @@ class Ledger:
                 insert = "INSERT INTO about VALUES (?, ?)"
                 self._connection.executemany(insert, about.items())
         if not is_new:
-            self._set_dataset()
+            self._set_config(is_begun)
         self._add("INSERT INTO starts VALUES (?, ?)", time.time(), json.dumps(description))
         self.commit()
 
-    def _set_dataset(self) -> None:
-        """Notes the data set of this start, which may lie elsewhere than before."""
+    def _set_config(self, is_begun: bool) -> None:
+        """Notes what of the config of this start may differ from before."""
         assert self._connection is not None
         saved = read_about(self._connection, self.path)["config"]
-        if (dataset := self.config.get("dataset")) != saved.get("dataset"):
-            update = "UPDATE about SET value = ? WHERE key = 'config'"
-            self._add(update, json.dumps({**saved, "dataset": dataset}))
+        config = self.config
+        if is_begun:  # the data may lie elsewhere
+            config = {**saved, **{name: config[name] for name in ("dataset",) if name in config}}
+        if config != saved:
+            self._add("UPDATE about SET value = ? WHERE key = 'config'", json.dumps(config))
 
     def contents(self) -> LedgerContents:
         """Reads all that has been added."""

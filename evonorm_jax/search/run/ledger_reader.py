@@ -155,6 +155,12 @@ def is_empty(path: str | os.PathLike[str]) -> bool:
         return connection.execute("SELECT * FROM sqlite_master").fetchone() is None
 
 
+def has_candidates(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a ledger has a candidate."""
+    with open_to_read(path) as connection:
+        return connection.execute("SELECT * FROM candidates").fetchone() is not None
+
+
 def was_trained(path: str | os.PathLike[str]) -> bool:
     """Tells whether a ledger has a result that took training."""
     with open_to_read(path) as connection:

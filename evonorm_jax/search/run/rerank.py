@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import block, check_fields, check_known, whole
 from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.run.executor import Executor
@@ -25,6 +26,8 @@ WINNERS = "winners"
 
 #: Seconds between two looks at whether to stop.
 _POLL_SECONDS = 0.2
+
+_FIELDS = dict.fromkeys(("num_candidates", "num_winners", "num_seeds"), whole(1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +47,7 @@ class RerankConfig:
     num_seeds: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("num_candidates", "num_winners", "num_seeds"):
-            if (value := getattr(self, field)) < 1:
-                raise UserError(f"rerank.{field}={value} must be at least 1")
+        check_fields(vars(self), _FIELDS, "rerank")
         if self.num_winners > self.num_candidates:
             raise UserError(
                 f"rerank.num_winners={self.num_winners} must not be above "
@@ -58,9 +59,15 @@ class RerankConfig:
         """Reads the field `rerank` of a search's config, given as nested dictionaries.
 
         Raises:
-          UserError: A value is out of range.
+          UserError: A field is unknown, of another type or out of range.
         """
-        return cls(**{**config, "protocol": ProxyProtocol.from_dict(config["protocol"])})
+        check_fields({"rerank": config}, {"rerank": block(), "rerank.protocol": block()}, "")
+        check_known(config, ["protocol", *_FIELDS], "rerank")
+        try:
+            protocol = ProxyProtocol.from_dict(config["protocol"])
+        except UserError as error:
+            raise UserError(f"In rerank: {error}") from error
+        return cls(**{**config, "protocol": protocol})
 
     def evaluation(self) -> dict[str, Any]:
         """Returns what may not change once there are evaluations, for the ledger."""

@@ -30,6 +30,9 @@ from evonorm_jax.training.parallel import WorkerLayout
 if TYPE_CHECKING:
     import ml_collections
 
+    from evonorm_jax.training.saved_run import SavedRun
+    from evonorm_jax.training.trained_run import TrainedRun
+
 #: A PyTree with `.step` (int32 scalar, updates made), `.params` (whatever is trained) and
 #: `.opt_state` (what training alone needs), such as `state.TrainState`. Checkpoints hold all of it.
 State = Any
@@ -219,6 +222,28 @@ class Task(abc.ABC):
                 "field empty."
             )
         return None
+
+    def classes(self) -> dict[str, Any] | None:
+        """Returns what `classes.json` says of classes and of how images are prepared, as JSON.
+
+        None, the default, writes no such file.
+        """
+        return None
+
+    @classmethod
+    def trained_run(cls, saved: SavedRun) -> TrainedRun:
+        """Makes a trained network ready to use, for `training.load_run`.
+
+        Args:
+          saved: What a run of this task has saved.
+
+        Raises:
+          UserError: The network cannot be used apart from its task, or something is missing.
+        """
+        raise UserError(
+            f"{saved.source} is a run of the task {saved.config.task!r}, whose networks cannot be "
+            "loaded: name a run of a task that finds something in images, such as classification."
+        )
 
     def alarms(self, values: Mapping[str, float]) -> dict[str, str]:
         """Says what looks wrong in values that are finite; each symptom is reported once.

@@ -1,7 +1,8 @@
-"""Images into classes: cross-entropy, label smoothing, mixup, top-1 and top-5 accuracy."""
+"""Images into classes: cross-entropy, label smoothing, mixing, top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,11 +12,14 @@ import optax
 from flax import linen as nn
 
 from evonorm_jax.data import Pipeline
+from evonorm_jax.data.augment import random_erasing
+from evonorm_jax.data.preprocessing import Preprocessing
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION, CLASSIFICATION_EMA, RunMetrics
 from evonorm_jax.models.classification import cross_entropy, in_top
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.init_from import read_initial_weights
+from evonorm_jax.training.mixing import mix
 from evonorm_jax.training.model import build_model
 from evonorm_jax.training.optimizer import (
     create_optimizer,
@@ -23,6 +27,8 @@ from evonorm_jax.training.optimizer import (
     peak_learning_rate,
 )
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, keys_at, positions
+from evonorm_jax.training.parameter_paths import stop_frozen
+from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import (
     TrainState,
     create_train_state,
@@ -31,6 +37,7 @@ from evonorm_jax.training.state import (
 )
 from evonorm_jax.training.steps import gradient_step
 from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights, Task, means
+from evonorm_jax.training.trained_classifier import TrainedClassifier
 
 if TYPE_CHECKING:
     import ml_collections
@@ -81,28 +88,29 @@ class Classification(Task):
             per_device=layout.per_device,
             label_smoothing=config.label_smoothing,
             mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            erasing_probability=config.random_erasing,
             ema_decay=config.ema_decay,
             accumulation_steps=config.gradient_accumulation_steps,
+            constant=functools.partial(stop_frozen, config.optimizer),
         )
 
     @classmethod
     def check(cls, config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
         """Refuses values of the classifier's own fields."""
-        for name in ("label_smoothing", "ema_decay"):
-            if not 0 <= config[name] < 1:
-                raise UserError(f"config.{name}={config[name]}; it must be at least 0 and below 1.")
         accumulation = config.gradient_accumulation_steps
-        if accumulation < 1 or layout.per_device % accumulation:
+        if layout.per_device % accumulation:
             raise UserError(
                 f"config.gradient_accumulation_steps={accumulation} does not divide the "
                 f"{layout.per_device} images of a device; choose a divisor of it."
             )
-        if config.mixup_alpha < 0 or (config.mixup_alpha > 0 and layout.per_device % 2):
-            raise UserError(
-                f"config.mixup_alpha={config.mixup_alpha} with {layout.per_device} images per "
-                "device: alpha must be at least 0, and mixup pairs neighbours, so the images of a "
-                "device must be an even number."
-            )
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if config[name] > 0 and layout.per_device % 2:
+                raise UserError(
+                    f"config.{name}={config[name]} with {layout.per_device} images per device: "
+                    "neighbours are mixed in pairs, so the images of a device must be an even "
+                    "number."
+                )
 
     @property
     def metrics(self) -> RunMetrics:
@@ -119,8 +127,24 @@ class Classification(Task):
         return {"learning_rate": float(self.learning_rate(step))}
 
     def headline(self) -> str:
-        """Names the network and its layer."""
-        return f"{self.config.model.name} with {self.config.model.norm_act}"
+        """Names the network, its layer, and what of it is frozen."""
+        frozen = ", ".join(self.config.optimizer.frozen_paths)
+        name = f"{self.config.model.name} with {self.config.model.norm_act}"
+        return f"{name} ({frozen} frozen)" if frozen else name
+
+    def classes(self) -> dict[str, Any]:
+        """Names of the classes, and what evaluations do to images."""
+        return {
+            "class_names": list(self.pipeline.class_names) if self.pipeline.class_names else None,
+            "num_classes": self.pipeline.num_classes,
+            "dtype": self.config.dtype,
+            **Preprocessing.of_dataset(self.config.dataset).to_json(),
+        }
+
+    @classmethod
+    def trained_run(cls, saved: SavedRun) -> TrainedClassifier:
+        """Makes the classifier of a run ready to use."""
+        return TrainedClassifier(saved)
 
     def initial_weights(self) -> InitialWeights | None:
         """Reads `config.init_from`; a head for other classes stays new."""
@@ -160,13 +184,16 @@ def make_train_step(
     per_device: int,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    erasing_probability: float = 0.0,
     ema_decay: float = 0.0,
     accumulation_steps: int = 1,
+    constant: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds `step(state, resident, batch, key) -> (state, metrics)`.
 
     All randomness derives from the key of the step and the position in the global batch, so that a
-    batch is augmented and mixed the same on one device as on eight.
+    batch is augmented, mixed and dropped from the same on one device as on eight.
 
     Args:
       model: Called as `model.apply(variables, images, train=True, ...)`.
@@ -175,8 +202,11 @@ def make_train_step(
       per_device: Images of a device's share.
       label_smoothing: Probability spread evenly over all classes.
       mixup_alpha: Parameter of mixup's Beta distribution; 0 turns it off.
+      cutmix_alpha: Parameter of CutMix's Beta distribution; 0 turns it off.
+      erasing_probability: Probability that a rectangle of an image is erased.
       ema_decay: Decay of the averages of parameters and statistics; 0 turns them off.
       accumulation_steps: Micro-batches that one update is computed in.
+      constant: Stops the gradient of those parameters that are frozen.
 
     Returns:
       The step. Its metrics are means over the global batch: `loss` (nats), `top1`, `grad_norm`.
@@ -186,7 +216,7 @@ def make_train_step(
         variables: Mapping[str, Any], examples: Mapping[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, Any]]]:
         logits, collections = model.apply(
-            variables,
+            {**variables, "params": constant(variables["params"])},
             examples["image"],
             train=True,
             mutable=[name for name in variables if name != "params"],
@@ -199,20 +229,24 @@ def make_train_step(
     def step(
         state: TrainState, resident: Any, batch: Any, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
+        augment_key, mix_key, dropout_key, erasing_key = jax.random.split(key, 4)
         places = positions(per_device)
         examples = pipeline.train_examples(resident, batch, keys_at(augment_key, places))
         images = examples["image"]
         targets = jax.nn.one_hot(examples["label"], pipeline.num_classes)
-        if mixup_alpha > 0:
-            images, targets = mixup(mixup_key, images, targets, places, mixup_alpha)
+        if erasing_probability > 0:
+            erase = functools.partial(random_erasing, probability=erasing_probability)
+            images = jax.vmap(erase)(keys_at(erasing_key, places), images)
+        images, targets = mix(
+            mix_key, images, targets, places, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha
+        )
         if label_smoothing > 0:
             targets = optax.smooth_labels(targets, label_smoothing)
         return gradient_step(
             state,
             loss_fn,
             {"image": images, "target": targets},
-            jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS)),
+            dropout_key,
             optimizer=optimizer,
             ema_decay=ema_decay,
             accumulation_steps=accumulation_steps,
@@ -234,34 +268,6 @@ def make_eval_step(
         return Evaluated(jax.lax.psum(sums, AXIS))
 
     return step
-
-
-def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, places: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
-    """Mixes each example with its neighbour in the batch (Zhang et al. 2018).
-
-    Neighbours (2i and 2i + 1) lie on one device whatever the number of devices; batches are random
-    orders, so a neighbour is a random partner.
-
-    Args:
-      key: Key of the step, the same on every device.
-      images: `[N, H, W, C]`, N even.
-      targets: `[N, K]` probabilities.
-      places: `[N]` positions of the examples in the global batch.
-      alpha: Both parameters of the Beta distribution.
-
-    Returns:
-      Mixed images and mixed targets.
-    """
-    own = jax.vmap(lambda k: jax.random.beta(k, alpha, alpha))(keys_at(key, places))
-
-    def mix(x: jax.Array) -> jax.Array:
-        partner = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
-        weight = own.reshape(-1, *[1] * (x.ndim - 1))
-        return weight * x + (1 - weight) * partner
-
-    return mix(images), mix(targets)
 
 
 def classification_sums(

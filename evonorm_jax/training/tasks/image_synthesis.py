@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ from evonorm_jax.training.optimizer import (
 )
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, gather_rows, keys_at, to_host
 from evonorm_jax.training.sample_figures import SampleFigures, real_images
+from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import TrainState
 from evonorm_jax.training.tasks.base import Evaluated, Evaluation, Task
 from evonorm_jax.training.trained_generator import EVALUATION_SEED, sampling_variables
@@ -125,25 +126,6 @@ class ImageSynthesis(Task):
             ema_start_steps=config.ema_start_steps,
             orthogonal_regularization=config.orthogonal_regularization,
         )
-
-    @classmethod
-    def check(cls, config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
-        """Refuses values of the task's own fields."""
-        del layout
-        if not 0 <= config.ema_decay < 1:
-            raise UserError(
-                f"config.ema_decay={config.ema_decay}; it must be at least 0 and below 1."
-            )
-        least = {
-            "discriminator_steps": 1,
-            "ema_start_steps": 0,
-            "orthogonal_regularization": 0,
-            "standing_passes": 0,
-            "standing_batch_size": 0,
-        }
-        for name, value in least.items():
-            if config[name] < value:
-                raise UserError(f"config.{name}={config[name]}; it must be at least {value}.")
 
     @classmethod
     def batches_per_step(cls, config: ml_collections.ConfigDict) -> int:
@@ -280,6 +262,15 @@ class ImageSynthesis(Task):
             mask = eval_mask(self.figures.num_samples - first, size)[hosts.positions(size)]
             numbers, first = _positions(first, size, hosts)
             yield hosts.shard({"number": numbers, "mask": mask})
+
+    @classmethod
+    def trained_run(cls, saved: SavedRun) -> NoReturn:
+        """Refuses: a generator finds nothing in images."""
+        raise UserError(
+            f"{saved.source} is a run of image synthesis, which draws images instead of finding "
+            "something in them: python -m experiments.sample, or in Python "
+            "evonorm_jax.training.trained_generator.load_generator."
+        )
 
     # ------------------------------------------------------------------ pictures
 

@@ -91,10 +91,6 @@ class InstanceSegmentation(Task):
     def check(cls, config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
         """Refuses values of the detector's own fields, and a missing `detection` extra."""
         import_faster_coco_eval()
-        if not 0 <= config.ema_decay < 1:
-            raise UserError(
-                f"config.ema_decay={config.ema_decay}; it must be at least 0 and below 1."
-            )
         check_max_dets(config.max_dets, "config.max_dets")
 
     @classmethod

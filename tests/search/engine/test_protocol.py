@@ -61,7 +61,7 @@ def test_out_of_range(fields, message):
 
 
 def test_unknown_field():
-    with pytest.raises(UserError, match="unknown field 'steps'"):
+    with pytest.raises(UserError, match="protocol has no field 'steps'"):
         ProxyProtocol.from_dict({"steps": 3})
 
 

@@ -86,7 +86,7 @@ def test_no_path_from_x():
 
 
 def test_a_space_without_nodes():
-    with pytest.raises(UserError, match="num_nodes=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"space\.num_nodes=0; it must be at least 1"):
         SearchSpace(num_nodes=0)
 
 

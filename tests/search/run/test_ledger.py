@@ -184,6 +184,14 @@ def test_before_anything_is_trained_another_data_set_may_be_named(tmp_path):
         Ledger(tmp_path, {**config, "search": {"seed": 1}})
 
 
+def test_a_start_that_came_to_no_candidate_binds_nobody(tmp_path):
+    Ledger(tmp_path, {"search": {"seed": 0}, "dataset": {"source": "tfds"}}).close()
+    config = {"search": {"seed": 1}, "space": {"num_nodes": 3}}
+    with Ledger(tmp_path, config) as ledger:
+        assert len(ledger.contents().starts) == 2
+    assert read_ledger(tmp_path).config == config
+
+
 def test_the_rerank_config_is_checked_for_itself(tmp_path):
     with Ledger(tmp_path, CONFIG) as ledger:
         fill(ledger)

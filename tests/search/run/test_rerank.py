@@ -101,9 +101,12 @@ def test_a_search_without_scores_has_nothing_to_rerank(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"protocol": {"num_steps": 50}}, "quality_steps=100 .* must be 1 to num_steps=50"),
-        ({"protocol": {"steps": 50}}, "unknown field 'steps' of a search protocol"),
-        ({"num_seeds": 0}, r"rerank\.num_seeds=0 must be at least 1"),
+        (
+            {"protocol": {"num_steps": 50}},
+            "protocol.quality_steps=100 must be 1 to num",
+        ),
+        ({"protocol": {"steps": 50}}, "In rerank: protocol has no field 'steps'"),
+        ({"num_seeds": 0}, r"rerank\.num_seeds=0; it must be at least 1"),
         ({"num_candidates": 2}, r"num_winners=3 must not be above rerank\.num_candidates=2"),
     ],
 )

@@ -1,10 +1,9 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from evonorm_jax.training.tasks import means
-from evonorm_jax.training.tasks.classification import classification_sums, mixup
+from evonorm_jax.training.tasks.classification import classification_sums
 
 
 def sums_of(logits, labels, mask):
@@ -45,20 +44,3 @@ def test_means_do_not_depend_on_how_the_examples_were_batched():
         ]
         assert means({n: sum(p[n] for p in parts) for n in parts[0]}, {}) == pytest.approx(whole)
     assert whole["examples"] == 23
-
-
-def test_mixup_pairs_neighbours_with_weights_of_their_own():
-    images = jnp.arange(4, dtype=jnp.float32).reshape(4, 1, 1, 1)
-    targets = jnp.eye(4)
-    mixed, mixed_targets = mixup(jax.random.key(0), images, targets, jnp.arange(4), alpha=1.0)
-    weights = np.diag(mixed_targets)
-    assert np.all((weights > 0) & (weights < 1))
-    assert len(set(weights.tolist())) == 4
-    partner = np.array([1, 0, 3, 2])
-    np.testing.assert_allclose(
-        mixed.ravel(), weights * np.arange(4) + (1 - weights) * partner, rtol=1e-6
-    )
-    np.testing.assert_allclose(mixed_targets.sum(-1), 1, rtol=1e-6)
-    np.testing.assert_allclose(
-        mixed_targets[np.arange(4), partner], 1 - weights, rtol=1e-5, atol=1e-7
-    )

@@ -99,7 +99,10 @@ def test_it_is_drawn_and_said_by_its_own_names(finished, capsys):
     run = load_run(workdir)
     assert run.metrics.main.axis_label == "median squared error (ink²)"
     print_summary(summary, workdir)
-    assert f"test error {summary['eval/error']:.4f} after 8 steps" in capsys.readouterr().out
+    assert (
+        f"test error {summary['eval/error']:.4f} on fake images after 8 steps"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_sweep_of_it_is_shown_and_comes_back_from_its_table(finished, tmp_path):
@@ -189,6 +192,26 @@ def test_an_evaluation_may_have_batches_and_a_state_of_its_own():
     assert metrics["sampled/examples"] == 10
     assert metrics["sampled/drawn"] == np.mean(np.arange(10)) + 7  # 7 is the last of the first 8
     assert metrics["sampled/trace"] == 10
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(256, [20]), (16, [16, 16]), (18, [20])])
+def test_an_evaluation_computes_no_more_than_there_is(monkeypatch, most, sizes):
+    run = create_experiment(regression_config(), jax.devices()[:4])
+    shapes, seen, eval_batches = [], [], run.pipeline.eval_batches
+
+    def recorded(**arguments):
+        for batch in eval_batches(**arguments):
+            shapes.append(batch["mask"].size)
+            yield batch
+
+    monkeypatch.setattr(run.pipeline, "eval_batches", recorded)
+    state = run.parallel.replicate(run.create_state())
+    resident = run.parallel.replicate(run.pipeline.resident())
+    evaluator = Evaluator(run.task, run.parallel, most)
+    metrics = evaluator(state, resident, lambda *counts: seen.append(counts))
+    assert metrics["eval/examples"] == 20
+    assert shapes == sizes
+    assert seen == [(0, 20), *((min(most * (i + 1), 20), 20) for i in range(len(sizes)))]
 
 
 def test_positions_are_those_of_the_global_batch():
