@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -204,8 +205,10 @@ def start_jax(
       arguments: Parsed flags, among them those of a run on several hosts.
       log_stream: Where the package's notes go; stdout by default, stderr where stdout is data.
     """
-    # orbax reports and warns of every step through absl; what a person needs, our lines say.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # orbax reports of every step through absl, and of a full disk with 250 lines of tracebacks from
+    # its threads; what a person needs, our lines say.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.excepthook = _excepthook
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", stream=log_stream or sys.stdout
     )
@@ -226,6 +229,17 @@ def cache_folder() -> Path | None:
         except RuntimeError:
             return None
     return cache / "evonorm_jax"
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None
+) -> None:
+    """Shows what nobody has caught, but for what tensorstore's threads print on a full disk.
+
+    orbax closes its event loop at the first write that fails; the others then find it closed.
+    """
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def user_path(text: str) -> Path:

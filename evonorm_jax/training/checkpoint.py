@@ -10,7 +10,9 @@ pure functions of (seed, step). Nothing is read of a checkpoint that does not ma
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,9 +110,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(
-        self, state: Any, config: ml_collections.ConfigDict, *, train_seconds: float = 0.0
+        self,
+        state: Any,
+        config: ml_collections.ConfigDict,
+        *,
+        train_seconds: float = 0.0,
+        running: Mapping[str, Any] | None = None,
     ) -> None:
         """Saves a state at its own step, in the background; a step that is there stays as it is.
+
+        Args:
+          state: The state, replicated.
+          config: Config of the run.
+          train_seconds: Seconds of training behind it.
+          running: The running sums of the next row of the log (`NonFiniteGuard.running_sums`).
 
         Raises:
           UserError: This checkpoint or the one before cannot be written.
@@ -123,9 +136,12 @@ class Checkpoints:
             "step": step,
             "seed": config.seed,
             "train_seconds": train_seconds,
+            "running": dict(running or {}),
             DATA_FIELD: True,
         }
         with self._writing():
+            if not self.directory.is_dir():  # orbax would make a new one, without the rest
+                raise FileNotFoundError(errno.ENOENT, "the folder has been removed")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -170,6 +186,11 @@ class Checkpoints:
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         leaves = [np.asarray(arrays[_name(path)]) for path, _ in paths]
         return jax.tree.unflatten(structure, leaves), restored.data["train_seconds"]
+
+    def read_running(self, step: int) -> dict[str, Any]:
+        """Reads the running sums that `save` was given; `{}` where it was given none."""
+        restored = self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))
+        return restored.data.get("running") or {}
 
     def read_variables(self, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, Any]]:
         """Reads the variables of whatever network a `TrainState` was saved of.
@@ -324,8 +345,8 @@ def _reason(error: BaseException) -> str:
     for cause in reversed(causes):
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-        if told := re.search(r"\[OS error \d+: (?:E\w+ )?([^\]]+)\]", str(cause)):
-            return told[1]
+        if told := re.search(r"\[OS error (\d+)|os_error_code='(\d+)'", str(cause)):
+            return os.strerror(int(told[1] or told[2]))
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,7 +32,8 @@ class NonFiniteGuard:
         self._task = task
         self._checkpoints = checkpoints
         self._pending: list[tuple[int, Any]] = []
-        self._checked: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step that may still be running."""
@@ -49,7 +51,9 @@ class NonFiniteGuard:
             values = {name: float(value) for name, value in metrics.items()}
             if not all(math.isfinite(value) for value in values.values()):
                 raise TrainingDiverged(self._message(step, values))
-            self._checked.append(values)
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._count += 1
         self._pending.clear()
 
     def means(self) -> dict[str, float]:
@@ -59,8 +63,17 @@ class NonFiniteGuard:
           TrainingDiverged: As `check`.
         """
         self.check()
-        rows, self._checked = self._checked, []
-        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+    def running_sums(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a resumed run logs the means of an unkilled one."""
+        return {"count": self._count, "sums": dict(self._sums)}
+
+    def resume(self, running: Mapping[str, Any]) -> None:
+        """Takes what `running_sums` gave; nothing where a checkpoint has none."""
+        self._sums, self._count = dict(running.get("sums", {})), running.get("count", 0)
 
     def _message(self, step: int, values: dict[str, float]) -> str:
         config = self._task.config

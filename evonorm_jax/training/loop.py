@@ -18,6 +18,7 @@ from evonorm_jax.training import run_directory, writers
 from evonorm_jax.training.best import BestEvaluation
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.config import check_config, complete
+from evonorm_jax.training.event_files import drop_events_after
 from evonorm_jax.training.experiment import Experiment, create_experiment
 from evonorm_jax.training.extension import find_extension
 from evonorm_jax.training.fit_to_data import prepare
@@ -126,6 +127,7 @@ def train_and_evaluate(
         progress.report(_headline(run, parameters))
         if first_process:
             writers.drop_after(workdir, start_step)
+            drop_events_after(workdir, start_step)
             (workdir / "parameters.txt").write_text(parameter_overview(state.params))
 
         # --------------------------------------------------------- steps
@@ -133,6 +135,8 @@ def train_and_evaluate(
         resident = run.parallel.replicate(run.pipeline.resident())
         train_step, evaluate = run.train_step(), run.evaluator()
         guard = NonFiniteGuard(task, checkpoints)
+        if start_step:
+            guard.resume(checkpoints.read_running(start_step))
         writer = cleanup.enter_context(
             writers.create_writer(
                 workdir,
@@ -199,7 +203,7 @@ def train_and_evaluate(
             last = step == num_steps
             evaluate_now = last or step % run.durations.eval_every_steps == 0
 
-            if step % config.log_every_steps == 0 or last or stop:
+            if step % config.log_every_steps == 0 or last:
                 means = guard.means()
                 shown = {name: means[name] for name in run_metrics.shown if name in means}
                 progress.update(step, run_metrics.format_line(shown))
@@ -215,7 +219,8 @@ def train_and_evaluate(
                 progress.pause(step)
                 guard.check()  # what is not finite is never saved
                 seconds = earlier_seconds + progress.seconds
-                checkpoints.save(state, config, train_seconds=seconds)
+                running = guard.running_sums()
+                checkpoints.save(state, config, train_seconds=seconds, running=running)
                 progress.start(step)
 
             if evaluate_now and (last or not stop):

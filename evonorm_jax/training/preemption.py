@@ -13,9 +13,10 @@ from jax.experimental import multihost_utils
 class Preemption:
     """Notes a request to stop, so that the loop can save and leave between two steps.
 
-    One process listens to SIGTERM and SIGINT itself (a second SIGINT stops at once). With several,
+    One process listens itself to SIGTERM, to SIGINT (a second one stops at once) and to SIGHUP,
+    which a closed terminal sends; not to what is ignored, as SIGHUP is under nohup. With several,
     the signal may reach only one, so JAX's preemption service, which listens to SIGTERM, agrees on
-    a step at which all of them stop.
+    a step at which all of them stop; SIGHUP is passed on to it.
 
     >>> with Preemption() as preemption:
     ...     preemption.requested(step=1)
@@ -27,10 +28,16 @@ class Preemption:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Preemption:
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+        if jax.process_count() == 1:
+            handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, *hangup), self._handle)
+        else:
+            handlers = dict.fromkeys(hangup, lambda *_: signal.raise_signal(signal.SIGTERM))
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:

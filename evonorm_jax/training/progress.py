@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -116,15 +117,21 @@ class Progress:
     def _print(self, text: str, *, temporary: bool) -> None:
         if self._stream is None:
             return
+        try:
+            self._write(self._stream, text, temporary=temporary)
+        except OSError:  # the terminal is gone, or nobody reads any more: training goes on
+            self._stream = None
+
+    def _write(self, stream: TextIO, text: str, *, temporary: bool) -> None:
         if self._interactive:
             # Carriage return and "erase to the end of the line" replace the temporary line.
             if temporary:  # a line that wraps could not be replaced
                 text = text[: shutil.get_terminal_size().columns - 1]
-            self._stream.write(f"\r\x1b[K{text}" + ("" if temporary else "\n"))
+            stream.write(f"\r\x1b[K{text}" + ("" if temporary else "\n"))
             self._open_line = temporary
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            stream.write(text + "\n")
+        stream.flush()
 
     def __enter__(self) -> Progress:
         return self
@@ -132,6 +139,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Ends a temporary line that is still open."""
         if self._stream is not None and self._open_line:
-            self._stream.write("\n")
-            self._stream.flush()
+            with contextlib.suppress(OSError):
+                self._stream.write("\n")
+                self._stream.flush()
             self._open_line = False

@@ -85,6 +85,7 @@ class TensorBoardWriter:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one event for each scalar."""
         self._writer.write_scalars(step, dict(scalars))
+        self._writer.flush()  # a checkpoint must not be ahead of the events before it
 
     def close(self) -> None:
         """Closes the event file."""

@@ -189,3 +189,15 @@ def test_a_disk_that_is_full_is_one_message(copy, monkeypatch, when):
     monkeypatch.undo()
     with Checkpoints(copy) as checkpoints:
         assert checkpoints.restore(STATE)[0].step == 2
+
+
+def test_a_folder_that_is_removed_meanwhile_is_not_made_anew(copy):
+    def save():
+        with Checkpoints(copy) as checkpoints:
+            shutil.rmtree(copy)
+            state = jax.device_put(STATE.replace(step=np.int32(3)))
+            checkpoints.save(state, ConfigDict({"seed": 0}))
+
+    with pytest.raises(UserError, match="the folder has been removed"):
+        save()
+    assert not copy.exists()

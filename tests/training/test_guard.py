@@ -1,3 +1,5 @@
+import json
+
 import jax.numpy as jnp
 import pytest
 
@@ -24,6 +26,25 @@ def test_means_are_over_the_steps_since_the_last_call(guard):
     guard.check()
     guard.add(4, metrics(7.0))
     assert guard.means()["loss"] == 4.0
+    guard.add(5, metrics(5.0))
+    assert guard.means()["loss"] == 5.0
+
+
+def test_running_sums_go_on_where_they_were(guard):
+    losses = [0.1, 0.7, 0.3, 0.9]
+    for step, loss in enumerate(losses, start=1):
+        guard.add(step, metrics(loss))
+    whole = guard.means()
+    for step, loss in enumerate(losses[:3], start=1):
+        guard.add(step, metrics(loss))
+    guard.check()
+    saved = json.loads(json.dumps(guard.running_sums()))
+    assert saved["count"] == 3
+    guard.means()
+    guard.resume(saved)
+    guard.add(4, metrics(losses[3]))
+    assert guard.means() == whole  # bit for bit
+    guard.resume({})
     guard.add(5, metrics(5.0))
     assert guard.means()["loss"] == 5.0
 

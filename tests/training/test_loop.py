@@ -164,6 +164,27 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 9))
 
 
+def test_rows_between_two_checkpoints_are_those_of_an_unkilled_run(finished, tmp_path, monkeypatch):
+    config, workdir, _, _ = finished
+    config = config.copy_and_resolve_references()
+    config.log_every_steps = 3  # 4, the step of the stop, is none of them
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "evonorm_jax.training.loop.Preemption.requested", lambda self, step: step == 4
+        )
+        assert train_and_evaluate(config, tmp_path, devices=ONE_DEVICE) == {}
+    train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
+    rows, single = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, workdir)
+    )
+    losses = [row["train/loss"] for row in single if "train/loss" in row]
+    found = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    assert found == {
+        last: sum(losses[first:last]) / (last - first) for first, last in ((0, 3), (3, 6), (6, 8))
+    }
+
+
 def test_a_signal_is_noted_between_steps(config, tmp_path, monkeypatch):
     from evonorm_jax.training.guard import NonFiniteGuard
 

@@ -100,3 +100,14 @@ def test_a_line_never_wraps_on_a_terminal(clock, monkeypatch):
     stream = Terminal()
     Progress(100, 10, images_per_step=10, stream=stream).update(1, "loss 1.0000  top1 50.00 %")
     assert len(stream.getvalue().removeprefix("\r\x1b[K")) == 29
+
+
+def test_training_goes_on_where_the_terminal_is_gone():
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    with Progress(100, 10, images_per_step=20, stream=Gone()) as progress:
+        progress.report("epoch 1")
+        progress.update(1, "loss 1")
+        progress.report("epoch 2")
