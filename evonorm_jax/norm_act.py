@@ -29,6 +29,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError, did_you_mean
@@ -208,7 +209,13 @@ def resolve_norm_act(name: str) -> str:
 
 
 def _check_type(cls: type, field: str, value: Any, annotation: Any) -> None:
-    """Refuses a value of another type than the plain one (`int`, `float | None`, ...) declared."""
+    """Refuses a value of another type than a plain one (`int`, `float | None`, ...) declared."""
+    if field.endswith("_init") and not callable(value):
+        raise UserError(f"{field}={value!r} of {cls.__name__}: expected an initializer, a function")
+    if field in ("dtype", "param_dtype") and value is not None and not _is_float_dtype(value):
+        raise UserError(
+            f"{field}={value!r} of {cls.__name__}: expected a floating-point dtype such as float32"
+        )
     allowed = set(typing.get_args(annotation) or (annotation,))
     plain = {bool, int, float, str, type(None)}
     if allowed <= plain and not (
@@ -216,6 +223,13 @@ def _check_type(cls: type, field: str, value: Any, annotation: Any) -> None:
     ):
         names = " or ".join(sorted(kind.__name__ for kind in allowed))
         raise UserError(f"{field}={value!r} of {cls.__name__}: expected {names}")
+
+
+def _is_float_dtype(value: Any) -> bool:
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(value), jnp.floating))
+    except (TypeError, ValueError):
+        return False
 
 
 def _unknown(what: str, given: str, known: Collection[str]) -> str:

@@ -136,6 +136,23 @@ def test_unknown_fields():
             norm_act(EvoNormB0, **{field: None})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("scale_init", 3, "scale_init=3 of EvoNormS0: expected an initializer, a function"),
+        ("v_init", None, "v_init=None of EvoNormS0: expected an initializer"),
+        ("param_dtype", "x", "param_dtype='x' of EvoNormS0: expected a floating-point dtype"),
+        ("param_dtype", (0,), "expected a floating-point dtype"),
+        ("dtype", "int8", "dtype='int8' of EvoNormS0: expected a floating-point dtype"),
+        ("epsilon", "0", "epsilon='0' of EvoNormS0: expected float"),
+    ],
+)
+def test_values_of_another_type(field, value, message):
+    with pytest.raises(UserError) as raised:
+        norm_act("evonorm_s0", **{field: value})
+    assert message in str(raised.value)
+
+
 @pytest.mark.parametrize("layer", [None, 3, EvoNormS0(), jax.nn.relu, functools.partial(max), dict])
 def test_what_is_no_layer(layer):
     with pytest.raises(UserError, match="given by name, as a"):

@@ -108,8 +108,18 @@ def check_divisible(images: jax.Array, level: int) -> None:
         )
 
 
+def check_initializer(field: str, value: object) -> None:
+    """Raises `UserError` unless the value can be called."""
+    if not callable(value):
+        raise UserError(f"{field}={value!r}: expected an initializer, a function.")
+
+
 def check_stage_sizes(stage_sizes: Sequence[int]) -> None:
     """Raises `UserError` unless there is at least one stage and every stage has a block."""
+    if not isinstance(stage_sizes, tuple | list):
+        raise UserError(
+            f"stage_sizes={stage_sizes!r}: expected the number of blocks of each stage, as (1, 2)."
+        )
     if not stage_sizes:
         raise UserError("stage_sizes is empty: expected the number of blocks of each stage.")
     for stage_size in stage_sizes:

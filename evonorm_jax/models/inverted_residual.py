@@ -23,6 +23,7 @@ from evonorm_jax.models.classifier import (
     check_bool,
     check_dropout_rate,
     check_images,
+    check_initializer,
     check_num_classes,
     check_positive,
     check_stage_sizes,
@@ -154,15 +155,16 @@ class InvertedResidualNetwork(nn.Module):
     squeeze_ratio: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        self.stage_sizes = tuple(self.stage_sizes)  # a list would make the network unhashable
         check_num_classes(self.num_classes)
         check_positive("width_multiplier", self.width_multiplier)
         check_stage_sizes(self.stage_sizes)
+        self.stage_sizes = tuple(self.stage_sizes)  # a list would make the network unhashable
+        check_initializer("head_init", self.head_init)
         if len(self.stage_sizes) > len(self.stages):
             raise UserError(
                 f"stage_sizes={self.stage_sizes}: this network has {len(self.stages)} stages."
             )
-        if self.stem not in STEM_CONVS:
+        if self.stem not in tuple(STEM_CONVS):
             raise UserError(f"stem={self.stem!r}: expected one of {', '.join(STEM_CONVS)}.")
         check_padding(self.padding)
         check_dropout_rate(self.dropout_rate)

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
-from evonorm_jax.models.classifier import resnet_head_init
+from evonorm_jax.models.classifier import check_positive_int, resnet_head_init
 from evonorm_jax.models.inverted_residual import InvertedResidualNetwork, Stage, round_channels
 
 
@@ -47,6 +47,10 @@ class MobileNetV2(InvertedResidualNetwork):
         Stage(expand_ratio=6, channels=160, kernel_size=3, strides=2),
         Stage(expand_ratio=6, channels=320, kernel_size=3, strides=1),
     )
+
+    def __post_init__(self) -> None:
+        check_positive_int("min_head_channels", self.min_head_channels)
+        super().__post_init__()
 
     @property
     def head_channels(self) -> int:

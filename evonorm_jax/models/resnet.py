@@ -167,6 +167,7 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
+        check_stage_sizes(self.stage_sizes)
         self.stage_sizes = tuple(self.stage_sizes)  # a list would make the network unhashable
         check_resnet_fields(self)
         super().__post_init__()
@@ -256,9 +257,8 @@ def check_resnet_fields(model: nn.Module) -> None:
     if model.num_classes is not None:
         check_num_classes(model.num_classes)
     check_positive_int("num_filters", model.num_filters)
-    check_stage_sizes(model.stage_sizes)
     check_dropout_rate(model.dropout_rate)
-    if model.stem not in STEMS:
+    if model.stem not in tuple(STEMS):
         raise UserError(f"stem={model.stem!r}: expected one of {', '.join(STEMS)}.")
     if model.stem == "imagenet_deep" and model.num_filters % 2:
         raise UserError(

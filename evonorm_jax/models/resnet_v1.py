@@ -30,7 +30,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.models.classifier import check_images, classifier_head
+from evonorm_jax.models.classifier import check_images, check_stage_sizes, classifier_head
 from evonorm_jax.models.convolution import conv2d, max_pool
 from evonorm_jax.models.rematerialize import rematerialize
 from evonorm_jax.models.resnet import (
@@ -149,6 +149,7 @@ class ResNetV1(nn.Module):
     dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
+        check_stage_sizes(self.stage_sizes)
         self.stage_sizes = tuple(self.stage_sizes)
         check_resnet_fields(self)
         check_residual_norm(self.norm_act, self.residual_norm)
