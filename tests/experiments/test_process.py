@@ -158,7 +158,9 @@ def test_ctrl_c_raises_once_a_launcher_runs():
 
 def python(code, **fields):
     """Runs code as the launcher's process is before the launcher begins."""
-    code = f"import sys; sys.argv = ['-m']; import experiments, os, signal; {code}"
+    # A shell lets what it starts in the background ignore Ctrl-C, and so do these tests there.
+    heeds = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeds}; sys.argv = ['-m']; import experiments; {code}"
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, **fields)
 
 
