@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -132,7 +132,17 @@ def load_searches(paths: Sequence[str | os.PathLike[str]]) -> list[SearchRun]:
     runs = []
     for path in paths:
         contents = read_ledger(path)
+        for name in ("protocol.anchors", "search.strategy", "seed"):
+            _check_has(contents, name)
         protocol = ProxyProtocol.from_dict(contents.config["protocol"])
+        for entry in contents.entries:
+            scores = entry.verdict.scores if entry.verdict and entry.is_scored else None
+            if scores is not None and scores.keys() != {*protocol.anchor_names}:
+                raise UserError(
+                    f"{contents.path} is damaged: results, candidate {entry.id}: scores are for "
+                    f"{', '.join(scores)}, but must be for the networks of its search, "
+                    f"{', '.join(protocol.anchor_names)}."
+                )
         runs.append(SearchRun(contents, protocol.anchor_names))
         if not runs[-1].decided:
             raise UserError(f"'{path}' has no result yet.")
@@ -206,3 +216,15 @@ def reason_label(reason: str) -> str:
     'no path from x'
     """
     return reason.replace("_", " ")
+
+
+def _check_has(contents: LedgerContents, field: str) -> None:
+    """Raises `UserError` unless the config of the search has the field."""
+    value: Any = contents.config
+    for name in field.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise UserError(
+                f"{contents.path} is damaged: about, config: the field {field} is missing, which "
+                "the config of every search has. Put a whole copy of the ledger in its place."
+            )
+        value = value[name]

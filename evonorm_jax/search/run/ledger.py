@@ -8,6 +8,7 @@ nothing else is. `ledger_reader.py` reads ledgers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -30,7 +31,9 @@ from evonorm_jax.search.run.ledger_reader import (
     is_empty,
     read_about,
     read_contents,
+    read_ledger,
     read_ledger_config,
+    read_starts,
     was_trained,
 )
 
@@ -77,14 +80,20 @@ class Ledger:
         self.config = as_json(config)
         self._lock = _lock(self.workdir)
         self._connection: sqlite3.Connection | None = None
+        # What the ledger held at the start, so that the first `contents` need not read it again.
+        self._found: LedgerContents | None = None
         try:
             is_new = is_empty(self.path)
+            found = None
             # A start that failed before its first candidate binds nobody to its config.
             is_begun = not is_new and has_candidates(self.path)
+            if not is_new:
+                found = read_ledger(self.path)  # refuses a damaged one, before anything is written
             if is_begun:
                 open_fields = OPEN_FIELDS if was_trained(self.path) else (*OPEN_FIELDS, "dataset")
                 _check_config(self.path, read_ledger_config(self.path), self.config, open_fields)
             self._open(is_new, is_begun, dict(description or {}))
+            self._found = found
         except BaseException:
             self.close()
             raise
@@ -122,7 +131,12 @@ class Ledger:
     def contents(self) -> LedgerContents:
         """Reads all that has been added."""
         assert self._connection is not None
-        return read_contents(self._connection, self.path)
+        found, self._found = self._found, None
+        if found is None:
+            return read_contents(self._connection, self.path)
+        about = read_about(self._connection, self.path)
+        starts = read_starts(self._connection, self.path)
+        return dataclasses.replace(found, config=about["config"], starts=starts)
 
     def add_candidate(
         self, candidate: Candidate, *, seed: int, function: str | None, results_before: int
@@ -193,6 +207,7 @@ class Ledger:
 
     def _add(self, statement: str, *values: Any) -> None:
         assert self._connection is not None
+        self._found = None
         with self._guard():
             self._begin()
             self._connection.execute(statement, values)
@@ -296,7 +311,10 @@ def _lock(workdir: Path) -> int:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
         os.close(descriptor)
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
+            raise UserError(
+                f"The file system of {workdir} has no locks ({error.strerror}), so two searches "
+                "could write one ledger. Choose a --workdir on another file system."
+            ) from error
         raise UserError(
             f"Another process is driving the search in {workdir}: {holder or 'unknown'}. A ledger "
             "has one writer; wait for it, stop it, or choose another --workdir."

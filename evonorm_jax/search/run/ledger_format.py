@@ -90,17 +90,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def from_columns(
-    stage: str, reason: str | None, scores: str, steps: int, seconds: float, details: str
-) -> Verdict:
-    """Returns the verdict with these values of `VERDICT_COLUMNS`."""
-    return Verdict(
-        stage=stage,
-        reason=reason,
-        scores=json.loads(scores),
-        steps=steps,
-        seconds=seconds,
-        details=json.loads(details),
-    )

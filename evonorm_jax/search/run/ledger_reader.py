@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate, CandidateResult
 from evonorm_jax.search.run.ledger_format import (
     LEDGER_FILE,
     LEDGER_FORMAT,
     VERDICT_COLUMNS,
-    from_columns,
 )
+from evonorm_jax.search.run.ledger_rows import Row, check_order, named_rows
+
+#: How long a reader waits for a lock, such as that of a person's transaction.
+_LOCK_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +129,14 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
     Raises:
       UserError: There is no ledger, or the file is something else.
     """
+    path = ledger_path(path)
     with open_to_read(path) as connection:
-        return read_contents(connection, ledger_path(path))
+        contents = read_contents(connection, path)
+        # A page that no row above needed, of an index for example, would fail a later write.
+        (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise UserError(f"{path} is damaged: {state}. Put a whole copy in its place.")
+        return contents
 
 
 def read_ledger_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -190,10 +197,16 @@ def open_to_read(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
         # Not `mode=ro`: after a kill the last commits lie in a file beside the ledger, and to read
         # them SQLite must create another file there.
         uri = f"{path.resolve().as_uri()}?mode=rw"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=30.0)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS)
+        ) as connection:
             connection.execute("PRAGMA query_only = ON")
             yield connection
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise UserError(
+                f"{path} is locked by another process. Close what has it open and try again."
+            ) from error
         raise UserError(f"{path} is no ledger of a search: {error}.") from error
 
 
@@ -201,36 +214,69 @@ def read_about(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
     """Reads the config of the search and, if it was reranked, that of the reranking.
 
     Raises:
-      UserError: Another version wrote the ledger.
+      UserError: Another version wrote the ledger, or a config is damaged.
     """
     about = dict(connection.execute("SELECT key, value FROM about"))
     if (found := about.pop("format", None)) != LEDGER_FORMAT:
         raise UserError(f"{path} has the format {found!r}; this version reads {LEDGER_FORMAT!r}.")
-    return {key: json.loads(value) for key, value in about.items()}
+    row = Row(path, "about", {"config": None, **about})
+    return {key: row.object(key) for key in row.columns}
 
 
 def read_contents(connection: sqlite3.Connection, path: Path) -> LedgerContents:
-    """Reads all that a connection sees."""
+    """Reads all that a connection sees.
+
+    Raises:
+      UserError: A row is not what it should be; the message names it.
+    """
     about = read_about(connection, path)
     query = (
-        "SELECT id, graph, parent, seed, function, results_before, candidates.time, place, "
-        f"results.time, {VERDICT_COLUMNS} "
+        "SELECT id, graph, parent, candidates.seed, function, results_before, candidates.time, "
+        f"place, results.time, {VERDICT_COLUMNS} "
         "FROM candidates LEFT JOIN results ON candidate = id ORDER BY id"
     )
-    entries = []
-    for row in connection.execute(query):
-        number, graph, parent, seed, function, before, proposed, place, told, *columns = row
-        candidate = Candidate(number, Graph.from_text(graph), parent)
-        verdict = None if place is None else from_columns(*columns)
-        entry = LedgerEntry(candidate, seed, function, before, proposed, place, verdict, told)
-        entries.append(entry)
-    query = f"SELECT candidate, seed, {VERDICT_COLUMNS} FROM reranked ORDER BY candidate, seed"
-    reranked = {
-        (number, seed): from_columns(*columns)
-        for number, seed, *columns in connection.execute(query)
-    }
-    starts = [
-        {"time": when, **json.loads(description)}
-        for when, description in connection.execute("SELECT time, description FROM starts")
+    verdict_columns = VERDICT_COLUMNS.split(", ")
+    columns = (*_ENTRY_COLUMNS, *verdict_columns)
+    entries = [
+        _to_entry(row)
+        for row in named_rows(path, "candidates", "id", columns, connection.execute(query))
     ]
+    orphan = "SELECT candidate FROM results WHERE candidate NOT IN (SELECT id FROM candidates)"
+    if (found := connection.execute(orphan).fetchone()) is not None:
+        row = Row(path, "results", {"candidate": found[0]})
+        row.refuse("candidate", "the number of a candidate")
+    places = sorted(entry.place for entry in entries if entry.place is not None)
+    known = [entry.results_before for entry in entries]
+    check_order(path, [entry.id for entry in entries], places, known)
+    query = f"SELECT candidate, seed, {VERDICT_COLUMNS} FROM reranked ORDER BY candidate, seed"
+    columns = ("candidate", "seed", *verdict_columns)
+    rows = named_rows(path, "reranked", "candidate", columns, connection.execute(query))
+    reranked = {(row.whole("candidate"), row.whole("seed")): row.verdict() for row in rows}
+    starts = read_starts(connection, path)
     return LedgerContents(path, about["config"], about.get("rerank"), entries, reranked, starts)
+
+
+def read_starts(connection: sqlite3.Connection, path: Path) -> list[dict[str, Any]]:
+    """Reads what was noted at each start, with its `time`."""
+    query = "SELECT time, description FROM starts"
+    rows = named_rows(path, "starts", "time", ("time", "description"), connection.execute(query))
+    return [{"time": row.seconds("time"), **row.object("description")} for row in rows]
+
+
+_ENTRY_COLUMNS = (
+    "id", "graph", "parent", "seed", "function", "results_before", "time", "place", "result_time",
+)  # fmt: skip
+
+
+def _to_entry(row: Row) -> LedgerEntry:
+    has_result = row.columns["place"] is not None
+    return LedgerEntry(
+        candidate=row.candidate(),
+        seed=row.whole("seed"),
+        function=row.text_or_none("function"),
+        results_before=row.whole("results_before"),
+        time=row.seconds("time"),
+        place=row.whole("place") if has_result else None,
+        verdict=row.verdict() if has_result else None,
+        result_time=row.seconds("result_time") if has_result else None,
+    )

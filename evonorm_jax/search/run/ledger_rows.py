@@ -1,0 +1,150 @@
+"""What the rows of a ledger may hold: each is checked as it is read.
+
+A ledger is a file of the user's: a disk may damage it, and people edit it. Rows that break a rule
+here are refused with the ledger, the table, the row and the rule.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from evonorm_jax.errors import UserError
+from evonorm_jax.graphs.graph import Graph
+from evonorm_jax.search.engine.verdicts import Verdict
+from evonorm_jax.search.evolution.search_state import Candidate
+
+
+class Row:
+    """A row of a ledger, of which each column is asked for with its rule.
+
+    Args:
+      path: The ledger.
+      name: What the row is called in messages, such as "candidates, id 3".
+      columns: The values by column.
+    """
+
+    def __init__(self, path: Path, name: str, columns: Mapping[str, Any]) -> None:
+        self.path = path
+        self.name = name
+        self.columns = columns
+
+    def refuse(self, column: str, rule: str) -> NoReturn:
+        """Raises `UserError`: the value of the column breaks the rule."""
+        value = repr(self.columns[column])
+        shown = value if len(value) <= 80 else f"{value[:77]}..."
+        raise UserError(
+            f"{self.path} is damaged: {self.name}: {column} is {shown}, but must be {rule}. Put a "
+            "whole copy of the ledger in its place, or choose another --workdir."
+        )
+
+    def whole(self, column: str, rule: str = "a whole number from 0") -> int:
+        """Returns a whole number that is not negative."""
+        value = self.columns[column]
+        if type(value) is not int or value < 0:
+            self.refuse(column, rule)
+        return value
+
+    def seconds(self, column: str) -> float:
+        """Returns a time or a duration."""
+        value = self.columns[column]
+        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+            self.refuse(column, "a number of seconds from 0")
+        return float(value)
+
+    def text(self, column: str) -> str:
+        """Returns a text that is not empty."""
+        value = self.columns[column]
+        if not isinstance(value, str) or not value:
+            self.refuse(column, "a text")
+        return value
+
+    def text_or_none(self, column: str) -> str | None:
+        """Returns a text that is not empty, or None."""
+        return None if self.columns[column] is None else self.text(column)
+
+    def object(self, column: str) -> dict[str, Any]:
+        """Returns the JSON object that the column holds as a text."""
+        try:
+            content = json.loads(self.text(column))
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            self.refuse(column, "a JSON object")
+        return content
+
+    def graph(self, column: str) -> Graph:
+        """Returns the graph that the column holds as a text."""
+        try:
+            return Graph.from_text(self.text(column))
+        except (UserError, ValueError, RecursionError) as error:
+            self.refuse(column, f"a graph ({error})")
+
+    def candidate(self) -> Candidate:
+        """Returns the candidate of a row of `candidates`, whose parent came before it."""
+        number = self.whole("id")
+        parent = self.columns["parent"]
+        if parent is not None and self.whole("parent") >= number:
+            self.refuse("parent", f"a candidate before {number}")
+        return Candidate(number, self.graph("graph"), parent)
+
+    def verdict(self) -> Verdict:
+        """Returns the verdict of a row of `results` or of `reranked`."""
+        reason, scores = self.text_or_none("reason"), self.object("scores")
+        if not all(_is_percent(score) for score in scores.values()):
+            self.refuse("scores", "percentages from 0 to 100 by network")
+        if reason is None and not scores:
+            self.refuse("scores", "not empty where no reason for a rejection stands")
+        details = self.object("details")
+        for key in ("quality", "losses"):
+            if not isinstance(details.get(key, {}), dict):
+                self.refuse("details", f"an object in which {key!r} is an object")
+        return Verdict(
+            stage=self.text("stage"),
+            reason=reason,
+            scores=scores,
+            steps=self.whole("steps"),
+            seconds=self.seconds("seconds"),
+            details=details,
+        )
+
+
+def _is_percent(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 100
+
+
+def check_order(
+    path: Path, ids: Sequence[int], places: Sequence[int], known: Sequence[int]
+) -> None:
+    """Raises `UserError` unless the rows tell one whole history, which a search can go on from.
+
+    Args:
+      path: The ledger.
+      ids: The numbers of the candidates, in order.
+      places: The places of their results, sorted.
+      known: How many results the search knew at each proposal.
+    """
+    for what, numbers in (("candidates, id", ids), ("results, place", places)):
+        missing = next((i for i, number in enumerate(numbers) if i != number), None)
+        if missing is not None:
+            raise UserError(
+                f"{path} is damaged: {what} {missing} is missing, but a ledger has all numbers "
+                "from 0. Put a whole copy of the ledger in its place, or choose another --workdir."
+            )
+    for number, count in zip(ids, known, strict=True):
+        if count > len(places):
+            Row(path, f"candidates, id {number}", {"results_before": count}).refuse(
+                "results_before", f"at most {len(places)}, the number of results"
+            )
+
+
+def named_rows(
+    path: Path, table: str, key: str, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]
+) -> Iterator[Row]:
+    """Yields rows that messages name by the column `key`."""
+    for values in rows:
+        by_column = dict(zip(columns, values, strict=True))
+        yield Row(path, f"{table}, {key} {by_column[key]!r}", by_column)
