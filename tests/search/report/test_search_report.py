@@ -166,7 +166,8 @@ def test_repeated_searches_are_drawn_together(tmp_path, monkeypatch):
 
 
 def test_a_search_that_had_scored_nothing_by_then_is_not_averaged_away(tmp_path):
-    late = [CANDIDATES[1], CANDIDATES[1], CANDIDATES[5]]
+    graph, _, *scored = CANDIDATES[5]
+    late = [CANDIDATES[1], CANDIDATES[1], (graph, None, *scored)]
     folders = [
         make_search(tmp_path / "0", CANDIDATES[:3]),
         make_search(tmp_path / "1", late, seed=1),
