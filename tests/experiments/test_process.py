@@ -161,7 +161,7 @@ def python(code, **fields):
     # A shell lets what it starts in the background ignore Ctrl-C, and so do these tests there.
     heeds = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{heeds}; sys.argv = ['-m']; import experiments; {code}"
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, **fields)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=60, **fields)
 
 
 def test_ctrl_c_before_anything_has_begun_is_one_line():
