@@ -55,7 +55,7 @@ def test_a_layer_of_the_users_own():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match=r"unknown layer 'evonorm_so', did you mean 'evonorm_s2'"):
+    with pytest.raises(UserError, match=r"unknown layer 'evonorm_so'\. Did you mean evonorm_s2\?"):
         norm_act("evonorm_so")
     with pytest.raises(UserError, match="unknown field of EvoNormS0 'groups'"):
         norm_act("evonorm_s0", groups=4)
