@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from evonorm_jax.analysis.sweep_figures import (
     plot_learning_curves,
     setting_line,
 )
+from evonorm_jax.analysis.sweep_files import read_history
 from evonorm_jax.analysis.sweep_results import RESULTS_FILE, write_results
 from evonorm_jax.analysis.sweeps import (
     IMAGES_PER_WORKER,
@@ -23,7 +25,6 @@ from evonorm_jax.analysis.sweeps import (
     Statistic,
     Sweep,
     load_sweep,
-    read_history,
 )
 from evonorm_jax.metrics import Metric
 from evonorm_jax.run_files import report_path, write_report
@@ -194,7 +195,8 @@ def provenance(sweep: Sweep, history: list[dict[str, Any]]) -> str:
     training = sum(run.train_seconds or 0.0 for run in sweep.runs)
     time = f"{training / 60:.1f} min of training in {len(sweep.runs)} runs"
     if seconds := [event["seconds"] for event in history if event["event"] == "end"]:
-        time += f"; {sum(seconds) / 60:.1f} min in all, {starts[-1]['jobs']} at a time"
+        time += f"; {sum(seconds) / 60:.1f} min in all"
+        time += f", {starts[-1]['jobs']} at a time" if starts else ""
     lines.append(f"- time: {time}")
     return "\n".join(lines)
 
@@ -233,7 +235,7 @@ def _distinct(values: Iterable[str]) -> str:
 
 
 def _command_line(command: list[str]) -> str:
-    return " ".join(["python", *command[1:]])
+    return shlex.join(["python", *command[1:]])
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import shorten
 from evonorm_jax.metrics import CLASSIFICATION, Metric, RunMetrics
 
 RESULTS_FILE = "results.csv"
 # Columns that a table may lack: it is then of a sweep in epochs, with equal workers.
 _OPTIONAL = {"num_steps", "batch_size"}
+_REMEDY = "Write the table anew: `python -m experiments.plot WORKDIR`."
 
 
 def write_results(sweep: Sweep, path: Path) -> None:
@@ -40,31 +43,99 @@ def read_results(path: str | os.PathLike[str]) -> Sweep:
     """Reads what `write_results` wrote.
 
     Raises:
-      UserError: The file is not there or not of that kind.
+      UserError: The file is not there, is not of that kind, or is damaged; then with the line.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"'{path}' is not a file; give the {RESULTS_FILE} of a recorded sweep.")
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    metrics = _read_metrics(rows[0]) if rows else CLASSIFICATION
+    rows = _read_rows(path)
+    if not rows:
+        raise UserError(f"'{path}' is not the table of a sweep: it has no rows.")
+    first = rows[0]
+    about = {f.name for f in dataclasses.fields(Metric)} | {"shown"}
+    _check_columns(first, about if "main_metric" in first.values else set())
+    metrics = _read_metrics(first.values)
     wanted = {f.name for f in dataclasses.fields(Setting)}
     wanted = (wanted | _to_row(SweepRun("", 0, 0), metrics).keys()) - _OPTIONAL
-    if not rows or wanted - rows[0].keys():
-        raise UserError(
-            f"'{path}' is not the table of a sweep: its columns must be "
-            f"{', '.join(sorted(wanted))}."
-        )
-    first = rows[0]
+    _check_columns(first, wanted)
     setting = Setting(
-        first["dataset"],
-        first["source"],
-        first["model"],
-        int(first["num_workers"]),
-        float(first["num_epochs"]),
-        int(first.get("batch_size", 0)),
+        first.values["dataset"],
+        first.values["source"],
+        first.values["model"],
+        first.whole("num_workers"),
+        first.number("num_epochs"),
+        first.whole("batch_size") if "batch_size" in first.values else 0,
     )
     return Sweep(setting, [_from_row(row, metrics) for row in rows], metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """One row of a table that a person may have edited, and where it stands."""
+
+    path: Path
+    line: int
+    values: Mapping[str, str]
+
+    def whole(self, column: str) -> int:
+        try:
+            return int(self.values[column])
+        except ValueError:
+            raise self._wrong(column, "a whole number") from None
+
+    def number(self, column: str) -> float:
+        try:
+            return float(self.values[column])
+        except ValueError:
+            raise self._wrong(column, "a number") from None
+
+    def _wrong(self, column: str, kind: str) -> UserError:
+        return UserError(
+            f"'{self.path}', line {self.line}, column '{column}': {shorten(self.values[column])} "
+            f"is not {kind}. {_REMEDY}"
+        )
+
+
+def _read_rows(path: Path) -> list[_Row]:
+    """Reads the rows below the header, each as long as it is.
+
+    Raises:
+      UserError: The file is no text, or a row has more or fewer values than there are columns.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"'{path}', line {line} is not UTF-8 text. {_REMEDY}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"'{path}', line {line} holds a NUL byte. {_REMEDY}")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[_Row] = []
+    try:
+        header = next(reader, [])
+        for values in filter(None, reader):
+            if len(values) != len(header):
+                place = f", column '{header[len(values)]}'" if len(values) < len(header) else ""
+                raise UserError(
+                    f"'{path}', line {reader.line_num}{place}: the row has {len(values)} values, "
+                    f"and the table {len(header)} columns. {_REMEDY}"
+                )
+            rows.append(_Row(path, reader.line_num, dict(zip(header, values, strict=True))))
+    except csv.Error as error:
+        raise UserError(
+            f"'{path}', line {reader.line_num} is no row of a table ({error}). {_REMEDY}"
+        ) from None
+    return rows
+
+
+def _check_columns(row: _Row, wanted: Set[str]) -> None:
+    if missing := wanted - row.values.keys():
+        raise UserError(
+            f"'{row.path}', line 1 is not the header of a sweep's table: its columns must be "
+            f"{', '.join(sorted(wanted))}; missing are {', '.join(sorted(missing))}."
+        )
 
 
 def _metric_columns(metrics: RunMetrics) -> dict[str, Any]:
@@ -95,22 +166,24 @@ def _to_row(run: SweepRun, metrics: RunMetrics) -> dict[str, Any]:
     return row
 
 
-def _from_row(row: Mapping[str, str], metrics: RunMetrics) -> SweepRun:
+def _from_row(row: _Row, metrics: RunMetrics) -> SweepRun:
+    values = row.values
+
     def number(column: str) -> float | None:
-        return float(row[column]) if row[column] else None
+        return row.number(column) if values[column] else None
 
     others = {name: number(name) for name in metrics.others}
     return SweepRun(
-        layer=row["layer"],
-        images_per_worker=int(row["images_per_worker"]),
-        seed=int(row["seed"]),
-        steps=int(row["steps"]),
+        layer=values["layer"],
+        images_per_worker=row.whole("images_per_worker"),
+        seed=row.whole("seed"),
+        steps=row.whole("steps"),
         score=number(metrics.main_name),
         others={name: value for name, value in others.items() if value is not None},
-        num_steps=int(row.get("num_steps", 0)),
-        examples=int(row["examples"]) if row["examples"] else None,
+        num_steps=row.whole("num_steps") if "num_steps" in values else 0,
+        examples=row.whole("examples") if values["examples"] else None,
         train_seconds=number("train_seconds"),
-        date=row["date"],
-        commit=row["commit"],
-        hardware=row["hardware"],
+        date=values["date"],
+        commit=values["commit"],
+        hardware=values["hardware"],
     )

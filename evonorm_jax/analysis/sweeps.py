@@ -18,15 +18,10 @@ import numpy as np
 
 from evonorm_jax.analysis.runs import Run, layer_label, load_run
 from evonorm_jax.analysis.style import sort_layers
+from evonorm_jax.analysis.sweep_files import read_configs, read_history
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION, RunMetrics, metrics_of_run
-from evonorm_jax.run_files import (
-    CONFIG_FILE,
-    METADATA_FILE,
-    SWEEP_FILE,
-    read_json,
-    read_json_lines,
-)
+from evonorm_jax.run_files import CONFIG_FILE, METADATA_FILE, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,14 +227,13 @@ def is_sweep(path: str | os.PathLike[str]) -> bool:
 def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     """Reads all runs below a folder, whatever state they are in.
 
+    A run without a whole config is left out, and the log says so.
+
     Raises:
-      UserError: There are none, or they do not belong to one sweep.
+      UserError: There are none with a whole config, or they do not belong to one sweep.
     """
-    folders = sorted(config.parent for config in Path(path).rglob(CONFIG_FILE))
-    if not folders:
-        raise UserError(f"'{path}' holds no runs; give the --workdir of experiments.sweep.")
     runs, curves = [], []
-    configs = {folder: read_json(folder / CONFIG_FILE) for folder in folders}
+    configs = read_configs(path)
     shared_batch = _shared_batch(configs.values())
     settings: dict[tuple[Setting, str], Path] = {}  # the first folder that has it
     machines = {event["machine"] for event in read_history(Path(path)) if "machine" in event}
@@ -266,11 +260,6 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
         )
     setting, _ = next(iter(settings))
     return Sweep(setting, runs, metrics, curves)
-
-
-def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads the events of `sweep.jsonl`; none where the runs were started one by one."""
-    return [line.row for line in read_json_lines(Path(path) / SWEEP_FILE) if line.row is not None]
 
 
 def run_layer(config: Mapping[str, Any]) -> str:
