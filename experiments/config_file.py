@@ -7,7 +7,7 @@ import inspect
 import linecache
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_CELL = '{"model.norm_act": "bn_relu", "seed": 0}'
 # The blocks that tell what a config is for, and which launchers take it.
 _KINDS = {
     "training": ({"model", "dataset"}, "experiments.train or experiments.sweep"),
@@ -108,6 +109,29 @@ def get_config(module: types.ModuleType, argument: str, kind: str) -> ml_collect
                 f"of a {kind} is needed, with the blocks {', '.join(sorted(needed))}."
             )
     return config
+
+
+def get_cells(module: types.ModuleType, argument: str) -> list[Mapping[str, Any]]:
+    """Returns what `sweep` of a config file yields: the overrides of each cell.
+
+    Raises:
+      UserError: The function raises, or gives something else than mappings from names of fields.
+    """
+    cells = call_config_function(module, "sweep", argument)
+    if not isinstance(cells, Iterable) or isinstance(cells, str | bytes | Mapping):
+        raise UserError(
+            f"{module.__file__}: sweep() returns {shorten(cells)}; it must yield a mapping from "
+            f"the names of fields to values for each cell, such as {_CELL}."
+        )
+    checked = []
+    for number, cell in enumerate(cells, start=1):
+        if not isinstance(cell, Mapping) or not all(isinstance(name, str) for name in cell):
+            raise UserError(
+                f"{module.__file__}: item {number} of sweep() is {shorten(cell)}; it must be a "
+                f"mapping from the names of fields to values, such as {_CELL}."
+            )
+        checked.append(cell)
+    return checked
 
 
 def _arguments(function: Any, name: str, argument: str, path: Path) -> tuple[str, ...]:

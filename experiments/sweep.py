@@ -33,7 +33,7 @@ from evonorm_jax.sweeps.live_table import LiveTable, summary_line
 from evonorm_jax.training import run_directory
 from evonorm_jax.training.config import check_config, complete
 from experiments import launch
-from experiments.config_file import call_config_function, get_config, load_config_module
+from experiments.config_file import get_cells, get_config, load_config_module
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="cells whose name matches, such as 'evonorm_s0*/images_per_worker=4/*'; repeatable",
+        help="cells whose name matches, such as 'evonorm_s0/images_per_worker=4/*'; repeatable",
     )
     parser.add_argument(
         "--print",
@@ -115,7 +115,7 @@ def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Ce
             f"--config={config_file} has no function sweep(arg). The ready sweeps are in "
             f"{launch.ROOT / 'configs' / 'sweeps'}."
         )
-    cells = create_cells(call_config_function(module, "sweep", argument), workdir)
+    cells = create_cells(get_cells(module, argument), workdir)
     for cell in cells:
         config = get_config(module, argument, "training")
         config = complete(launch.override(config, [*overrides, *cell.arguments]))
