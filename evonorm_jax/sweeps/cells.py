@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -177,9 +178,12 @@ def cell_name(overrides: Mapping[str, Any]) -> str:
 def select_cells(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     """Returns the cells whose name matches one of the shell patterns; all without patterns.
 
-    >>> cells = create_cells([{"seed": 0}, {"seed": 1}], Path("runs"))
-    >>> [cell.name for cell in select_cells(cells, ["*=1"])]
-    ['seed=1']
+    The fields of the layer may be left out of a pattern.
+
+    >>> layer = {"model.norm_act": "gn_relu", "model.norm_act_fields.group_size": 8}
+    >>> cells = create_cells([{**layer, "seed": 0}, {**layer, "seed": 1}], Path("runs"))
+    >>> [cell.name for cell in select_cells(cells, ["gn_relu/*=1"])]
+    ['gn_relu,group_size=8/seed=1']
 
     Raises:
       UserError: A pattern matches none.
@@ -187,12 +191,20 @@ def select_cells(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     if not patterns:
         return list(cells)
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
+        if not any(_matches(cell, pattern) for cell in cells):
+            names = [cell.name for cell in cells]
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:1]
             raise UserError(
                 f"--only '{pattern}' matches no cell of the sweep; a name is, for instance, "
-                f"'{cells[0].name}'."
+                f"{' or '.join(map(repr, near))}."
             )
-    return [c for c in cells if any(fnmatch.fnmatchcase(c.name, pattern) for pattern in patterns)]
+    return [cell for cell in cells if any(_matches(cell, pattern) for pattern in patterns)]
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    """Whether a pattern fits the name of a cell, with or without the fields of its layer."""
+    short = {k: v for k, v in cell.overrides.items() if not k.startswith(_LAYER_FIELDS)}
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (cell.name, cell_name(short)))
 
 
 def train_arguments(cell: Cell, config_file: str, overrides: Sequence[str]) -> list[str]:

@@ -71,6 +71,16 @@ def test_a_pattern_without_cells_is_refused():
         select_cells(create_cells(OVERRIDES, Path("runs")), ["*/seed=0", "gn*"])
 
 
+def test_a_pattern_may_leave_out_the_fields_of_the_layer():
+    fields = {"model.norm_act_fields.group_size": 8}
+    cells = create_cells([{**overrides, **fields} for overrides in OVERRIDES], Path("runs"))
+    assert len(select_cells(cells, ["evonorm_s0/*"])) == 4
+    assert len(select_cells(cells, ["evonorm_s0,group_size=8/*/seed=0"])) == 2
+    near = "'evonorm_s0,group_size=8/images_per_worker=4/seed="
+    with pytest.raises(UserError, match=f"matches no cell .*{near}"):
+        select_cells(cells, ["evonorm_s1/images_per_worker=4/*"])
+
+
 def test_the_status_is_what_the_run_has_logged(cell):
     assert cell.status() == RunStatus()
     assert not cell.is_started()
