@@ -221,7 +221,10 @@ def _remarks(history: list[dict[str, Any]]) -> list[str]:
     configs = [Path(e["config"].partition(":")[0]) for e in history if e["event"] == "start"]
     if not configs or not configs[-1].is_file():
         return []
-    text = ast.get_docstring(ast.parse(configs[-1].read_text(encoding="utf-8"))) or ""
+    try:
+        text = ast.get_docstring(ast.parse(configs[-1].read_text(encoding="utf-8"))) or ""
+    except (OSError, SyntaxError, ValueError):  # edited since, or no text any more
+        return []
     paragraphs = text.split("\n\n")
     heads = [i for i, paragraph in enumerate(paragraphs) if "Paper: " in paragraph]
     remarks = (

@@ -121,3 +121,14 @@ def test_a_command_of_the_report_can_be_pasted(tmp_path):
     start = {"event": "start", "command": command, "config": "none.py", "jobs": 1}
     text = report(load_sweep(root), [start])
     assert "\npython -m experiments.sweep --only '*/seed=0' '--x=a b'\n" in text
+
+
+@pytest.mark.parametrize("content", [b"def broken(:\n", b"\xff\xfe", b"x = 1\0\n"])
+def test_a_config_file_that_is_none_any_more_has_no_remarks(tmp_path, content):
+    root = write_sweep(tmp_path / "sweep")
+    config = tmp_path / "config.py"
+    config.write_bytes(content)
+    start = {"event": "start", "command": ["python"], "config": str(config), "jobs": 1}
+    text = report(load_sweep(root), [start])
+    assert "## The recipe" not in text
+    assert f"- config: `{config}`" in text
