@@ -80,6 +80,10 @@ class Ledger:
         self.workdir = Path(workdir)
         self.path = self.workdir / LEDGER_FILE
         self.config = as_json(config)
+        if not (self.workdir / LOCK_FILE).exists() and not is_empty(self.path):
+            # A damaged ledger is refused before even the file of the lock is made beside it. It is
+            # read again under the lock, and only a copy of a ledger alone is read twice.
+            read_ledger(self.path).check_networks(networks)
         self._lock = _lock(self.workdir)
         self._connection: sqlite3.Connection | None = None
         # What the ledger held at the start, so that the first `contents` need not read it again.
