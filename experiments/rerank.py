@@ -54,12 +54,12 @@ def main() -> None:
     launch.keep_traceback_in(workdir)
     saved = ml_collections.ConfigDict(read_ledger_config(workdir))
     plain = as_json(launch.override(saved, overrides).to_dict())
-    check_search(plain)
+    settings = check_search(plain)
     config = RerankConfig.from_config(plain["rerank"])
     with (
         StopRequest() as stop,
         create_executor(arguments, config.protocol, plain["dataset"], workdir) as workers,
-        Ledger(workdir, plain, describe_start(arguments)) as ledger,
+        Ledger(workdir, plain, describe_start(arguments), settings.protocol.anchor_names) as ledger,
     ):
         finished = rerank(config, ledger, workers, print_progress, stop)
         ranked = standings(ledger.contents(), config.num_candidates)

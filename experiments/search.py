@@ -93,7 +93,7 @@ def main() -> None:
         StopRequest() as stop,
         # Before the ledger, in which nothing is to stand of a search that cannot start.
         create_executor(arguments, settings.protocol, plain["dataset"], workdir) as executor,
-        Ledger(workdir, plain, describe_start(arguments)) as ledger,
+        Ledger(workdir, plain, describe_start(arguments), settings.protocol.anchor_names) as ledger,
         SearchDisplay(sys.stdout) as display,
     ):
         driver = Driver(settings, ledger, executor, display.update)

@@ -16,7 +16,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Ledger:
       workdir: The folder of the search; made if need be.
       config: The config of the search, as nested dictionaries of JSON's types.
       description: What to note of this start.
+      networks: The networks on which every scored candidate must have a score.
 
     Raises:
       UserError: The folder holds something else, another driver has it, its config differs, or
@@ -74,10 +75,15 @@ class Ledger:
         workdir: str | os.PathLike[str],
         config: Mapping[str, Any],
         description: Mapping[str, Any] | None = None,
+        networks: Sequence[str] = (),
     ) -> None:
         self.workdir = Path(workdir)
         self.path = self.workdir / LEDGER_FILE
         self.config = as_json(config)
+        if not (self.workdir / LOCK_FILE).exists() and not is_empty(self.path):
+            # A damaged ledger is refused before even the file of the lock is made beside it. It is
+            # read again under the lock, and only a copy of a ledger alone is read twice.
+            read_ledger(self.path).check_networks(networks)
         self._lock = _lock(self.workdir)
         self._connection: sqlite3.Connection | None = None
         # What the ledger held at the start, so that the first `contents` need not read it again.
@@ -92,6 +98,8 @@ class Ledger:
             if is_begun:
                 open_fields = OPEN_FIELDS if was_trained(self.path) else (*OPEN_FIELDS, "dataset")
                 _check_config(self.path, read_ledger_config(self.path), self.config, open_fields)
+            if found is not None:
+                found.check_networks(networks)
             self._open(is_new, is_begun, dict(description or {}))
             self._found = found
         except BaseException:

@@ -91,6 +91,16 @@ class LedgerContents:
         scored = [entry for entry in self.entries if entry.is_scored]
         return sorted(scored, key=lambda entry: -entry.mean)[:count]
 
+    def check_networks(self, networks: Sequence[str]) -> None:
+        """Raises `UserError` unless every scored candidate has a score on each of some networks."""
+        for entry in self.entries:
+            if entry.verdict is not None and entry.is_scored:
+                scores = entry.verdict.scores
+                if not scores.keys() >= {*networks}:
+                    Row(self.path, f"results, candidate {entry.id}", {"scores": scores}).refuse(
+                        "scores", f"of all the networks {', '.join(networks)}"
+                    )
+
 
 def search_events(
     entries: Sequence[LedgerEntry], anchors: Sequence[str]

@@ -1,6 +1,7 @@
 """Ledgers whose content is damaged: each is refused in one message, and stays as it is."""
 
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ from evonorm_jax.search.run import ledger_reader
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE
 from evonorm_jax.search.run.ledger_reader import read_ledger
+from tests.search.run.fast_search import ANCHORS, make_config
 from tests.search.run.test_ledger import CONFIG, SCORED, fill
 
 pytestmark = pytest.mark.hostile
@@ -85,6 +87,7 @@ def whole(tmp_path_factory):
         fill(ledger)
         ledger.add_reranked(0, 5, SCORED)
         ledger.commit()
+    (folder / "driver.lock").unlink()
     return folder
 
 
@@ -98,7 +101,7 @@ def check_refused(folder, rule):
     with pytest.raises(UserError, match=re.escape(str(path))):
         Ledger(folder, CONFIG)
     assert path.read_bytes() == before
-    assert {file.name for file in folder.iterdir()} <= {LEDGER_FILE, "driver.lock"}
+    assert [file.name for file in folder.iterdir()] == [LEDGER_FILE]
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -143,3 +146,33 @@ def test_what_was_read_at_the_start_is_what_the_ledger_says(whole, tmp_path):
     with Ledger(folder, CONFIG, {"command": ["again"]}) as ledger:
         assert ledger.contents() == read_ledger(folder)
         assert len(ledger.contents().starts) == 2
+
+
+def test_scores_without_one_of_the_networks_are_refused(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "search")
+    path = folder / LEDGER_FILE
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("""UPDATE results SET scores = '{"wide": 1}' WHERE reason IS NULL""")
+        connection.commit()
+    before = path.read_bytes()
+    rule = r"candidate 0: scores is .* of all the networks wide, deep"
+    with pytest.raises(UserError, match=rule):
+        Ledger(folder, CONFIG, networks=ANCHORS)
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_whose_config_lacks_rerank_is_not_reranked(whole, tmp_path, monkeypatch):
+    from experiments import rerank
+
+    folder = shutil.copytree(whole, tmp_path / "search")
+    path = folder / LEDGER_FILE
+    config = {**make_config(), "dataset": {}}
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        values = (json.dumps(config),)
+        connection.execute("UPDATE about SET value = ? WHERE key = 'config'", values)
+        connection.commit()
+    before = path.read_bytes()
+    monkeypatch.setattr("sys.argv", ["rerank", "--workdir", str(folder)])
+    with pytest.raises(UserError, match="rerank"):
+        rerank.main()
+    assert path.read_bytes() == before
