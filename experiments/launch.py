@@ -176,10 +176,8 @@ def _parse_value(name: str, text: str, present: Any) -> Any:
     if isinstance(present, ConfigDict) and isinstance(literal, dict):
         return ConfigDict(literal)
     expected = "dict" if isinstance(present, ConfigDict) else wanted.__name__
-    raise UserError(
-        f"--config.{name}={shorten(text)[1:-1]}: {expected} is expected, such as "
-        f"{shorten(present)}."
-    )
+    brief = shorten(text).strip("'")
+    raise UserError(f"--config.{name}={brief}: {expected} is expected, such as {shorten(present)}.")
 
 
 def add_print_config_argument(parser: argparse.ArgumentParser) -> None:

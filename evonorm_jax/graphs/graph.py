@@ -21,16 +21,21 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from evonorm_jax.errors import UserError, did_you_mean
+from evonorm_jax.field_rules import shorten
 from evonorm_jax.graphs.primitives import PRIMITIVES, Primitive
 
 #: Names of nodes 0 to 3; node i > 3 is called `n<i>`.
 INITIAL_NODES = ("x", "0", "v0", "v1")
 X, ZERO, V0, V1 = range(len(INITIAL_NODES))
+
+#: The largest graph that is read or that a search may propose. The paper's have 10 nodes; the
+#: recursion that evaluates a graph would come to Python's limit at about 900.
+MAX_NODES = 256
 
 #: The first field of a graph file: it says what the file is, with the version of the format.
 GRAPH_FORMAT = "evonorm_jax graph 1"
@@ -158,8 +163,8 @@ class Graph:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"not a graph file: no JSON ({error})") from error
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits; depth
+            raise UserError(f"not a graph file: no JSON ({shorten(str(error))})") from error
         if not isinstance(content, dict) or content.get("format") != GRAPH_FORMAT:
             raise UserError(
                 f'not a graph file: expected a JSON object with "format": "{GRAPH_FORMAT}" and '
@@ -195,16 +200,23 @@ class Graph:
             raise UserError(f"{path}: {error}") from error
 
     @classmethod
-    def _from_node_texts(cls, texts: Iterable[str]) -> "Graph":
+    def _from_node_texts(cls, texts: Sequence[str]) -> "Graph":
+        if len(texts) > MAX_NODES:
+            raise UserError(
+                f"the graph has {len(texts):,} nodes, but at most {MAX_NODES} are read: a layer of "
+                "the paper has 10"
+            )
         nodes = []
         for index, text in enumerate(texts, start=len(INITIAL_NODES)):
             match = _NODE.fullmatch(text)
             if match is None:
-                raise UserError(f"{text.strip()!r} is not a node: write it like n4 = mul(x, v1)")
+                raise UserError(
+                    f"{shorten(text.strip())} is not a node: write it like n4 = mul(x, v1)"
+                )
             name, primitive, inputs = match.groups()
             if name != node_name(index):
                 raise UserError(
-                    f"{text.strip()}: the nodes are numbered in order, so this is "
+                    f"{_brief(text)}: the nodes are numbered in order, so this is "
                     f"{node_name(index)}"
                 )
             indices = tuple(_node_index(text, part.strip()) for part in inputs.split(","))
@@ -229,11 +241,16 @@ def check_depends_on_x(graph: Graph) -> None:
 def _node_index(text: str, name: str) -> int:
     if name in INITIAL_NODES:
         return INITIAL_NODES.index(name)
-    if re.fullmatch(r"n\d+", name):
+    if re.fullmatch(r"n\d{1,9}", name):
         return int(name[1:])
     raise UserError(
-        f"{text.strip()}: there is no node {name!r}; nodes are x, 0, v0, v1 and n4, n5, ..."
+        f"{_brief(text)}: there is no node {shorten(name)}; nodes are x, 0, v0, v1 and n4, n5, ..."
     )
+
+
+def _brief(text: str) -> str:
+    """Returns the text of a node as a message shows it."""
+    return shorten(text.strip()).strip("'")
 
 
 def _node_text(index: int, node: Node) -> str:

@@ -141,3 +141,36 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(UserError, match="cannot be read: 'utf-8' codec"):
         Graph.load(tmp_path / "binary")
+
+
+def chain(length):
+    return "; ".join(f"n{i} = exp({'x' if i == 4 else f'n{i - 1}'})" for i in range(4, 4 + length))
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (chain(1100), "the graph has 1,100 nodes, but at most 256 are read"),
+        (f"n4 = exp(n{'9' * 5000})", r"n4 = exp\(n9+\.\.\.: there is no node 'n9+\.\.\.;"),
+        (f"n{'4' * 5000} = exp(x)", r"the nodes are numbered in order, so this is n4"),
+        ("y" * 100_000, r"^'y{96}\.\.\. is not a node"),
+        ("n4" + " " * 100_000, "is not a node"),
+        ("n4 = exp(" + "(" * 100_000, "is not a node"),
+    ],
+)
+def test_hostile_texts_are_one_short_message(text, message):
+    with pytest.raises(UserError, match=message) as error:
+        Graph.from_text(text)
+    assert len(str(error.value)) < 400
+
+
+def test_the_largest_graph_is_read():
+    assert len(Graph.from_text(chain(256)).nodes) == 256
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "\x00", ""])
+def test_hostile_json_is_no_graph_file(text):
+    with pytest.raises(UserError, match=r"not a graph file: no JSON \("):
+        Graph.from_json(text)

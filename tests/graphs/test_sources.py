@@ -21,3 +21,11 @@ def test_sources_of_graphs(tmp_path):
         read_graph("evonorm_so")
     with pytest.raises(UserError, match="there is no graph file"):
         read_graph("n5 = mul(x, n4); " * 40)  # longer than a path may be
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("source", ["x: " + " " * 100_000, "x:" * 50_000, " " * 100_000 + "n5"])
+def test_names_that_took_minutes_are_no_file(source):
+    with pytest.raises(UserError, match="there is no graph file") as error:
+        read_graph(source)
+    assert len(str(error.value)) < 1000

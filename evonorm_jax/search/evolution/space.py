@@ -14,12 +14,8 @@ import numpy as np
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.field_rules import check_fields, flag, whole
-from evonorm_jax.graphs.graph import INITIAL_NODES, Graph, Node, check_depends_on_x
+from evonorm_jax.graphs.graph import INITIAL_NODES, MAX_NODES, Graph, Node, check_depends_on_x
 from evonorm_jax.graphs.primitives import PRIMITIVES
-
-#: The largest graph that a search may propose. The paper's have 10 nodes; the recursion that
-#: evaluates a graph would come to Python's limit at about 900.
-MAX_NODES = 256
 
 #: The rules of the fields of a space; the last node is the output, so there is at least one.
 FIELDS = {"num_nodes": whole(1, MAX_NODES), "batch_moments": flag(), "whole_graph": flag()}
