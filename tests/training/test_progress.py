@@ -103,11 +103,15 @@ def test_a_line_never_wraps_on_a_terminal(clock, monkeypatch):
 
 
 def test_training_goes_on_where_the_terminal_is_gone():
+    attempts = []
+
     class Gone(io.StringIO):
         def write(self, text):
+            attempts.append(text)
             raise OSError(5, "Input/output error")
 
     with Progress(100, 10, images_per_step=20, stream=Gone()) as progress:
         progress.report("epoch 1")
         progress.update(1, "loss 1")
         progress.report("epoch 2")
+    assert attempts == ["epoch 1\n"]  # after the first failure nothing is tried again
