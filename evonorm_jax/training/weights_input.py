@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 def initial_weights_name(config: ml_collections.ConfigDict) -> str:
     """Returns timm's name of the weights in `config.init_from`, "" for a run or for none.
 
-    It is `config.init_from_model`, or else what the file is called.
+    It is `config.init_from_model`, or else what the file is called. A task that starts from no
+    weights, such as image synthesis, has neither field.
     """
-    return config.init_from_model or name_of_file(config.init_from)
+    return config.get("init_from_model") or name_of_file(config.get("init_from", ""))
 
 
 def scale_as_weights(

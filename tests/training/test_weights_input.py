@@ -119,3 +119,18 @@ def test_the_documented_fine_tuning_is_of_the_network_of_its_weights():
         weights = find_weights(initial_weights_name(config))
         check_twin(build_model(config, 5), weights.name, **config.model.fields)
         assert tuple(config.dataset.mean) == weights.mean
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        path.stem
+        for path in (launch.ROOT / "configs").glob("*.py")
+        if path.stem not in ("__init__", "arguments") and not path.stem.endswith("recipes")
+    ),
+)
+def test_a_config_of_any_task_keeps_its_own_scale(name):
+    """`experiments.train` asks for it of every run, and image synthesis starts from no weights."""
+    config = launch.parse_config(f"{launch.ROOT}/configs/{name}.py", [])
+    assert initial_weights_name(config) == ""
+    assert scale_as_weights(config) is config
