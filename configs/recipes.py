@@ -260,6 +260,22 @@ def imagenet_mobile(model: str, norm_act: str) -> ConfigDict:
     return config
 
 
+def layer_overrides(norm_act: str, *, group_size: int = 0) -> dict[str, Any]:
+    """Returns what a sweep over layers overrides: the name and, where it has groups, their size.
+
+    Args:
+      norm_act: Name of a layer.
+      group_size: Channels per group of the layers that have groups; 0 leaves their default.
+
+    >>> layer_overrides("gn_relu", group_size=8)
+    {'model.norm_act': 'gn_relu', 'model.norm_act_fields.group_size': 8}
+    """
+    layer: dict[str, Any] = {"model.norm_act": norm_act}
+    if group_size and accepts_field(norm_act, "group_size"):
+        layer["model.norm_act_fields.group_size"] = group_size
+    return layer
+
+
 def parse_arg(config: ConfigDict, arg: str) -> ConfigDict:
     """Applies what follows the colon of `--config FILE.py:ARG`.
 

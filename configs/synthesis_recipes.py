@@ -223,11 +223,3 @@ def _group_size_of_8(config: ConfigDict) -> None:
     """Of the layers that have groups: inside the narrow blocks 32 groups are single channels."""
     if accepts_field(config.model.norm_act, "group_size"):
         config.model.norm_act_fields.group_size = 8
-
-
-def layer_overrides(norm_act: str) -> dict[str, object]:
-    """Returns what a sweep over layers overrides in the recipe of the digits."""
-    layer: dict[str, object] = {"model.norm_act": norm_act}
-    if accepts_field(norm_act, "group_size"):
-        layer["model.norm_act_fields.group_size"] = 8
-    return layer

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evonorm_jax.norm_act import accepts_field
+from configs.recipes import layer_overrides
 
 # The layers of the paper's batch-size experiment (arXiv v1, Table 3).
 BATCH_SIZE_LAYERS = (
@@ -44,9 +44,7 @@ def batch_size_sweep(
     for seed in range(num_seeds):
         for images in images_per_worker:
             for norm_act in norm_acts:
-                layer: dict[str, Any] = {"model.norm_act": norm_act}
-                if group_size and accepts_field(norm_act, "group_size"):
-                    layer["model.norm_act_fields.group_size"] = group_size
+                layer = layer_overrides(norm_act, group_size=group_size)
                 for field, value in (fields or {}).get(norm_act, {}).items():
                     layer[f"model.norm_act_fields.{field}"] = value
                 yield layer | {"images_per_worker": images, "seed": seed}

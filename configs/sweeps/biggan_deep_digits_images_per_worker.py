@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import synthesis_recipes
+from configs import recipes, synthesis_recipes
 
 _BATCH_SIZE = 64
 
@@ -34,7 +34,7 @@ def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
         for images in (8, 2) if small else (64, 8, 2):
             for norm_act in ("bn_relu", "evonorm_s0"):
                 yield {
-                    **synthesis_recipes.layer_overrides(norm_act),
+                    **recipes.layer_overrides(norm_act, group_size=8),
                     "num_workers": batch_size // images,
                     "images_per_worker": images,
                     "seed": seed,

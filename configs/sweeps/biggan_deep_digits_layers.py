@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import synthesis_recipes
+from configs import recipes, synthesis_recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -25,4 +25,4 @@ def get_config(arg: str = "") -> ConfigDict:
 def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
     for seed in range(1 if arg == "smoke" else 3):
         for norm_act in synthesis_recipes.LAYERS:
-            yield {**synthesis_recipes.layer_overrides(norm_act), "seed": seed}
+            yield {**recipes.layer_overrides(norm_act, group_size=8), "seed": seed}

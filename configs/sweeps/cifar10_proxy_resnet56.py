@@ -18,7 +18,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import recipes
-from evonorm_jax.norm_act import accepts_field
 
 NORM_ACTS = ("bn_relu", "evonorm_s0")
 NUM_STEPS = (5000, 400)
@@ -45,7 +44,5 @@ def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
     for seed in range(seeds):
         for num_steps in lengths:
             for norm_act in NORM_ACTS:
-                layer: dict[str, Any] = {"model.norm_act": norm_act}
-                if accepts_field(norm_act, "group_size"):
-                    layer["model.norm_act_fields.group_size"] = 8
+                layer = recipes.layer_overrides(norm_act, group_size=8)
                 yield layer | {"num_steps": num_steps, "seed": seed}
