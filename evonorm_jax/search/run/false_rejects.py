@@ -8,6 +8,7 @@ read at any time. `report/false_reject_rates.py` makes rates of the records.
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,13 +21,13 @@ from evonorm_jax.graphs.canonical import canonical_hash
 from evonorm_jax.graphs.graph import Graph, X
 from evonorm_jax.graphs.library import LIBRARY
 from evonorm_jax.provenance import git_commit
-from evonorm_jax.run_files import read_json_lines
 from evonorm_jax.search.engine.engine import Engine
 from evonorm_jax.search.engine.filters import FilterConfig, functional_hash, reject
 from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
 from evonorm_jax.search.engine.verdicts import Reason
 from evonorm_jax.search.evolution.mutation import mutate_layer
 from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
+from evonorm_jax.search.run.ledger_rows import broken_rule
 
 #: What a record says in place of a filter for a candidate that no filter rejects.
 SURVIVES = "survives"
@@ -133,7 +134,8 @@ def record_candidates(
       Each new record.
 
     Raises:
-      UserError: The records in the file depend on something else.
+      UserError: The records in the file depend on something else, or are damaged; the file stays
+        as it is.
     """
     space = SearchSpace()
     basis = {"protocol": engine.protocol.to_dict(), "dataset": dict(dataset), "seed": seed}
@@ -162,23 +164,81 @@ def record_candidates(
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads the records in a file."""
-    return [line.row for line in read_json_lines(path) if line.row is not None][1:]
+    """Reads the records in a file; a last line that a kill has cut short is left out.
+
+    Raises:
+      UserError: The file cannot be read, or a line is damaged; the message names the line and what
+        it must be.
+    """
+    whole = _read(path).rpartition(b"\n")[0].split(b"\n")
+    return [_record(path, number, line) for number, line in enumerate(whole, start=1)][1:]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be read ({error.strerror}): mend that, or choose another folder."
+        ) from error
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Returns the object of a line; the first one, which no rate is made of, may be any."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        content = None
+    rule = "a JSON object" if not isinstance(content, dict) else _broken_rule(content)
+    if number > 1 and rule:
+        raise UserError(
+            f"{path} is damaged: line {number} is no record, which must be {rule}. Remove the line,"
+            " and its candidate is trained again, or choose another folder."
+        )
+    return content
+
+
+def _broken_rule(record: Mapping[str, Any]) -> str | None:
+    """Returns what a record must be where it is not; None where it is one."""
+    if record.get("filter") not in (SURVIVES, KNOWN, *Reason):
+        return f"an object in which 'filter' is one of {', '.join([SURVIVES, KNOWN, *Reason])}"
+    try:
+        Graph.from_text(record["graph"])
+    except (KeyError, TypeError, AttributeError, UserError, ValueError, RecursionError):
+        return "an object in which 'graph' is the text of a graph"
+    if not isinstance(record.get("reason", 0), str | None):
+        return "an object in which 'reason' is a text, or null"
+    if not isinstance(record.get("commit"), str):
+        return "an object in which 'commit' is a text"
+    details = record.get("details")
+    if not isinstance(details, dict) or not {"function", "quality", "losses"} <= details.keys():
+        return "an object in which 'details' is an object with 'function', 'quality' and 'losses'"
+    if rule := broken_rule(details):
+        return f"an object whose 'details' are {rule}"
+    losses = details["losses"]
+    if details["quality"].keys() - losses or any(None in means for means in losses.values()):
+        return "an object whose 'details' have numbers as 'losses' of each network in 'quality'"
+    return None
 
 
 def _prepare(path: Path, basis: Mapping[str, Any]) -> None:
-    """Begins the file, or removes the part of a line that a kill has left."""
-    first = json.dumps(basis) + "\n"
-    with path.open("a+b") as file:
-        file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-        if not whole:
-            file.write(first.encode())
-    if whole and content.split(b"\n", 1)[0].decode() + "\n" != first:
+    """Begins the file, or removes the part of a line that a kill has left.
+
+    Raises:
+      UserError: The file is damaged, or was begun with another basis. It stays as it is.
+    """
+    first = (json.dumps(basis) + "\n").encode()
+    content = _read(path)
+    whole = content.rfind(b"\n") + 1
+    if whole and not content.startswith(first):
         raise UserError(
-            f"{path} has records of another protocol, data set or seed. Go on with the arguments "
-            "that it was begun with, or choose another folder."
+            f"{path} has records of another protocol, data set or seed, or its first line is"
+            " damaged. Go on with the arguments that it was begun with, or choose another folder."
         )
+    read_records(path)
+    if not whole:
+        path.write_bytes(first)
+    elif whole < len(content):
+        os.truncate(path, whole)
