@@ -100,7 +100,8 @@ class MaskRCNN(nn.Module):
 
     Raises:
       UserError: A field is out of range when the model is constructed, or the images have the
-        wrong shape, size or dtype when it is called.
+        wrong shape, size or dtype when it is called. Under `jax.export` the number of images may
+        be symbolic, but not their height and width.
     """
 
     backbone: nn.Module
@@ -172,6 +173,7 @@ class MaskRCNN(nn.Module):
         Returns:
           The detections of the N images.
         """
+        _check_sides(images)
         valid_size = _full_size(images) if valid_size is None else valid_size
         maps = self.feature_maps(images, train=False)
         scores, deltas = self.rpn(maps, train=False)
@@ -215,6 +217,7 @@ class MaskRCNN(nn.Module):
           train: Whether the layers take the statistics of the batch. If they keep any,
             `batch_stats` must then be mutable.
         """
+        _check_sides(images)
         valid_size = _full_size(images) if valid_size is None else valid_size
         maps = self.feature_maps(images, train)
         scores, deltas = self.rpn(maps, train)
@@ -348,6 +351,16 @@ class MaskRCNN(nn.Module):
 def _full_size(images: jax.Array) -> jax.Array:
     """Returns the height and width of the canvas for every image, `[N, 2]` int32."""
     return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+
+
+def _check_sides(images: jax.Array) -> None:
+    """Raises `UserError` for a symbolic height or width of `jax.export`."""
+    if not all(isinstance(side, int) for side in images.shape[1:3]):
+        raise UserError(
+            f"images have shape {images.shape}: height and width must be numbers, because the "
+            "anchors of a detector follow from them. Export a program for each size; the number of "
+            "images may be symbolic."
+        )
 
 
 def _check_fields(model: MaskRCNN) -> None:

@@ -86,10 +86,10 @@ class Evaluator:
         report: Callable[[int, int | None], None],
     ) -> dict[str, _Total]:
         """Evaluates what reads these batches."""
-        batch_size, total = self._batch_size, None
-        if batches == self._pipeline.eval_batches:
-            total = self._pipeline.num_eval_examples
-            batch_size = min(batch_size, total)
+        default = batches == self._pipeline.eval_batches
+        counts = [self._evaluations[part].num_examples for part in parts]
+        total = self._pipeline.num_eval_examples if default else counts[0]
+        batch_size = self._batch_size if total is None else min(self._batch_size, total)
         done = 0
         report(done, total)
         totals = {part: _Total() for part in parts}

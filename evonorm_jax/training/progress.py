@@ -107,8 +107,10 @@ class Progress:
         if not (self._interactive or first) and too_soon:
             return
         self._last_line = now
-        images = f"{done:,} images" if total is None else f"{done:,} of {total:,} images"
-        self.wait(f"evaluating: {images}" + (", compiling first" if first else ""))
+        images = f": {done:,} images" if total is None else f": {done:,} of {total:,} images"
+        if not done and total is None:  # "0 images" would sound as if there were none
+            images = ""
+        self.wait(f"evaluating{images}" + (", compiling first" if first else ""))
 
     def report(self, text: str) -> None:
         """Prints a line that stays."""

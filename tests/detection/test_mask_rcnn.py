@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from evonorm_jax.detection import MaskRCNN, Truth, create_detector, detection_losses
+from evonorm_jax.errors import UserError
 
 SIZE, OBJECTS = 64, 3
 TINY = {
@@ -220,6 +222,13 @@ def test_the_old_rule_of_coordinates_is_one_field():
     # Clipped to the canvas, whose last pixel is 63.
     assert old.boxes.max() == SIZE - 1
     assert old.boxes[2, :, 3].max() > 30
+
+
+@pytest.mark.parametrize("shape", ["n, 32 * h, 64, 3", "n, 64, 64 * w, 3"])
+def test_height_and_width_are_numbers(shape):
+    images = jax.ShapeDtypeStruct(export.symbolic_shape(shape), jnp.float32)
+    with pytest.raises(UserError, match=r"height and width must be numbers, .* a program for each"):
+        jax.eval_shape(tiny("evonorm_s0").apply, {}, images)
 
 
 def test_training_mode_needs_mutable_statistics():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from evonorm_jax import norm_act
 from evonorm_jax.errors import UserError
@@ -103,6 +104,25 @@ def test_every_example_is_its_own(params):
         changed = apply(network, params, z, labels)
         np.testing.assert_allclose(changed[1:], images[1:], atol=1e-6)
         assert np.abs(changed[0] - images[0]).max() > 0.01
+
+
+@pytest.mark.slow  # 5 s to export and to compile for two numbers of images
+def test_one_program_for_every_number_of_images(params):
+    network, (n,) = make_network(), export.symbolic_shape("n")
+    inputs = (jax.ShapeDtypeStruct((n, 4), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32))
+    for_platforms = export.export(jax.jit(network.apply), platforms=("cpu", "cuda", "tpu"))
+    program = for_platforms({"params": params}, *inputs)
+    images = apply(network, params, Z, LABELS)
+    for count in (1, 3):
+        found = program.call({"params": params}, Z[:count], LABELS[:count])
+        np.testing.assert_allclose(found, images[:count], atol=1e-5)
+
+
+def test_attention_is_traced_for_every_number_of_images():
+    network, (n,) = make_network(attention_size=8), export.symbolic_shape("n")
+    variables = jax.eval_shape(network.init, jax.random.key(1), Z, LABELS)
+    inputs = (jax.ShapeDtypeStruct((n, 4), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32))
+    assert jax.eval_shape(network.apply, variables, *inputs).shape == (n, 8, 8, 3)
 
 
 def test_weights_of_classes(params):

@@ -49,6 +49,13 @@ def test_an_evaluation_says_how_far_it_is(clock):
     ]
 
 
+def test_an_evaluation_of_an_unknown_number_of_images_says_none(clock):
+    stream = io.StringIO()
+    progress = Progress(100, 10, images_per_step=64, stream=stream)
+    progress.evaluated(0, None)
+    assert stream.getvalue() == "evaluating, compiling first\n"
+
+
 def test_pauses_do_not_count(clock):
     progress = Progress(100, 10, images_per_step=10, stream=None)
     progress.start(0)

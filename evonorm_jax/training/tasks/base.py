@@ -64,12 +64,15 @@ class Evaluation:
         of `Pipeline.eval_batches`, which is the default. An evaluation that samples has its own.
       prepare: `prepare(state, resident, batch) -> state` with the first batch, where an evaluation
         needs another state than training left; a pure function like `step`.
+      num_examples: Examples of one pass over `batches`, for the progress line and to make the batch
+        no larger; None where it is not known. Of the default it is known.
     """
 
     step: Callable[[State, Any, Any], Evaluated]
     summarize: Callable[[dict[str, Any], dict[str, np.ndarray]], dict[str, float]]
     batches: Callable[..., Iterator[Batch]] | None = None
     prepare: Callable[[State, Any, Any], State] | None = None
+    num_examples: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

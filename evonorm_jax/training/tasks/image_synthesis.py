@@ -188,11 +188,21 @@ class ImageSynthesis(Task):
         Both are of the averaged weights where the run keeps them.
         """
         parts = {
-            "eval": Evaluation(self._score, _mean_scores, self._numbered, self._sampling_state)
+            "eval": Evaluation(
+                self._score,
+                _mean_scores,
+                self._numbered,
+                self._sampling_state,
+                self.pipeline.num_eval_examples,
+            )
         }
         if self.figures:
             parts["samples"] = Evaluation(
-                self._sample, self._summarize, self._numbers, self._sampling_state
+                self._sample,
+                self._summarize,
+                self._numbers,
+                self._sampling_state,
+                self.figures.num_samples,
             )
         return parts
 

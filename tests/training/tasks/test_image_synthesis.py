@@ -1,5 +1,6 @@
 """Both players in the one loop: what a step moves, resuming, devices, averages, bad input."""
 
+import io
 import json
 
 import jax
@@ -68,12 +69,17 @@ def restored(workdir, step=None):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    summary = train_and_evaluate(tiny_config(), workdir, devices=ONE_DEVICE)
-    return workdir, summary
+    stream = io.StringIO()
+    summary = train_and_evaluate(tiny_config(), workdir, devices=ONE_DEVICE, progress_stream=stream)
+    return workdir, summary, stream.getvalue()
+
+
+def test_what_is_said(finished):
+    assert finished[2].count("evaluating: 0 of 20 images, compiling first\n") == 1
 
 
 def test_what_is_logged(finished):
-    workdir, summary = finished
+    workdir, summary, _ = finished
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "train/generator_loss" in row]
     assert [row["step"] for row in rows] == list(range(1, 9))
@@ -90,7 +96,7 @@ def test_what_is_logged(finished):
 
 
 def test_the_sheets(finished):
-    workdir, _ = finished
+    workdir, *_ = finished
     sizes = {}
     for path in (workdir / "samples").iterdir():
         with Image.open(path) as image:
@@ -121,7 +127,7 @@ def test_the_averages_by_hand():
 
 
 def test_it_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
-    workdir, summary = finished
+    workdir, summary, _ = finished
     with monkeypatch.context() as patch:
         patch.setattr(
             "evonorm_jax.training.loop.Preemption.requested", lambda self, step: step == 3

@@ -175,7 +175,7 @@ def test_an_evaluation_may_have_batches_and_a_state_of_its_own():
 
         @property
         def evaluations(self):
-            own = Evaluation(self.sample, self.summarize, self.batches, self.prepare)
+            own = Evaluation(self.sample, self.summarize, self.batches, self.prepare, 10)
             return {**super().evaluations, "sampled": own}
 
         def summarize(self, sums, rows):
@@ -187,7 +187,9 @@ def test_an_evaluation_may_have_batches_and_a_state_of_its_own():
     run = dataclasses.replace(run, task=task)
     state = run.parallel.replicate(run.create_state())
     resident = run.parallel.replicate(run.pipeline.resident())
-    metrics = Evaluator(task, run.parallel, 8)(state, resident)
+    seen: list[tuple[int, int | None]] = []
+    metrics = Evaluator(task, run.parallel, 8)(state, resident, lambda *counts: seen.append(counts))
+    assert seen == [(0, 20), (8, 20), (16, 20), (20, 20), (0, 10), (8, 10), (10, 10)]
     assert metrics["eval/examples"] == 20
     assert metrics["sampled/examples"] == 10
     assert metrics["sampled/drawn"] == np.mean(np.arange(10)) + 7  # 7 is the last of the first 8
