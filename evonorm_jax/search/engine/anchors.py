@@ -11,6 +11,7 @@ these are ours:
     deep   for CPUs, too: 23 and 20 layers of few channels for images of 8 x 8 pixels. Layers
            without a normalization diverge in its MobileNetV2 within ten steps of the search's
            learning rate; those of one block a stage let them pass
+    deeper the same with 29 and 26 layers, for winners of a search in the deep ones
 
 They stand in the order in which a search asks them: whichever costs least comes first, because the
 first that a candidate fails decides.
@@ -92,6 +93,10 @@ ANCHOR_SIZES: Mapping[str, tuple[Anchor, ...]] = MappingProxyType(
         "deep": _anchors(
             mobilenet_v2_cifar={"stage_sizes": (1, 1, 5), "width_multiplier": 0.25},
             resnet50_cifar={"stage_sizes": (3, 3), "num_filters": 8},
+        ),
+        "deeper": (
+            Anchor("mobilenet_v2_cifar", (("stage_sizes", (1, 1, 7)), ("width_multiplier", 0.25))),
+            Anchor("cifar_resnet20", (("depth", 26), ("num_filters", 8)), name="cifar_resnet26"),
         ),
     }
 )

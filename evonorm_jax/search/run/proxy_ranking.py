@@ -101,10 +101,7 @@ PROXIES: Mapping[str, RankedProtocol] = MappingProxyType(
 LONG_TRAINING = _ranked(
     "cifar10_10",
     "a MobileNetV2 of 29 and a ResNet of 26 layers, 1,500 steps each",
-    (
-        Anchor("mobilenet_v2_cifar", (("stage_sizes", (1, 1, 7)), ("width_multiplier", 0.25))),
-        Anchor("cifar_resnet20", (("depth", 26), ("num_filters", 8)), name="cifar_resnet26"),
-    ),
+    ANCHOR_SIZES["deeper"],
     num_steps=1_500,
 )
 
