@@ -23,7 +23,7 @@ _NETWORKS = {
     r"mobilenet_v2(?:_cifar)?": "MobileNetV2",
     r"mnasnet_b(\d)": r"MnasNet-B\1",
     r"efficientnet_b(\d)(?:_cifar)?": r"EfficientNet-B\1",
-    r"biggan_deep": "BigGAN-deep",
+    r"biggan_deep_\d+": "BigGAN-deep",
     r"mask_rcnn": "Mask R-CNN",
 }
 

@@ -178,7 +178,7 @@ class Sweep:
           size: Value of the axis.
           name: Metric without its part; the main metric by default.
         """
-        values = self._values(layer, size, name or self.metrics.main_name)
+        values = self.values(layer, size, name)
         return Statistic(
             mean=float(np.mean(values)) if values else None,
             spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -231,7 +231,9 @@ class Sweep:
         real = (run.others.get(f"{name}{REAL_SUFFIX}") for run in self.runs)
         return [factor * value for value in real if value is not None]
 
-    def _values(self, layer: str, size: int, name: str) -> list[float]:
+    def values(self, layer: str, size: int, name: str = "") -> list[float]:
+        """Returns what `statistic` is of: the final values by seed, of the runs that have them."""
+        name = name or self.metrics.main_name
         return [
             value
             for run in self.runs

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from evonorm_jax.analysis.sweep_figures import draw_accuracy
 from evonorm_jax.analysis.sweep_report import report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweep_tables import accuracy_table, counts_line, metric_table
@@ -123,3 +124,12 @@ def test_the_inception_network_has_the_figures_without_classes():
         "inception_score",
     )
     assert CLASSIFICATION.tabled == ()
+
+
+def test_what_real_images_reach_is_drawn():
+    figure = draw_accuracy(synthesis(64, 8))
+    (axis,) = figure.axes
+    (dotted,) = [line for line in axis.get_lines() if line.get_linestyle() == ":"]
+    assert list(dotted.get_ydata()) == [0.14, 0.14]
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels[:3] == ["BN-ReLU", "EvoNorm-S0", "held-out real images"]
