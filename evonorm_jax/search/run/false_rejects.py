@@ -2,8 +2,8 @@
 
 Candidates are random graphs and one-mutation children of known layers, drawn until every filter has
 met its share, and the known layers themselves. They are trained on all anchors with no filter and
-no abort rule. A record of each is appended to a file, so a run may be interrupted, resumed, and
-read at any time. `report/false_reject_rates.py` makes rates of the records.
+no abort rule. A record of each is appended to a file (`records.py`), so a run may be interrupted,
+resumed, and read at any time. `report/false_reject_rates.py` makes rates of the records.
 """
 
 import dataclasses
@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.canonical import canonical_hash
 from evonorm_jax.graphs.graph import Graph, X
 from evonorm_jax.graphs.library import LIBRARY
 from evonorm_jax.provenance import git_commit
-from evonorm_jax.run_files import read_json_lines
 from evonorm_jax.search.engine.engine import Engine
 from evonorm_jax.search.engine.filters import FilterConfig, functional_hash, reject
 from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
 from evonorm_jax.search.engine.verdicts import Reason
 from evonorm_jax.search.evolution.mutation import mutate_layer
 from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
+from evonorm_jax.search.run.records import prepare_records, read_records
 
 #: What a record says in place of a filter for a candidate that no filter rejects.
 SURVIVES = "survives"
@@ -137,7 +136,7 @@ def record_candidates(
     """
     space = SearchSpace()
     basis = {"protocol": engine.protocol.to_dict(), "dataset": dict(dataset), "seed": seed}
-    _prepare(path, basis)
+    prepare_records(path, basis)
     known = {record["graph"] for record in read_records(path)}
     by_reason: dict[str, list[Graph]] = {}
     for reason, graph in candidates(seed, num_each, space, num_drawn=num_drawn):
@@ -159,26 +158,3 @@ def record_candidates(
             file.write(json.dumps(record) + "\n")
             file.flush()
             yield record
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads the records in a file."""
-    return [line.row for line in read_json_lines(path) if line.row is not None][1:]
-
-
-def _prepare(path: Path, basis: Mapping[str, Any]) -> None:
-    """Begins the file, or removes the part of a line that a kill has left."""
-    first = json.dumps(basis) + "\n"
-    with path.open("a+b") as file:
-        file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-        if not whole:
-            file.write(first.encode())
-    if whole and content.split(b"\n", 1)[0].decode() + "\n" != first:
-        raise UserError(
-            f"{path} has records of another protocol, data set or seed. Go on with the arguments "
-            "that it was begun with, or choose another folder."
-        )

@@ -10,6 +10,7 @@ from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.space import SearchSpace
 from evonorm_jax.search.run import false_rejects
 from evonorm_jax.search.run.false_rejects import SURVIVES
+from evonorm_jax.search.run.records import read_records
 
 
 def test_candidates_are_distinct_and_meet_their_filter():
@@ -67,7 +68,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path):
     run(second, path)
     assert first.graphs + second.graphs == whole.graphs
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    graphs = [record["graph"] for record in false_rejects.read_records(path)]
+    graphs = [record["graph"] for record in read_records(path)]
     assert graphs == [str(graph) for graph in whole.graphs]
 
 
@@ -75,7 +76,7 @@ def test_killed_while_beginning(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text('{"protocol": {"anch')
     run(Recorder(), path, 1)
-    assert len(false_rejects.read_records(path)) == 1
+    assert len(read_records(path)) == 1
 
 
 def test_records_of_something_else_are_refused(tmp_path):
