@@ -279,7 +279,9 @@ def metrics_of_run(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> Ru
     """
     if "metrics" in metadata:
         try:
-            return RunMetrics.from_json(metadata["metrics"])
+            metrics = RunMetrics.from_json(metadata["metrics"])
+            _check_texts(metrics)
+            return metrics
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"The field 'metrics' of {METADATA_FILE} is damaged ({error}); move the file away, "
@@ -287,3 +289,12 @@ def metrics_of_run(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> Ru
             ) from None
     ema_decay = config.get("ema_decay", 0.0)
     return CLASSIFICATION_EMA if is_number(ema_decay) and ema_decay > 0 else CLASSIFICATION
+
+
+def _check_texts(metrics: RunMetrics) -> None:
+    """Raises `TypeError` unless all that is shown of metrics beside numbers is text."""
+    known = metrics.known.values()
+    texts = [text for metric in known for text in (metric.label, metric.unit, metric.short)]
+    for text in (metrics.main_metric, *metrics.shown, *texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")

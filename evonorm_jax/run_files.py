@@ -102,7 +102,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     anew from the last checkpoint.
     """
     summary = read_json_or_empty(folder / SUMMARY_FILE)
-    numbers = [value for name, value in summary.items() if "/" in name or name == "steps"]
+    known = ("steps", "train_seconds", "best_step", "best_value")
+    numbers = [value for name, value in summary.items() if "/" in name or name in known]
     damaged = any(value is not None and not is_number(value) for value in numbers)
     return None if damaged or not summary else summary
 

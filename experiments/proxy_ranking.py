@@ -116,7 +116,7 @@ def write_report(output: Path) -> None:
     path = output / "records.jsonl"
     if not path.is_file():
         raise UserError(f"There is no file '{path}': --output must name the folder of a ranking.")
-    records = read_records(path)
+    records = read_records(path, proxy_ranking.broken_record_rule)
     scores = ranked_scores(records)
     commits = ", ".join(sorted({str(record["commit"]) for record in records}))
     hours = sum(record["cpu_seconds"] for record in records) / 3600
