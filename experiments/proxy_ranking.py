@@ -111,12 +111,13 @@ def write_report(output: Path) -> None:
     from evonorm_jax.run_files import write_report as write_marked
     from evonorm_jax.search.report.ranking_figure import draw_ranking
     from evonorm_jax.search.report.ranking_tables import as_csv, as_markdown, ranked_scores
+    from evonorm_jax.search.run.proxy_ranking import broken_record_rule
     from evonorm_jax.search.run.records import read_records
 
     path = output / "records.jsonl"
     if not path.is_file():
         raise UserError(f"There is no file '{path}': --output must name the folder of a ranking.")
-    records = read_records(path)
+    records = read_records(path, broken_record_rule)
     scores = ranked_scores(records)
     commits = ", ".join(sorted({str(record["commit"]) for record in records}))
     hours = sum(record["cpu_seconds"] for record in records) / 3600

@@ -132,12 +132,13 @@ def record_candidates(
       Each new record.
 
     Raises:
-      UserError: The records in the file depend on something else.
+      UserError: The records in the file depend on something else, or are damaged; the file stays
+        as it is.
     """
     space = SearchSpace()
     basis = {"protocol": engine.protocol.to_dict(), "dataset": dict(dataset), "seed": seed}
-    prepare_records(path, basis)
-    known = {record["graph"] for record in read_records(path)}
+    prepare_records(path, basis, broken_record_rule)
+    known = {record["graph"] for record in read_records(path, broken_record_rule)}
     by_reason: dict[str, list[Graph]] = {}
     for reason, graph in candidates(seed, num_each, space, num_drawn=num_drawn):
         by_reason.setdefault(reason, []).append(graph)
@@ -158,3 +159,16 @@ def record_candidates(
             file.write(json.dumps(record) + "\n")
             file.flush()
             yield record
+
+
+def broken_record_rule(record: Mapping[str, Any]) -> str | None:
+    """Returns what a record of false rejects must be where it is not; None where it is one."""
+    if record.get("filter") not in (SURVIVES, KNOWN, *Reason):
+        return f"an object in which 'filter' is one of {', '.join([SURVIVES, KNOWN, *Reason])}"
+    details = record["details"]
+    if not {"function", "quality", "losses"} <= details.keys():
+        return "an object in which 'details' is an object with 'function', 'quality' and 'losses'"
+    losses = details["losses"]
+    if details["quality"].keys() - losses or any(None in means for means in losses.values()):
+        return "an object whose 'details' have numbers as 'losses' of each network in 'quality'"
+    return None

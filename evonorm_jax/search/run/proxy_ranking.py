@@ -217,10 +217,12 @@ def record_scores(
       process, and the fields of the verdict.
 
     Raises:
-      UserError: The records in the file depend on something else.
+      UserError: The records in the file depend on something else, or are damaged; the file stays
+        as it is.
     """
-    prepare_records(path, basis)
-    known = {(record["protocol"], record["graph"]) for record in read_records(path)}
+    prepare_records(path, basis, broken_record_rule)
+    records = read_records(path, broken_record_rule)
+    known = {(record["protocol"], record["graph"]) for record in records}
     with path.open("a", encoding="utf-8") as file:
         for layer in layers:
             for protocol, evaluation in evaluate.items():
@@ -240,3 +242,13 @@ def record_scores(
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 yield record
+
+
+def broken_record_rule(record: Mapping[str, Any]) -> str | None:
+    """Returns what a record of a ranking must be where it is not; None where it is one."""
+    for field in ("protocol", "layer", "origin"):
+        if not isinstance(record.get(field), str):
+            return f"an object in which {field!r} is a text"
+    if not isinstance(record.get("cpu_seconds"), int | float):
+        return "an object in which 'cpu_seconds' is a number"
+    return None
