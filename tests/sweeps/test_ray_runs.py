@@ -17,7 +17,7 @@ from evonorm_jax.sweeps.history import record_event
 from evonorm_jax.sweeps.ray_runs import RayRuns
 from tests.sweeps.fake_ray import FakeRay
 from tests.sweeps.fake_sweep import RUN, cells
-from tests.sweeps.test_runner import history
+from tests.sweeps.test_runner import history, wait_until
 
 CPU_NODES = [{"CPU": 4.0}, {"CPU": 3.0}, {"node:head": 1.0}]
 GPU_NODES = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 8.0}]
@@ -191,6 +191,7 @@ def test_a_real_node_takes_its_run_with_it_and_another_one_resumes_it(tmp_path):
         cluster.wait_for_nodes()
 
         def replace_node():
+            wait_until((tmp_path / "bn_relu" / "seed=0" / "ticks").exists)
             cluster.remove_node(first, allow_graceful=False)
             cluster.add_node(num_cpus=1)
 
@@ -204,4 +205,5 @@ def test_a_real_node_takes_its_run_with_it_and_another_one_resumes_it(tmp_path):
     kinds = [event.split()[0] for event in listener.events]
     assert kinds[:2] == ["start", "lost"]
     assert kinds[-2:] == ["resume", "finished"]
-    assert history(tmp_path, 0)[-1] == "finished"
+    assert history(tmp_path, 0)[0] == "started"
+    assert history(tmp_path, 0)[-2:] == ["started", "finished"]
