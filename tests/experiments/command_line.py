@@ -15,12 +15,14 @@ def environment(num_devices: int = 1) -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONWARNINGS": "error"}
 
 
-def start(module: str, *arguments: str, num_devices: int = 1) -> subprocess.Popen:
+def start(
+    module: str, *arguments: str, num_devices: int = 1, warnings: str = "error"
+) -> subprocess.Popen:
     """Starts `python -m experiments.MODULE ARGUMENTS...`; stdout and stderr are pipes of text."""
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{module}", *arguments],
         cwd=ROOT,
-        env=environment(num_devices),
+        env=environment(num_devices) | {"PYTHONWARNINGS": warnings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
