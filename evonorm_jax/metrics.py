@@ -186,16 +186,25 @@ def instance_segmentation_metrics(max_dets: Sequence[int], *, ema: bool = False)
     known = {"loss": Metric("sum of the losses")}
     for kind in ("box", "mask"):
         known[f"{kind}_ap"] = Metric(f"{kind} AP", "%", higher_is_better=True)
-        known[f"{kind}_ap50"] = Metric(f"{kind} AP at IoU 0.5", "%", higher_is_better=True)
-        details = {"ap75": "AP at IoU 0.75"}
-        details |= {f"ap_{size}": f"AP of {size} objects" for size in ("small", "medium", "large")}
+        known[f"{kind}_ap50"] = Metric(
+            f"{kind} AP at IoU 0.5", "%", higher_is_better=True, short=f"{kind} AP50"
+        )
+        known[f"{kind}_ap75"] = Metric(
+            f"{kind} AP at IoU 0.75", "%", higher_is_better=True, short=f"{kind} AP75", detail=True
+        )
+        details = {f"ap_{size}": f"AP of {size} objects" for size in ("small", "medium", "large")}
         details |= {f"ar{count}": f"AR of {count} detections" for count in max_dets}
         for name, label in details.items():
             known[f"{kind}_{name}"] = Metric(
                 f"{kind} {label}", "%", higher_is_better=True, detail=True
             )
-    part = "eval_ema" if ema else "eval"
-    return RunMetrics(f"{part}/mask_ap", ("loss", "box_ap", "mask_ap"), known)
+    return RunMetrics(
+        main_metric="eval_ema/mask_ap" if ema else "eval/mask_ap",
+        shown=("loss", "box_ap", "mask_ap"),
+        known=known,
+        # The columns of the paper's Table 4.
+        tabled=tuple(f"{kind}_ap{iou}" for kind in ("mask", "box") for iou in ("", "50", "75")),
+    )
 
 
 def image_synthesis_metrics(main_metric: str) -> RunMetrics:
