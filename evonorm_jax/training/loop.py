@@ -146,6 +146,7 @@ def train_and_evaluate(
                     functools.partial(create, workdir, config.to_dict())
                     for create in writers.find_writers(config)
                 ],
+                start_step=start_step,
             )
         )
         profile = cleanup.enter_context(
