@@ -7,11 +7,12 @@ readers of JSON lines take what is complete.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -26,6 +27,8 @@ CURVE_FILE = "curve.png"
 CLASS_ACCURACY_FILE = "class_accuracy.csv"  # of a classifier's newest evaluation
 CONFUSION_FILE = "confusion_matrix.csv"  # of the same: which class was taken for which
 CONFUSION_FIGURE = "confusion_matrix.png"
+PRECISION_RECALL_FILE = "precision_recall.csv"  # of a detector's newest evaluation
+PRECISION_RECALL_FIGURE = "precision_recall.png"
 SWEEP_FILE = "sweep.jsonl"  # in the folder of a sweep: its starts and ends
 REPORT_FILES = ("README.md", "report.md")  # the second where the first is somebody else's
 
@@ -72,6 +75,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table whole or not at all; its header is the first row."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON file of a run directory.
 
@@ -105,7 +114,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     anew from the last checkpoint.
     """
     summary = read_json_or_empty(folder / SUMMARY_FILE)
-    numbers = [value for name, value in summary.items() if "/" in name or name == "steps"]
+    known = ("steps", "train_seconds", "best_step", "best_value")
+    numbers = [value for name, value in summary.items() if "/" in name or name in known]
     damaged = any(value is not None and not is_number(value) for value in numbers)
     return None if damaged or not summary else summary
 

@@ -36,6 +36,7 @@ _SPELLING = {
     "gn": "GN",
     "in": "IN",
     "ln": "LN",
+    "pixelnorm": "PixelNorm",
     "rej": "rej",
     "relu": "ReLU",
     "rs": "RS",
@@ -81,14 +82,15 @@ class Run:
 def layer_label(name: str) -> str:
     """Writes the registered name of a layer as the literature does; of a searched layer its label.
 
-    >>> layer_label("evonorm_s0"), layer_label("bn_relu"), layer_label("frn")
-    ('EvoNorm-S0', 'BN-ReLU', 'FRN')
+    >>> layer_label("evonorm_s0"), layer_label("bn_relu"), layer_label("pixel_norm_relu")
+    ('EvoNorm-S0', 'BN-ReLU', 'PixelNorm-ReLU')
     >>> layer_label("graph:winner: n4 = sigmoid(x); n5 = mul(x, n4)")
     'winner'
     """
     if name.startswith("graph:"):
         return name.removeprefix("graph:").partition(": ")[0]
-    return "-".join(_SPELLING.get(word, word.capitalize()) for word in name.split("_"))
+    words = name.replace("pixel_norm", "pixelnorm").split("_")
+    return "-".join(_SPELLING.get(word, word.capitalize()) for word in words)
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -29,6 +29,7 @@ _NETWORKS = {
     "efficientnet_b0_cifar": "EfficientNet-B0",
     "mobilenet_v2_cifar": "MobileNetV2",
     "resnet50_cifar": "ResNet-50",
+    "cifar_resnet26": "ResNet-26",
 }
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evonorm_jax.analysis.sweep_report import markdown_table
+from evonorm_jax.analysis.sweep_tables import markdown_table
 from evonorm_jax.graphs.canonical import canonical_hash
 from evonorm_jax.graphs.formula import formula
 from evonorm_jax.search.report.search_runs import (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE
+from evonorm_jax.search.run.ledger_journal import missing_in_file_system
 
 #: How long a reader waits for a lock, such as that of a person's transaction.
 _LOCK_SECONDS = 30.0
@@ -44,6 +45,11 @@ def open_to_read(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA query_only = ON")
             yield connection
     except sqlite3.Error as error:
+        if missing := missing_in_file_system(error):
+            raise UserError(
+                f"{path} cannot be read where it is: its file system lacks {missing} ({error})."
+                " Copy its folder to another file system, such as a local disk, and name the copy."
+            ) from error
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             raise UserError(
                 f"{path} is locked by another process. Close what has it open and try again."

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
+from evonorm_jax.run_files import is_number
 from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate
 
@@ -109,9 +110,8 @@ class Row:
         if reason is None and not scores:
             self.refuse("scores", "not empty where no reason for a rejection stands")
         details = self.object("details")
-        for key in ("quality", "losses"):
-            if not isinstance(details.get(key, {}), dict):
-                self.refuse("details", f"an object in which {key!r} is an object")
+        if rule := broken_rule(details):
+            self.refuse("details", rule)
         return Verdict(
             stage=self.text("stage"),
             reason=reason,
@@ -122,8 +122,35 @@ class Row:
         )
 
 
+def broken_rule(details: Mapping[str, Any]) -> str | None:
+    """Returns what the details of a verdict must be where they are not; None where they are.
+
+    Keys that this version does not write are left alone.
+
+    >>> broken_rule({"quality": {"resnet50_cifar": 101.0}})
+    "an object in which 'quality' has percentages from 0 to 100 by network"
+    """
+    for key in ("canonical", "function", "message", "anchor"):
+        if not isinstance(details.get(key, ""), str):
+            return f"an object in which {key!r} is a text"
+    if not _is_number_or_null(details.get("gradient_norm")):
+        return "an object in which 'gradient_norm' is a number"
+    quality, losses = details.get("quality", {}), details.get("losses", {})
+    if not isinstance(quality, dict) or not all(map(_is_percent, quality.values())):
+        return "an object in which 'quality' has percentages from 0 to 100 by network"
+    if not isinstance(losses, dict) or not all(
+        isinstance(means, list) and all(map(_is_number_or_null, means)) for means in losses.values()
+    ):
+        return "an object in which 'losses' has lists of numbers by network"
+    return None
+
+
 def _is_percent(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 100
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or is_number(value)
 
 
 def read_rows(
