@@ -42,7 +42,7 @@ def test_a_search_ends_with_its_best_layer(searched):
     scored = [entry for entry in contents.entries if entry.is_scored]
     assert len(scored) == 4
     assert all(entry.place is not None for entry in contents.entries)
-    best = contents.best(1)[0]
+    best = contents.entries.best(1)[0]
     assert Graph.load(workdir / "best.json") == best.candidate.graph
     metadata = json.loads((workdir / "best.json").read_text())["metadata"]
     assert metadata == {"candidate": best.id, "scores": dict(best.verdict.scores)}
@@ -53,11 +53,11 @@ def test_a_search_ends_with_its_best_layer(searched):
 
 def test_the_same_command_resumes_and_a_larger_budget_extends(searched, tmp_path):
     workdir, _ = searched
-    before = read_ledger(workdir).entries
+    before = list(read_ledger(workdir).entries)
     arguments = [f"--config={CONFIG}", f"--workdir={workdir}", "--workers=1"]
     again = command_line.run("search", *arguments, "--config.search.max_scored=5")
     assert again.returncode == 0, again.stderr
-    entries = read_ledger(workdir).entries
+    entries = list(read_ledger(workdir).entries)
     assert entries[: len(before)] == before
     assert sum(entry.is_scored for entry in entries) == 5
 
@@ -119,7 +119,7 @@ def test_kills_change_nothing_of_what_is_found(tmp_path):
             process = command_line.start("search", *arguments)
         else:
             os.kill(workers_of(process)[0], signal.SIGKILL)
-        after = read_ledger(workdir).entries
+        after = list(read_ledger(workdir).entries)
         assert all(after[entry.id] == entry for entry in before)
     _, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (0, "")
@@ -142,7 +142,7 @@ def test_kills_change_nothing_of_what_is_found(tmp_path):
 )
 def test_mistakes_are_one_message_and_change_nothing(searched, arguments, message):
     workdir, _ = searched
-    before = read_ledger(workdir).entries
+    before = list(read_ledger(workdir).entries)
     result = command_line.run("search", *arguments, f"--workdir={workdir}")
     assert result.returncode == 2
     assert re.match(f"search: .*{message}", result.stderr)

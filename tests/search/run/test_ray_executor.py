@@ -66,7 +66,7 @@ def test_a_search_on_actors_is_kept_and_resumed(tmp_path):
         ):
             settings = SearchSettings.from_config(config)
             assert Driver(settings, ledger, executor, show_nothing).run(lambda: False)
-    entries = read_ledger(tmp_path / "search").entries
+    entries = list(read_ledger(tmp_path / "search").entries)
     assert [entry.id for entry in entries] == list(range(120))
     evaluated = [entry for entry in entries if entry.verdict.stage != "filters"]
     assert len(evaluated) > 3
