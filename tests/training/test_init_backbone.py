@@ -12,7 +12,6 @@ from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.run_directory import open_run_directory
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ONE_DEVICE = jax.devices()[:1]
 
 

@@ -86,7 +86,6 @@ class OwnWriter:
         self.closed.append(self.name)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_writer_of_your_own_gets_every_row_and_is_closed(config, tmp_path):
     config.task = f"{regression.__name__}:Regression"
     config.metric_writers = (f"{__name__}:OwnWriter",)
