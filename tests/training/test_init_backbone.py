@@ -15,7 +15,6 @@ from evonorm_jax.training.run_directory import open_run_directory
 from tests.interop.cases import make_case
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ONE_DEVICE = jax.devices()[:1]
 
 

@@ -104,7 +104,6 @@ def test_a_writer_of_your_own_is_told_where_a_run_goes_on(tmp_path):
     assert own.rows == [6, (tmp_path.name, 0, 7, ["train/loss"])]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_writer_of_your_own_gets_every_row_and_is_closed(config, tmp_path):
     config.task = f"{regression.__name__}:Regression"
     config.metric_writers = (f"{__name__}:OwnWriter",)

@@ -28,7 +28,6 @@ from evonorm_jax.training.tasks.instance_segmentation import InstanceSegmentatio
 from experiments import launch, predict
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ONE_DEVICE = jax.devices()[:1]
 
