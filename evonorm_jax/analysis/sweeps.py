@@ -21,7 +21,7 @@ from evonorm_jax.analysis.runs import Run, layer_label, load_run
 from evonorm_jax.analysis.style import sort_layers
 from evonorm_jax.analysis.sweep_files import read_configs, read_history
 from evonorm_jax.errors import UserError
-from evonorm_jax.metrics import CLASSIFICATION, RunMetrics, metrics_of_run
+from evonorm_jax.metrics import CLASSIFICATION, REAL_SUFFIX, RunMetrics, metrics_of_run
 from evonorm_jax.run_files import CONFIG_FILE, METADATA_FILE, read_json
 
 # What the report says of the last start of a run; all of it is text.
@@ -39,7 +39,7 @@ class SweepRun:
       steps: Updates made so far.
       score: Final main metric in the unit that it is shown in, such as percent; None while the run
         has not ended.
-      others: The final values of the other metrics that the task shows, as logged, by name.
+      others: The final values of the other metrics that a report may need, as logged, by name.
       num_steps: Steps that the config asks for; 0 where it asks for epochs.
       examples: Examples that the final evaluation counted.
       train_seconds: Seconds spent training, without compilation, evaluation and saving.
@@ -102,7 +102,7 @@ NUM_STEPS = Axis("num_steps", "training steps")
 
 @dataclasses.dataclass(frozen=True)
 class Statistic:
-    """The main metric of a layer at one size, over its seeds.
+    """A metric of a layer at one size, over its seeds.
 
     Attributes:
       mean: Mean over the finished runs; None if there are none.
@@ -174,9 +174,15 @@ class Sweep:
         """Whether the main metric is that of the paper's tables, top-1 accuracy."""
         return self.metrics.main == CLASSIFICATION.main
 
-    def statistic(self, layer: str, size: int) -> Statistic:
-        """Computes mean and spread of one cell of the table."""
-        values = self._values(layer, size)
+    def statistic(self, layer: str, size: int, name: str = "") -> Statistic:
+        """Computes mean and spread of one cell of a table.
+
+        Args:
+          layer: Layer of the cell.
+          size: Value of the axis.
+          name: Metric without its part; the main metric by default.
+        """
+        values = self.values(layer, size, name)
         return Statistic(
             mean=float(np.mean(values)) if values else None,
             spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -214,12 +220,37 @@ class Sweep:
             self.statistic(layer, size).complete for layer in self.layers for size in self.sizes
         )
 
-    def _values(self, layer: str, size: int) -> list[float]:
+    @property
+    def tabled(self) -> tuple[str, ...]:
+        """The metrics of the table of further metrics, those that any run has measured."""
+        return tuple(
+            name
+            for name in self.metrics.tabled
+            if any(self._value(run, name) is not None for run in self.runs)
+        )
+
+    def values_of_real_data(self, name: str) -> list[float]:
+        """Returns what real data reach in a metric, by every run that says so, in its unit."""
+        factor = self.metrics.find(name).factor
+        real = (run.others.get(f"{name}{REAL_SUFFIX}") for run in self.runs)
+        return [factor * value for value in real if value is not None]
+
+    def values(self, layer: str, size: int, name: str = "") -> list[float]:
+        """Returns what `statistic` is of: the final values by seed, of the runs that have them."""
+        name = name or self.metrics.main_name
         return [
-            run.score
+            value
             for run in self.runs
-            if (run.layer, self.size(run)) == (layer, size) and run.score is not None
+            if (run.layer, self.size(run)) == (layer, size)
+            and (value := self._value(run, name)) is not None
         ]
+
+    def _value(self, run: SweepRun, name: str) -> float | None:
+        """Returns the final value of a run in the unit that it is shown in."""
+        if name == self.metrics.main_name:
+            return run.score
+        value = run.others.get(name)
+        return None if value is None else self.metrics.find(name).factor * value
 
 
 def is_sweep(path: str | os.PathLike[str]) -> bool:
@@ -314,7 +345,7 @@ def _sweep_run(
     devices = last_start.get("devices", "")
     summary = (curve.summary if curve is not None else None) or {}
     score = summary.get(metrics.main_metric)
-    others = {name: summary.get(f"{metrics.main_part}/{name}") for name in metrics.others}
+    others = {name: summary.get(f"{metrics.main_part}/{name}") for name in metrics.reported}
     done = max((int(s[0][-1]) for s in curve.series.values()), default=0) if curve else 0
     return SweepRun(
         layer=run_layer(config),

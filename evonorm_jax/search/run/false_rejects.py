@@ -2,13 +2,12 @@
 
 Candidates are random graphs and one-mutation children of known layers, drawn until every filter has
 met its share, and the known layers themselves. They are trained on all anchors with no filter and
-no abort rule. A record of each is appended to a file, so a run may be interrupted, resumed, and
-read at any time. `report/false_reject_rates.py` makes rates of the records.
+no abort rule. A record of each is appended to a file (`records.py`), so a run may be interrupted,
+resumed, and read at any time. `report/false_reject_rates.py` makes rates of the records.
 """
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.canonical import canonical_hash
 from evonorm_jax.graphs.graph import Graph, X
 from evonorm_jax.graphs.library import LIBRARY
@@ -27,7 +25,7 @@ from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
 from evonorm_jax.search.engine.verdicts import Reason
 from evonorm_jax.search.evolution.mutation import mutate_layer
 from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
-from evonorm_jax.search.run.ledger_rows import broken_rule
+from evonorm_jax.search.run.records import prepare_records, read_records
 
 #: What a record says in place of a filter for a candidate that no filter rejects.
 SURVIVES = "survives"
@@ -139,8 +137,8 @@ def record_candidates(
     """
     space = SearchSpace()
     basis = {"protocol": engine.protocol.to_dict(), "dataset": dict(dataset), "seed": seed}
-    _prepare(path, basis)
-    known = {record["graph"] for record in read_records(path)}
+    prepare_records(path, basis, broken_record_rule)
+    known = {record["graph"] for record in read_records(path, broken_record_rule)}
     by_reason: dict[str, list[Graph]] = {}
     for reason, graph in candidates(seed, num_each, space, num_drawn=num_drawn):
         by_reason.setdefault(reason, []).append(graph)
@@ -163,82 +161,14 @@ def record_candidates(
             yield record
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads the records in a file; a last line that a kill has cut short is left out.
-
-    Raises:
-      UserError: The file cannot be read, or a line is damaged; the message names the line and what
-        it must be.
-    """
-    whole = _read(path).rpartition(b"\n")[0].split(b"\n")
-    return [_record(path, number, line) for number, line in enumerate(whole, start=1)][1:]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise UserError(
-            f"'{path}' cannot be read ({error.strerror}): mend that, or choose another folder."
-        ) from error
-
-
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """Returns the object of a line; the first one, which no rate is made of, may be any."""
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
-        content = None
-    rule = "a JSON object" if not isinstance(content, dict) else _broken_rule(content)
-    if number > 1 and rule:
-        raise UserError(
-            f"{path} is damaged: line {number} is no record, which must be {rule}. Remove the line,"
-            " and its candidate is trained again, or choose another folder."
-        )
-    return content
-
-
-def _broken_rule(record: Mapping[str, Any]) -> str | None:
-    """Returns what a record must be where it is not; None where it is one."""
+def broken_record_rule(record: Mapping[str, Any]) -> str | None:
+    """Returns what a record of false rejects must be where it is not; None where it is one."""
     if record.get("filter") not in (SURVIVES, KNOWN, *Reason):
         return f"an object in which 'filter' is one of {', '.join([SURVIVES, KNOWN, *Reason])}"
-    try:
-        Graph.from_text(record["graph"])
-    except (KeyError, TypeError, AttributeError, UserError, ValueError, RecursionError):
-        return "an object in which 'graph' is the text of a graph"
-    if not isinstance(record.get("reason", 0), str | None):
-        return "an object in which 'reason' is a text, or null"
-    if not isinstance(record.get("commit"), str):
-        return "an object in which 'commit' is a text"
-    details = record.get("details")
-    if not isinstance(details, dict) or not {"function", "quality", "losses"} <= details.keys():
+    details = record["details"]
+    if not {"function", "quality", "losses"} <= details.keys():
         return "an object in which 'details' is an object with 'function', 'quality' and 'losses'"
-    if rule := broken_rule(details):
-        return f"an object whose 'details' are {rule}"
     losses = details["losses"]
     if details["quality"].keys() - losses or any(None in means for means in losses.values()):
         return "an object whose 'details' have numbers as 'losses' of each network in 'quality'"
     return None
-
-
-def _prepare(path: Path, basis: Mapping[str, Any]) -> None:
-    """Begins the file, or removes the part of a line that a kill has left.
-
-    Raises:
-      UserError: The file is damaged, or was begun with another basis. It stays as it is.
-    """
-    first = (json.dumps(basis) + "\n").encode()
-    content = _read(path)
-    whole = content.rfind(b"\n") + 1
-    if whole and not content.startswith(first):
-        raise UserError(
-            f"{path} has records of another protocol, data set or seed, or its first line is"
-            " damaged. Go on with the arguments that it was begun with, or choose another folder."
-        )
-    read_records(path)
-    if not whole:
-        path.write_bytes(first)
-    elif whole < len(content):
-        os.truncate(path, whole)

@@ -32,7 +32,6 @@ from evonorm_jax.search.run.ledger_reader import (
     has_candidates,
     is_empty,
     read_about,
-    read_contents,
     read_ledger,
     read_ledger_config,
     read_starts,
@@ -148,11 +147,12 @@ class Ledger:
             self._add("UPDATE about SET value = ? WHERE key = 'config'", json.dumps(config))
 
     def contents(self) -> LedgerContents:
-        """Reads all that has been added."""
+        """Commits and reads all that has been added."""
         assert self._connection is not None
+        self.commit()
         found, self._found = self._found, None
         if found is None:
-            return read_contents(self._connection, self.path)
+            return read_ledger(self.path)
         about = read_about(self._connection, self.path)
         starts = read_starts(self._connection, self.path)
         return dataclasses.replace(found, config=about["config"], starts=starts)

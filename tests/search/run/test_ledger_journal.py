@@ -12,9 +12,10 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.search.run import ledger as ledger_module
 from evonorm_jax.search.run import ledger_journal
 from evonorm_jax.search.run.ledger import Ledger
+from evonorm_jax.search.run.ledger_file import open_to_read
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE
 from evonorm_jax.search.run.ledger_journal import supports_wal
-from evonorm_jax.search.run.ledger_reader import open_to_read, read_ledger
+from evonorm_jax.search.run.ledger_reader import read_ledger
 from tests.search.run.test_ledger import CONFIG, SCORED, file_size_limit, fill
 
 
