@@ -36,9 +36,9 @@ docs: $(VENV)/.has-docs
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-# Two processes take the files of tests in turn.
+# Two processes take the files of tests in turn, in the order of tests/conftest.py.
 test: $(VENV)/.has-data
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.has-data
 	$(BIN)/python -m pytest -m slow

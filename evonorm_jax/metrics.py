@@ -186,16 +186,25 @@ def instance_segmentation_metrics(max_dets: Sequence[int], *, ema: bool = False)
     known = {"loss": Metric("sum of the losses")}
     for kind in ("box", "mask"):
         known[f"{kind}_ap"] = Metric(f"{kind} AP", "%", higher_is_better=True)
-        known[f"{kind}_ap50"] = Metric(f"{kind} AP at IoU 0.5", "%", higher_is_better=True)
-        details = {"ap75": "AP at IoU 0.75"}
-        details |= {f"ap_{size}": f"AP of {size} objects" for size in ("small", "medium", "large")}
+        known[f"{kind}_ap50"] = Metric(
+            f"{kind} AP at IoU 0.5", "%", higher_is_better=True, short=f"{kind} AP50"
+        )
+        known[f"{kind}_ap75"] = Metric(
+            f"{kind} AP at IoU 0.75", "%", higher_is_better=True, short=f"{kind} AP75", detail=True
+        )
+        details = {f"ap_{size}": f"AP of {size} objects" for size in ("small", "medium", "large")}
         details |= {f"ar{count}": f"AR of {count} detections" for count in max_dets}
         for name, label in details.items():
             known[f"{kind}_{name}"] = Metric(
                 f"{kind} {label}", "%", higher_is_better=True, detail=True
             )
-    part = "eval_ema" if ema else "eval"
-    return RunMetrics(f"{part}/mask_ap", ("loss", "box_ap", "mask_ap"), known)
+    return RunMetrics(
+        main_metric="eval_ema/mask_ap" if ema else "eval/mask_ap",
+        shown=("loss", "box_ap", "mask_ap"),
+        known=known,
+        # The columns of the paper's Table 4.
+        tabled=tuple(f"{kind}_ap{iou}" for kind in ("mask", "box") for iou in ("", "50", "75")),
+    )
 
 
 def image_synthesis_metrics(main_metric: str) -> RunMetrics:
@@ -279,7 +288,9 @@ def metrics_of_run(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> Ru
     """
     if "metrics" in metadata:
         try:
-            return RunMetrics.from_json(metadata["metrics"])
+            metrics = RunMetrics.from_json(metadata["metrics"])
+            _check_texts(metrics)
+            return metrics
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"The field 'metrics' of {METADATA_FILE} is damaged ({error}); move the file away, "
@@ -287,3 +298,12 @@ def metrics_of_run(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> Ru
             ) from None
     ema_decay = config.get("ema_decay", 0.0)
     return CLASSIFICATION_EMA if is_number(ema_decay) and ema_decay > 0 else CLASSIFICATION
+
+
+def _check_texts(metrics: RunMetrics) -> None:
+    """Raises `TypeError` unless all that is shown of metrics beside numbers is text."""
+    known = metrics.known.values()
+    texts = [text for metric in known for text in (metric.label, metric.unit, metric.short)]
+    for text in (metrics.main_metric, *metrics.shown, *texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def setting_line(sweep: Sweep) -> str:
     length = " and ".join(f"{steps:,}" for steps in lengths) + " steps"
     if setting.num_epochs:
         length = f"{setting.num_epochs:g} epochs"
-    name, *pairs = setting.model.split(",")
+    name, *pairs = re.split(r",(?=\w+=)", setting.model)  # a value may hold commas
     model = network_label(name, dict(pair.partition("=")[::2] for pair in pairs))
     data = dataset_label(setting.dataset, setting.source)
     return f"{data}, {model}, {workers}, {length}"

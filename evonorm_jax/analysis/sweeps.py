@@ -9,6 +9,7 @@ that was made of them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from evonorm_jax.analysis.sweep_files import read_configs, read_history
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION, REAL_SUFFIX, RunMetrics, metrics_of_run
 from evonorm_jax.run_files import CONFIG_FILE, METADATA_FILE, read_json
+
+# What the report says of the last start of a run; all of it is text.
+_OF_A_START = ("time", "commit", "devices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,13 +276,16 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     for folder, config in configs.items():
         metadata = folder / METADATA_FILE
         about = read_json(metadata) if metadata.exists() else {}
-        metrics = metrics_of_run(about, config)
+        try:
+            metrics = metrics_of_run(about, config)
+        except UserError as error:
+            raise UserError(f"'{folder}': {error}") from None
         settings.setdefault((_setting(config, shared_batch), metrics.main.axis_label), folder)
         try:
             curve = load_run(folder)
         except UserError:  # started, nothing measured yet
             curve = None
-        runs.append(_sweep_run(config, about, metrics, curve, machine))
+        runs.append(_sweep_run(config, _last_start(metadata, about), metrics, curve, machine))
         if curve is not None:
             curves.append(curve)
     if len(settings) > 1:
@@ -316,14 +323,25 @@ def _setting(config: Mapping[str, Any], shared_batch: int) -> Setting:
     )
 
 
+def _last_start(path: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the last start of a run noted of itself; what is damaged is left out."""
+    starts = metadata.get("starts") or [{}]
+    last = starts[-1] if isinstance(starts, list) else None
+    start = last if isinstance(last, dict) else {}
+    texts = {name: start[name] for name in _OF_A_START if isinstance(start.get(name), str)}
+    foreign = [name for name in _OF_A_START if name not in texts and start.get(name) is not None]
+    if foreign or start is not last:
+        logging.warning("%s: 'starts' is damaged, and the report leaves out what it said", path)
+    return texts
+
+
 def _sweep_run(
     config: Mapping[str, Any],
-    metadata: Mapping[str, Any],
+    last_start: Mapping[str, str],
     metrics: RunMetrics,
     curve: Run | None,
     machine: str,
 ) -> SweepRun:
-    last_start = metadata["starts"][-1] if metadata.get("starts") else {}
     devices = last_start.get("devices", "")
     summary = (curve.summary if curve is not None else None) or {}
     score = summary.get(metrics.main_metric)
@@ -340,7 +358,7 @@ def _sweep_run(
         examples=summary.get(f"{metrics.main_part}/examples", summary.get("eval/examples")),
         train_seconds=summary.get("train_seconds"),
         date=last_start.get("time", "")[:10],
-        commit=last_start.get("commit") or "",
+        commit=last_start.get("commit", ""),
         # "1 x cpu" says nothing of the machine; the sweep has noted its processors.
         hardware=machine if machine and devices.endswith(" cpu") else devices,
     )

@@ -1,4 +1,4 @@
-"""Training, top to bottom: `train_and_evaluate` reads in the order in which things happen."""
+"""Training, top to bottom: `train_and_evaluate` and what it calls stand in the order of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.config import check_config, complete
 from evonorm_jax.training.event_files import drop_events_after
 from evonorm_jax.training.experiment import Experiment, create_experiment
-from evonorm_jax.training.extension import find_extension
+from evonorm_jax.training.extension import Extension, find_extension
 from evonorm_jax.training.fit_to_data import prepare
 from evonorm_jax.training.guard import NonFiniteGuard
 from evonorm_jax.training.model import inline_layer
@@ -29,6 +29,7 @@ from evonorm_jax.training.preemption import Preemption
 from evonorm_jax.training.profiler import ProfileWindow
 from evonorm_jax.training.progress import Progress
 from evonorm_jax.training.state import num_parameters
+from evonorm_jax.training.tasks import InitialWeights
 
 if TYPE_CHECKING:
     import ml_collections
@@ -63,95 +64,158 @@ def train_and_evaluate(
       TrainingDiverged: Loss or gradient is not finite.
     """
     workdir = Path(workdir)
-    first_process = jax.process_index() == 0
-
-    # ------------------------------------------------------------- config, data, task
-    config = complete(config)
-    check_config(config)
-    config = prepare(inline_layer(config), workdir)
-    run_directory.check_owner(workdir, config, extend=extend)
-    run = create_experiment(config, devices)
-    config = run.config  # with what was left to the data
-    task, run_metrics = run.task, run.task.metrics
+    run = _create_run(config, workdir, devices, extend=extend)
     # Read before anything is written; a run that resumes has left them behind.
-    weights = None if has_checkpoint(workdir) else task.initial_weights()
+    weights = None if has_checkpoint(workdir) else run.task.initial_weights()
     extension = find_extension(workdir, run) if extend else None
+    first_process = jax.process_index() == 0
 
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(run_directory.locked(workdir))
         if extension and first_process:
             run_directory.drop_summary(workdir)
         run_directory.open_run_directory(workdir, run, first_process=first_process)
-        best = BestEvaluation(run_metrics, patience=config.early_stopping_patience)
-        checkpoints = cleanup.enter_context(
+        training = _Training(run, workdir, cleanup, progress_stream)
+        if finished := training.restore(weights):
+            return finished
+        training.announce(extension)
+        training.open(cleanup)
+        training.make_steps()
+        if not training.is_over():
+            return {}
+        summary = training.summarize()
+        if first_process:
+            if draw_curve is not None:
+                draw_curve(workdir)
+            run_directory.write_summary(workdir, summary)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the first process has written the summary")
+    return summary
+
+
+def _create_run(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None,
+    *,
+    extend: bool,
+) -> Experiment:
+    """Completes and checks a config, and opens its data; nothing is written."""
+    config = complete(config)
+    check_config(config)
+    config = prepare(inline_layer(config), workdir)
+    run_directory.check_owner(workdir, config, extend=extend)
+    return create_experiment(config, devices)
+
+
+class _Training:
+    """A run that is under way: its state, and what follows it from step to step.
+
+    The methods are called once, in the order in which they stand.
+
+    Args:
+      run: What is trained.
+      workdir: The run directory, open and locked.
+      cleanup: Closes at the end what is opened here.
+      progress_stream: Where to report; None reports nothing.
+    """
+
+    def __init__(
+        self,
+        run: Experiment,
+        workdir: Path,
+        cleanup: contextlib.ExitStack,
+        progress_stream: TextIO | None,
+    ):
+        self.run, self.workdir = run, workdir
+        self.config = config = run.config  # with what was left to the data
+        self.first_process = jax.process_index() == 0
+        self.best = best = BestEvaluation(run.task.metrics, patience=config.early_stopping_patience)
+        self.checkpoints = cleanup.enter_context(
             Checkpoints(
                 workdir,
                 keep=config.keep_checkpoints,
+                # Not `self.best`: a cycle would keep the state on the devices after the run.
                 keep_also=lambda: best.step if config.keep_best_checkpoint else None,
             )
         )
-        progress = cleanup.enter_context(
+        self.progress = cleanup.enter_context(
             Progress(
                 run.durations.num_steps,
                 run.durations.steps_per_epoch,
                 run.images_per_step,
-                stream=progress_stream if first_process else None,
+                stream=progress_stream if self.first_process else None,
             )
         )
-
+        self.state: Any = None
+        self.step = self.start_step = 0
+        self.earlier_seconds = 0.0  # of training, before this process
+        self.stop = False  # whether the last step was asked to be so
+        self.final: dict[str, float] = {}  # the last evaluation
+        self.alarms: set[str] = set()
         for note in run.notes:
-            progress.report(note)
+            self.progress.report(note)
 
-        # --------------------------------------------------------- restore
-        # The newest checkpoint comes first; without one the run starts from config.init_from or
-        # from its seed.
-        start_step, earlier_seconds = 0, 0.0
-        if checkpoints.latest_step is None:
-            state = run.create_state(weights.variables if weights else None)
+    # --------------------------------------------------------------- start
+
+    def restore(self, weights: InitialWeights | None) -> dict[str, float] | None:
+        """Takes the state of the newest checkpoint, or without one of weights or the seed.
+
+        Returns:
+          The summary of a run that is finished already; None where something is left to do.
+        """
+        if self.checkpoints.latest_step is None:
+            self.state = self.run.create_state(weights.variables if weights else None)
             if weights:
-                progress.report(weights.description)
-        else:
-            state, earlier_seconds = checkpoints.restore(run.state_shapes())
-            start_step = int(state.step)
-            best.read(workdir, start_step)
-            ended = start_step == run.durations.num_steps or best.exhausted
-            if ended and (summary := read_summary(workdir)):
-                progress.report(f"{workdir} is finished: {start_step} steps. Nothing to do.")
-                return summary
-            progress.report(
-                f"Resuming {workdir} at step {start_step} of {run.durations.num_steps}."
-            )
-        if extension:
-            progress.report(extension.describe(start_step))
-        parameters = num_parameters(state.params)
-        progress.report(_headline(run, parameters))
-        if first_process:
-            writers.drop_after(workdir, start_step)
-            drop_events_after(workdir, start_step)
-            (workdir / "parameters.txt").write_text(parameter_overview(state.params))
+                self.progress.report(weights.description)
+            return None
+        self.state, self.earlier_seconds = self.checkpoints.restore(self.run.state_shapes())
+        self.step = self.start_step = step = int(self.state.step)
+        num_steps = self.run.durations.num_steps
+        self.best.read(self.workdir, step)
+        ended = step == num_steps or self.best.exhausted
+        if ended and (summary := read_summary(self.workdir)):
+            self.progress.report(f"{self.workdir} is finished: {step} steps. Nothing to do.")
+            return summary
+        self.progress.report(f"Resuming {self.workdir} at step {step} of {num_steps}.")
+        return None
 
-        # --------------------------------------------------------- steps
-        state = run.parallel.replicate(state)
-        resident = run.parallel.replicate(run.pipeline.resident())
-        train_step, evaluate = run.train_step(), run.evaluator()
-        guard = NonFiniteGuard(task, checkpoints)
+    def announce(self, extension: Extension | None) -> None:
+        """Reports what is to be trained, and drops rows of steps that will be made again."""
+        if extension:
+            self.progress.report(extension.describe(self.start_step))
+        self.parameters = num_parameters(self.state.params)
+        self.progress.report(_headline(self.run, self.parameters))
+        if self.first_process:
+            writers.drop_after(self.workdir, self.start_step)
+            drop_events_after(self.workdir, self.start_step)
+            (self.workdir / "parameters.txt").write_text(parameter_overview(self.state.params))
+
+    def open(self, cleanup: contextlib.ExitStack) -> None:
+        """Puts state and data on the devices, and opens what the steps read and write."""
+        run, config, start_step = self.run, self.config, self.start_step
+        self.state = run.parallel.replicate(self.state)
+        self.resident = run.parallel.replicate(run.pipeline.resident())
+        self.train_step, self.evaluator = run.train_step(), run.evaluator()
+        self.guard = NonFiniteGuard(run.task, self.checkpoints)
         if start_step:
-            guard.resume(checkpoints.read_running(start_step))
-        writer = cleanup.enter_context(
+            self.guard.resume(self.checkpoints.read_running(start_step))
+        self.writer = cleanup.enter_context(
             writers.create_writer(
-                workdir,
-                first_process=first_process,
+                self.workdir,
+                first_process=self.first_process,
                 tensorboard=config.tensorboard,
                 others=[
-                    functools.partial(create, workdir, config.to_dict())
+                    functools.partial(create, self.workdir, config.to_dict())
                     for create in writers.find_writers(config)
                 ],
+                start_step=start_step,
             )
         )
-        profile = cleanup.enter_context(
-            ProfileWindow(workdir, config.profile_start_step, config.profile_steps)
+        self.profile = cleanup.enter_context(
+            ProfileWindow(self.workdir, config.profile_start_step, config.profile_steps)
         )
-        batches = cleanup.enter_context(
+        self.batches = cleanup.enter_context(
             prefetch_to_devices(
                 run.pipeline.train_batches(
                     start_step=start_step,
@@ -161,102 +225,123 @@ def train_and_evaluate(
                 run.parallel.shard,
             )
         )
-        preemption = cleanup.enter_context(Preemption())
+        self.preemption = cleanup.enter_context(Preemption())
 
-        # --------------------------------------------------------- loop
-        num_steps, epoch = run.durations.num_steps, run.durations.epoch
-        step, stop, final = start_step, False, {}
-        alarms: set[str] = set()
+    # --------------------------------------------------------------- steps
 
-        def report_alarms(values: dict[str, float]) -> None:
-            found = task.alarms(values)
-            for symptom in found.keys() - alarms:
-                progress.report(f"step {step}: {found[symptom]}")
-            alarms.update(found)
-
-        def evaluate_and_report() -> dict[str, float]:
-            progress.pause(step)
-            result = evaluate(state, resident, progress.evaluated)
-            best.add(step, result.get(run_metrics.main_metric))
-            task.artifacts(step, state, resident, workdir)
-            writer.write(step, {"epoch": epoch(step), **result})  # last: it says that all is done
-            progress.report(f"epoch {epoch(step):.4g}  {run_metrics.format_line(result)}")
-            report_alarms(result)
-            progress.start(step)
-            return result
-
-        due = step == num_steps or (step and step % run.durations.eval_every_steps == 0)
-        if due and not writers.has_row(workdir, step, run_metrics.main_metric):
-            final = evaluate_and_report()  # stopped between a checkpoint and its evaluation
-        while step < num_steps and not (stop or best.exhausted):
-            step += 1
-            if step == start_step + 1:
-                progress.wait("compiling the training step, which the first step waits for")
-            profile.before(step)
-            state, metrics = train_step(state, resident, next(batches))
-            profile.after(step, metrics)
-            guard.add(step, metrics)
-            if step == start_step + 1:
-                jax.block_until_ready(metrics)  # compiled: the clock starts behind it
-                progress.start(step)
-            stop = preemption.requested(step)
-            last = step == num_steps
-            evaluate_now = last or step % run.durations.eval_every_steps == 0
-
-            if step % config.log_every_steps == 0 or last:
-                means = guard.means()
-                shown = {name: means[name] for name in run_metrics.shown if name in means}
-                progress.update(step, run_metrics.format_line(shown))
-                report_alarms(means)
-                logged = {**means, **task.rates(step - 1)}
-                row = {f"train/{name}": value for name, value in logged.items()}
-                if speed := progress.images_per_second(step):
-                    row["train/images_per_second"] = speed
-                writer.write(step, {"epoch": epoch(step), **row})
-
+    def make_steps(self) -> None:
+        """Trains until the last step, or until the run is asked to stop or gets no better."""
+        config, num_steps = self.config, self.run.durations.num_steps
+        main_metric = self.run.task.metrics.main_metric
+        if self._is_evaluated() and not writers.has_row(self.workdir, self.step, main_metric):
+            self._evaluate()  # stopped between a checkpoint and its evaluation
+        while self.step < num_steps and not (self.stop or self.best.exhausted):
+            self._make_step()
+            last = self.step == num_steps
+            if self.step % config.log_every_steps == 0 or last:
+                self._log()
             # Before the evaluation, which may outlast the grace period of a preemption.
-            if step % config.checkpoint_every_steps == 0 or evaluate_now or stop:
-                progress.pause(step)
-                guard.check()  # what is not finite is never saved
-                seconds = earlier_seconds + progress.seconds
-                running = guard.running_sums()
-                checkpoints.save(state, config, train_seconds=seconds, running=running)
-                progress.start(step)
+            is_evaluated = self._is_evaluated()
+            if self.step % config.checkpoint_every_steps == 0 or is_evaluated or self.stop:
+                self._save()
+            if is_evaluated and (last or not self.stop):
+                self._evaluate()
+        self.progress.pause(self.step)
+        self.checkpoints.wait()
 
-            if evaluate_now and (last or not stop):
-                final = evaluate_and_report()
+    def _is_evaluated(self) -> bool:
+        """Whether an evaluation belongs to this step."""
+        durations = self.run.durations
+        every = durations.eval_every_steps
+        return self.step == durations.num_steps or (self.step > 0 and self.step % every == 0)
 
-        # --------------------------------------------------------- end
-        progress.pause(step)
-        checkpoints.wait()
-        if step < num_steps and best.exhausted:
-            progress.report(
+    def _make_step(self) -> None:
+        self.step += 1
+        first = self.step == self.start_step + 1
+        if first:
+            self.progress.wait("compiling the training step, which the first step waits for")
+        self.profile.before(self.step)
+        self.state, metrics = self.train_step(self.state, self.resident, next(self.batches))
+        self.profile.after(self.step, metrics)
+        self.guard.add(self.step, metrics)
+        if first:
+            jax.block_until_ready(metrics)  # compiled: the clock starts behind it
+            self.progress.start(self.step)
+        self.stop = self.preemption.requested(self.step)
+
+    def _log(self) -> None:
+        """Reports and writes the means of the metrics since the last log."""
+        task, means = self.run.task, self.guard.means()
+        shown = {name: means[name] for name in task.metrics.shown if name in means}
+        self.progress.update(self.step, task.metrics.format_line(shown))
+        self._report_alarms(means)
+        logged = {**means, **task.rates(self.step - 1)}
+        row = {f"train/{name}": value for name, value in logged.items()}
+        if speed := self.progress.images_per_second(self.step):
+            row["train/images_per_second"] = speed
+        self.writer.write(self.step, {"epoch": self.run.durations.epoch(self.step), **row})
+
+    def _save(self) -> None:
+        self.progress.pause(self.step)
+        self.guard.check()  # what is not finite is never saved
+        self.checkpoints.save(
+            self.state,
+            self.config,
+            train_seconds=self.earlier_seconds + self.progress.seconds,
+            running=self.guard.running_sums(),
+        )
+        self.progress.start(self.step)
+
+    def _evaluate(self) -> None:
+        """Evaluates the state, draws its pictures, and writes and reports what was found."""
+        step, task, epoch = self.step, self.run.task, self.run.durations.epoch(self.step)
+        self.progress.pause(step)
+        self.final = self.evaluator(self.state, self.resident, self.progress.evaluated)
+        self.best.add(step, self.final.get(task.metrics.main_metric))
+        task.artifacts(step, self.state, self.resident, self.workdir)
+        self.writer.write(step, {"epoch": epoch, **self.final})  # last: it says that all is done
+        self.progress.report(f"epoch {epoch:.4g}  {task.metrics.format_line(self.final)}")
+        self._report_alarms(self.final)
+        self.progress.start(step)
+
+    def _report_alarms(self, values: dict[str, float]) -> None:
+        found = self.run.task.alarms(values)
+        for symptom in found.keys() - self.alarms:
+            self.progress.report(f"step {self.step}: {found[symptom]}")
+        self.alarms.update(found)
+
+    # --------------------------------------------------------------- end
+
+    def is_over(self) -> bool:
+        """Reports why steps are left, if so; returns whether they stay undone."""
+        num_steps, best = self.run.durations.num_steps, self.best
+        if self.step == num_steps:
+            return True
+        if best.exhausted:
+            self.progress.report(
                 f"No evaluation of the last {best.evaluations_since} was better than {best}: "
-                f"stopped early at step {step} of {num_steps}."
+                f"stopped early at step {self.step} of {num_steps}."
             )
-        elif step < num_steps:
-            progress.report(
-                f"{preemption.name}: saved step {step} of {num_steps} and stopped. The same "
-                "command goes on from there."
-            )
-            return {}
-        if not final:  # killed between the last evaluation and the summary
-            final = evaluate(state, resident)
+            return True
+        self.progress.report(
+            f"{self.preemption.name}: saved step {self.step} of {num_steps} and stopped. The same "
+            "command goes on from there."
+        )
+        return False
+
+    def summarize(self) -> dict[str, float]:
+        """Returns the last evaluation, and what the run took."""
+        if not self.final:  # killed between the last evaluation and the summary
+            self.final = self.evaluator(self.state, self.resident)
         summary = {
-            **final,
-            "steps": step,
-            "parameters": parameters,
-            "train_seconds": round(earlier_seconds + progress.seconds, 3),
+            **self.final,
+            "steps": self.step,
+            "parameters": self.parameters,
+            "train_seconds": round(self.earlier_seconds + self.progress.seconds, 3),
         }
-        if best.step is not None:
-            summary |= {"best_step": best.step, "best_value": best.value}
-        if first_process:
-            if draw_curve is not None:
-                draw_curve(workdir)
-            run_directory.write_summary(workdir, summary)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("the first process has written the summary")
-    return summary
+        if self.best.step is not None:
+            summary |= {"best_step": self.best.step, "best_value": self.best.value}
+        return summary
 
 
 def _headline(run: Experiment, parameters: int) -> str:

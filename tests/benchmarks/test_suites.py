@@ -29,6 +29,8 @@ from evonorm_jax.graphs import Graph
 from evonorm_jax.models import create_model
 from evonorm_jax.norm_act import norm_act
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture
 def lines():
@@ -152,6 +154,7 @@ def test_startup_in_processes_of_its_own(options, monkeypatch):
 
     original = startup.subprocess.run
     monkeypatch.setattr(startup.subprocess, "run", run)
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     report = startup.measure(options)
     check(report, rounds=1)
     assert measured(report) == {*startup.IMPORTS, startup.COLD, startup.WARM}

@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 import sys
@@ -118,7 +119,8 @@ def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, mon
         pipeline.resident(), jax.tree.map(lambda array: array[0], batch)
     )
     images, labels = examples["image"], examples["label"]
-    logits = create_timm_model("mobilenetv2_050", 10).apply(variables, images, train=False)
+    network = functools.partial(create_timm_model("mobilenetv2_050", 10).apply, train=False)
+    logits = jax.jit(network)(variables, images)
     expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     assert metrics["eval/loss"] == pytest.approx(float(expected), rel=1e-4)
     assert metrics["eval/top1"] == pytest.approx(float((logits.argmax(-1) == labels).mean()))

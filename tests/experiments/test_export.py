@@ -18,8 +18,6 @@ from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.run_directory import read_config
 from experiments import export, launch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def run(monkeypatch, *arguments):
     """Returns the exit code."""

@@ -5,23 +5,21 @@ import importlib.util
 import numpy as np
 import pytest
 
+from experiments import convert_inception
 from tests.experiments import command_line
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed")
-def test_converting_needs_pytorch(tmp_path):
+def test_converting_needs_pytorch(tmp_path, refusal):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"")
-    process = command_line.run("convert_inception", str(path))
-    assert process.returncode == 2
-    assert "reading a .pth file needs PyTorch" in process.stderr
+    assert "reading a .pth file needs PyTorch" in refusal(convert_inception.main, str(path))
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_converting_a_file_that_is_not_there(tmp_path):
-    process = command_line.run("convert_inception", str(tmp_path / "weights.pth"))
-    assert process.returncode == 2
-    assert "weights.pth is not there; name the .pth file" in process.stderr
+def test_converting_a_file_that_is_not_there(tmp_path, refusal):
+    said = refusal(convert_inception.main, str(tmp_path / "weights.pth"))
+    assert "weights.pth is not there; name the .pth file" in said
 
 
 @pytest.mark.parity

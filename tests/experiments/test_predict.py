@@ -11,8 +11,6 @@ import pytest
 import evonorm_jax
 from experiments import launch, predict
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def folder(trained_run, tmp_path_factory):

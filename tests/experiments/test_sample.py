@@ -14,8 +14,6 @@ from evonorm_jax.training.trained_generator import load_generator
 from experiments import gan_metrics, sample
 from tests.training.tasks.test_image_synthesis import tiny_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

@@ -15,12 +15,13 @@ from evonorm_jax.models.table import num_classes, render
 from tests.models.sizes import SIZES
 
 EVONORM_NETWORKS = [name for name, row in SIZES.items() if row.evonorm_parameters is not None]
-# B1 to B7 are B0 with other numbers, and tracing all of them takes 10 seconds.
-DISTINCT_NETWORKS = [
-    name
-    for name in EVONORM_NETWORKS
-    if not name.startswith("efficientnet_b") or name.startswith("efficientnet_b0")
-]
+# These are the first of their family with other numbers; tracing all of them takes a minute.
+LARGER = {
+    *("resnet34", "resnet101", "resnet152", "resnet200"),
+    *("resnet34_v1", "resnet101_v1", "resnet152_v1"),
+    *("cifar_resnet32", "cifar_resnet56", "cifar_resnet110"),
+    *(f"efficientnet_b{number}" for number in range(1, 8)),
+}
 
 
 def build(name, norm_act, **fields):
@@ -43,9 +44,12 @@ def layers_of(params):
 
 def test_table_is_complete():
     assert tuple(SIZES) == model_names()
+    assert SIZES.keys() >= LARGER
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGER)) for name in SIZES]
+)
 def test_size_with_batch_norm(name):
     size = measure_complexity(build(name, "bn_relu"), native_image_size(name))
     assert size == Complexity(SIZES[name].batch_norm_parameters, SIZES[name].multiply_adds)
@@ -143,7 +147,7 @@ def test_evonorm_s0_network_has_no_state_and_no_other_layer(name):
         assert fields == ({"scale", "bias"} if linear else {"scale", "bias", "v"})
 
 
-@pytest.mark.parametrize("name", DISTINCT_NETWORKS)
+@pytest.mark.parametrize("name", [name for name in EVONORM_NETWORKS if name not in LARGER])
 def test_evonorm_b0_network_tracks_a_variance_and_never_a_mean(name):
     variables = abstract_variables(name, "evonorm_b0")
     layers = layers_of(variables["params"])

@@ -16,8 +16,6 @@ from evonorm_jax.training.evaluation import evaluate_checkpoint
 from evonorm_jax.training.tasks import Evaluated, Evaluation
 from tests.training.tasks.regression import Regression
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ONE_DEVICE = jax.devices()[:1]
 ERRORS = {1: 0.5, 2: 0.3, 3: 0.4, 4: 0.3, 5: 0.9, 6: 0.35, 7: 0.6, 8: 0.7}
 

@@ -15,8 +15,6 @@ from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.extension import find_extension
 from tests.training.tasks import regression
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ONE_DEVICE = jax.devices()[:1]
 
 

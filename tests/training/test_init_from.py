@@ -20,8 +20,6 @@ from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
 from tests.interop.cases import make_case
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ONE_DEVICE = jax.devices()[:1]
 SMALL = {"stage_sizes": (1,), "num_filters": 4}
 

@@ -7,8 +7,6 @@ import pytest
 
 from evonorm_jax.training.mixing import cutmix, mix, mixup
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARTNER = np.array([1, 0, 3, 2])
 # Compiled once for all tests: the Beta distribution takes a second to compile.
 MIXUP, CUTMIX = (jax.jit(function, static_argnames="alpha") for function in (mixup, cutmix))

@@ -8,8 +8,6 @@ from evonorm_jax.data import create_pipeline
 from evonorm_jax.gan.report import scalars
 from evonorm_jax.training.sample_figures import SampleFigures, real_images
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_real_images_are_those_of_the_data_set_in_order():
     config = synthesis_recipes.biggan_deep_digits("evonorm_s0")

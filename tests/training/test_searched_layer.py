@@ -17,7 +17,7 @@ from evonorm_jax.training.run_directory import read_config
 GRAPH = Graph.from_text("n4 = std_bwh(x); n5 = rms_whcg(x); n6 = max(n4, n5); n7 = div(x, n6)")
 
 
-def test_train_evaluate_and_resume(tmp_path, quick_compilation):
+def test_train_evaluate_and_resume(tmp_path):
     path, workdir = tmp_path / "winner.json", tmp_path / "run"
     GRAPH.save(path)
     config = recipes.smoke(recipes.digits(f"graph:{path}"))

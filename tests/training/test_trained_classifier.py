@@ -15,8 +15,6 @@ from PIL import Image
 import evonorm_jax
 from evonorm_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

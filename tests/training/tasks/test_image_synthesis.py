@@ -19,8 +19,6 @@ from evonorm_jax.training.parallel import replica_divergence, to_host
 from evonorm_jax.training.state import TrainState
 from experiments import launch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ONE_DEVICE = jax.devices()[:1]
 
 

@@ -30,8 +30,6 @@ from experiments.train import print_summary
 from tests.training.tasks import regression
 from tests.training.tasks.regression import Regression
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ONE_DEVICE = jax.devices()[:1]
 
 
