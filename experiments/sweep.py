@@ -33,7 +33,9 @@ from evonorm_jax.sweeps.live_table import LiveTable, summary_line
 from evonorm_jax.training import run_directory
 from evonorm_jax.training.config import check_config, complete
 from experiments import launch
-from experiments.config_file import get_cells, get_config, load_config_module
+from experiments.config_file import ROOT, get_cells, get_config, load_config_module
+from experiments.hosts import has_tpu
+from experiments.process import keep_traceback_in, run_main
 
 
 def main() -> None:
@@ -75,7 +77,7 @@ def main() -> None:
     )
     arguments, overrides = parser.parse_known_args()
     workdir = Path(arguments.workdir)
-    launch.keep_traceback_in(workdir)
+    keep_traceback_in(workdir)
     cells = load_cells(arguments.config, overrides, workdir)
     cells = select_cells(cells, arguments.only)
 
@@ -88,7 +90,7 @@ def main() -> None:
             if not cell.is_finished():
                 print(shlex.join(command("python", cell)))
         return
-    places = places_for_runs(arguments.jobs, has_tpu=launch.has_tpu())
+    places = places_for_runs(arguments.jobs, has_tpu=has_tpu())
     started = time.monotonic()
     open_sweep(workdir, arguments.config, len(places))
     with LiveTable(sys.stdout) as table:
@@ -113,7 +115,7 @@ def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Ce
     if not hasattr(module, "sweep"):
         raise UserError(
             f"--config={config_file} has no function sweep(arg). The ready sweeps are in "
-            f"{launch.ROOT / 'configs' / 'sweeps'}."
+            f"{ROOT / 'configs' / 'sweeps'}."
         )
     cells = create_cells(get_cells(module, argument), workdir)
     for cell in cells:
@@ -160,4 +162,4 @@ def report(runner: SweepRunner, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main, outlive_stdout=True)
+    run_main(main, outlive_stdout=True)
