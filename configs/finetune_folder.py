@@ -22,7 +22,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.name = "resnet50"
     config.model.norm_act = "evonorm_s0"
     config.model.fields.update({"stem": "imagenet_deep", "avg_down": True})
-    config.dataset = dataset_config("", "folder", mean=(127.5,) * 3, std=(127.5,) * 3)
+    scale = (127.5,) * 3
+    config.dataset = dataset_config("", "folder", image_size=-1, mean=scale, std=scale)
     # Short runs, which ImageNet's crops of 8 % of an image would leave with too few views of each.
     config.dataset.min_crop_area = 0.25
 

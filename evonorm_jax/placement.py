@@ -17,8 +17,8 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import cores, num_cores
 
 _DEVICE = re.compile(r"[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")  # a number, or the start of a UUID
-# A run takes about 1.4 cores: XLA spreads large operations over all of them, Python needs one.
-_CORES_PER_RUN = 2
+#: A run takes about 1.4 cores: XLA spreads large operations over all of them, Python needs one.
+CORES_PER_RUN = 2
 # A run is a process of its own, even where its sweep was started as one of several tasks.
 _CLUSTER_VARIABLES = (
     "JAX_COORDINATOR_ADDRESS",
@@ -66,7 +66,7 @@ def places_for_runs(jobs: int | None = None, *, has_tpu: bool = False) -> list[P
     if gpus := visible_gpus():
         return _gpu_places(gpus, jobs)
     if jobs is None:
-        jobs = 1 if has_tpu else max(1, num_cores() // _CORES_PER_RUN)
+        jobs = 1 if has_tpu else max(1, num_cores() // CORES_PER_RUN)
     return [Place("TPU" if has_tpu else "CPU")] * jobs
 
 
@@ -123,10 +123,18 @@ def run_environment(place: Place) -> dict[str, str]:
     return cache | kept | dict(place.environment)
 
 
+def memory_of_share(share: float) -> dict[str, str]:
+    """Returns the variables of a process that has a part of a GPU, and of its memory.
+
+    >>> memory_of_share(1.0), memory_of_share(0.5)
+    ({}, {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.450'})
+    """
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * share:.3f}"} if share < 1 else {}
+
+
 def _gpu_places(gpus: list[str], number: int | None) -> list[Place]:
     number = len(gpus) if number is None else number
-    sharing = -(-number // len(gpus))
-    memory = {} if sharing == 1 else {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.3f}"}
+    memory = memory_of_share(1 / -(-number // len(gpus)))
     shared = [gpus[i % len(gpus)] for i in range(number)]
     return [Place(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": gpu} | memory) for gpu in shared]
 

@@ -7,11 +7,12 @@ readers of JSON lines take what is complete.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -26,8 +27,13 @@ CURVE_FILE = "curve.png"
 CLASS_ACCURACY_FILE = "class_accuracy.csv"  # of a classifier's newest evaluation
 CONFUSION_FILE = "confusion_matrix.csv"  # of the same: which class was taken for which
 CONFUSION_FIGURE = "confusion_matrix.png"
+PRECISION_RECALL_FILE = "precision_recall.csv"  # of a detector's newest evaluation
+PRECISION_RECALL_FIGURE = "precision_recall.png"
 SWEEP_FILE = "sweep.jsonl"  # in the folder of a sweep: its starts and ends
 REPORT_FILES = ("README.md", "report.md")  # the second where the first is somebody else's
+
+_BLOCK_BYTES = 2**17  # of lines that are read at once
+_BLANK = object()
 
 # The last line of a report; who deletes it keeps the file.
 _REPORT_MARK = "<!-- Written by evonorm_jax, which replaces this file while this line stands. -->"
@@ -69,6 +75,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table whole or not at all; its header is the first row."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON file of a run directory.
 
@@ -102,7 +114,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     anew from the last checkpoint.
     """
     summary = read_json_or_empty(folder / SUMMARY_FILE)
-    numbers = [value for name, value in summary.items() if "/" in name or name == "steps"]
+    known = ("steps", "train_seconds", "best_step", "best_value")
+    numbers = [value for name, value in summary.items() if "/" in name or name in known]
     damaged = any(value is not None and not is_number(value) for value in numbers)
     return None if damaged or not summary else summary
 
@@ -173,13 +186,15 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     Yields:
       The rows that `is_event`.
     """
-    first = damaged = 0
-    for line in read_json_lines(path):
-        if line.row is not None and is_event(line.row):
-            yield line.row
-        else:
-            first = first or line.number
-            damaged += 1
+    first = damaged = number = 0
+    for block in _read_blocks(path):
+        for row in _parse_block(block):
+            number += 1
+            if isinstance(row, dict) and is_event(row):
+                yield row
+            elif row is not _BLANK:
+                first = first or number
+                damaged += 1
     if damaged == 1:
         logging.warning("%s:%d is not a complete event and is left out", path, first)
     elif damaged:
@@ -189,6 +204,30 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             first,
             damaged - 1,
         )
+
+
+def _read_blocks(path: Path) -> Iterator[list[bytes]]:
+    """Reads a file in blocks of whole lines; without a file there are none."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as stream:
+        while lines := stream.readlines(_BLOCK_BYTES):
+            yield lines
+
+
+def _parse_block(lines: list[bytes]) -> list[Any]:
+    """Returns the value of each line: `_BLANK` of a blank one, None of one that is no JSON."""
+    try:
+        # At once, which takes a third of the time, where every line is whole.
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        values = []
+    return values if len(values) == len(lines) else [_parse_line(line) for line in lines]
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode(errors="replace")) if line.strip() else _BLANK
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_event(row: Mapping[str, Any]) -> bool:

@@ -60,7 +60,7 @@ def main() -> None:
         "--output",
         metavar="FOLDER",
         help="writes what belongs to an evaluation there: accuracy of each class and confusion "
-        "matrix, pictures of detections, sheets of samples",
+        "matrix, pictures of detections and their precision over recall, sheets of samples",
     )
     parser.add_argument(
         "--model",
@@ -90,7 +90,7 @@ def main() -> None:
         step = "best" if arguments.checkpoint == "best" else arguments.step
         metrics = evaluation.evaluate_checkpoint(config, workdir, step, output=arguments.output)
         if arguments.output and jax.process_index() == 0:
-            draw_confusion(arguments.output)
+            draw_figures(arguments.output)
     if jax.process_index() == 0:
         print(as_json(metrics))
 
@@ -107,11 +107,13 @@ def as_json(metrics: dict[str, Any]) -> str:
     return json.dumps(metrics | dict.fromkeys(missing), indent=2, allow_nan=False)
 
 
-def draw_confusion(folder: str) -> None:
-    """Draws the confusion matrix of a classifier; there is none of other tasks."""
-    from evonorm_jax.analysis import plot_confusion  # here, because matplotlib takes half a second
+def draw_figures(folder: str) -> None:
+    """Draws the confusion matrix of a classifier, the precision of a detector over its recall."""
+    # Here, because matplotlib takes half a second.
+    from evonorm_jax.analysis import plot_confusion, plot_precision_recall
 
     plot_confusion(folder)
+    plot_precision_recall(folder)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ def main() -> None:
     from evonorm_jax.search.engine.engine import Engine
     from evonorm_jax.search.engine.protocol import ProxyProtocol
     from evonorm_jax.search.run import false_rejects
+    from evonorm_jax.search.run.records import read_records
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.false_rejects",
@@ -71,7 +72,7 @@ def main() -> None:
     ):
         end = record["reason"] or "passed"
         print(f"{record['filter']}: {end} ({record['seconds']:.1f} s)", flush=True)
-    write_report(output, false_rejects.read_records(path), protocol)
+    write_report(output, read_records(path, false_rejects.broken_record_rule), protocol)
 
 
 def write_report(

@@ -183,6 +183,21 @@ def add_print_config_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ray_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the flag that names a Ray cluster.
+
+    Args:
+      parser: Gets the flag.
+      what: What is done there, such as "evaluate".
+    """
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=f"{what} on a Ray cluster: 'auto' on one of its nodes, 'ray://HOST:10001' from "
+        "elsewhere, 'local' for one of this machine",
+    )
+
+
 def print_config(config: ml_collections.ConfigDict) -> None:
     """Prints a configuration as JSON."""
     print(json.dumps(config.to_dict(), indent=2))

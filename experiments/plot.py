@@ -7,7 +7,8 @@
     python -m experiments.plot --ledger
 
 RUN is the --workdir of experiments.train. Without --metric there is a panel for each metric that
-its task shows, of a classifier loss and top-1 accuracy, each with training and evaluation.
+its task shows, of a classifier loss and top-1 accuracy, each with training and evaluation. Of
+detectors there is precision_recall.png as well, beside the curves.
 
 SWEEP is the --workdir of experiments.sweep, finished or still going. It gives accuracy against
 images per worker, learning curves, a CSV table and a report; RESULTS.csv is such a table, of which
@@ -26,12 +27,14 @@ import argparse
 from pathlib import Path
 
 from evonorm_jax.analysis.curves import plot_runs
+from evonorm_jax.analysis.precision_recall import compare_precision_recall
 from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, write_reproduction
 from evonorm_jax.analysis.sweep_figures import plot_accuracy
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results
 from evonorm_jax.analysis.sweeps import is_sweep
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import PRECISION_RECALL_FIGURE
 from experiments.config_file import ROOT
 from experiments.launch import user_path
 from experiments.process import run_main
@@ -85,8 +88,17 @@ def main() -> None:
         for file in write_search_report(paths, output or folder):
             print(file)
     else:
-        picture = plot_runs(paths, output or "curves.png", arguments.metric)
-        print(f"Curves of {len(paths)} run(s): {picture}")
+        _plot_runs(paths, Path(output or "curves.png"), arguments.metric)
+
+
+def _plot_runs(paths: list[str], output: Path, metrics: list[str]) -> None:
+    """Draws the curves and, without --metric, the precision of detectors over their recall."""
+    if output.stem == Path(PRECISION_RECALL_FIGURE).stem:
+        raise UserError(f"--output '{output}' is what the second figure of detectors is called.")
+    print(f"Curves of {len(paths)} run(s): {plot_runs(paths, output, metrics)}")
+    second = output.with_name(PRECISION_RECALL_FIGURE).with_suffix(output.suffix)
+    if not metrics and (picture := compare_precision_recall(paths, second)):
+        print(f"Precision over recall: {picture}")
 
 
 def _is_search(path: str) -> bool:

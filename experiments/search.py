@@ -134,12 +134,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="evaluations at a time (default: one on each GPU, or on each CPU core)",
     )
-    parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="evaluate on a Ray cluster: 'auto' on one of its nodes, 'ray://HOST:10001' from "
-        "elsewhere, 'local' for one of this machine",
-    )
+    launch.add_ray_argument(parser, "evaluate")
 
 
 def create_executor(

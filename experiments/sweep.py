@@ -6,30 +6,43 @@ Examples:
       --workdir runs/cifar10 --config.dataset.path=data/cifar10.npz --only '*/seed=0'
   python -m experiments.sweep --config configs/sweeps/imagenet_r50_batch_size.py \
       --workdir /mnt/shared/r50 --print > commands.txt
+  python -m experiments.sweep --config configs/sweeps/imagenet_r50_batch_size.py \
+      --workdir /mnt/shared/r50 --ray auto
 
 The same command again skips what is finished, resumes what was cut short and retries what failed;
-started twice on one folder, or on several machines that share it, it runs no cell twice. Ctrl-C or
-SIGTERM lets the runs save and stops; twice, it kills them. `python -m experiments.plot WORKDIR`
-draws what is there. Exit code: 0 all finished, 1 some failed, 2 wrong input, 128 + signal stopped.
+started twice on one folder, or on several machines that share it, it runs no cell twice. With --ray
+the runs go to the nodes of a cluster; the clone and WORKDIR must then be at the same path of a file
+system that all of them share. Ctrl-C or SIGTERM lets the runs save and stops; twice, it kills them.
+`python -m experiments.plot WORKDIR` draws what is there. Exit code: 0 all finished, 1 some failed,
+2 wrong input, 128 + signal stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import shlex
 import signal
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from evonorm_jax import provenance
 from evonorm_jax.errors import UserError
 from evonorm_jax.placement import places_for_runs
-from evonorm_jax.sweeps import Cell, SweepRunner, create_cells, select_cells, train_arguments
+from evonorm_jax.sweeps import (
+    Cell,
+    LocalRuns,
+    SweepRunner,
+    create_cells,
+    select_cells,
+    train_arguments,
+)
 from evonorm_jax.sweeps.history import record_event
 from evonorm_jax.sweeps.live_table import LiveTable, summary_line
+from evonorm_jax.sweeps.run import Runs
 from evonorm_jax.training import run_directory
 from evonorm_jax.training.config import check_config, complete
 from experiments import launch
@@ -62,6 +75,7 @@ def main() -> None:
         metavar="N",
         help="runs at a time (default: one to a GPU, or one to two CPU cores)",
     )
+    add_ray_arguments(parser)
     parser.add_argument(
         "--only",
         action="append",
@@ -81,20 +95,21 @@ def main() -> None:
     cells = load_cells(arguments.config, overrides, workdir)
     cells = select_cells(cells, arguments.only)
 
-    def command(python: str, cell: Cell) -> list[str]:
+    def command(cell: Cell) -> list[str]:
         train = train_arguments(cell, arguments.config, overrides)
-        return [python, "-m", "experiments.train", *train]
+        return ["-m", "experiments.train", *train]
 
+    if arguments.print_commands and arguments.ray is not None:
+        raise UserError("--print runs nothing: leave --ray out.")
     if arguments.print_commands:
         for cell in cells:
             if not cell.is_finished():
-                print(shlex.join(command("python", cell)))
+                print(shlex.join(["python", *command(cell)]))
         return
-    places = places_for_runs(arguments.jobs, has_tpu=has_tpu())
     started = time.monotonic()
-    open_sweep(workdir, arguments.config, len(places))
-    with LiveTable(sys.stdout) as table:
-        runner = SweepRunner(cells, places, functools.partial(command, sys.executable), table)
+    with create_runs(arguments, command) as runs, LiveTable(sys.stdout) as table:
+        open_sweep(workdir, arguments.config, len(runs.places))
+        runner = SweepRunner(cells, runs, table)
         finished = runner.run()
     seconds = round(time.monotonic() - started, 1)
     record_event(workdir, "end", seconds=seconds, runs=len(runner.run_seconds))
@@ -102,6 +117,44 @@ def main() -> None:
     if runner.stop_signal is not None:
         sys.exit(128 + runner.stop_signal)
     sys.exit(0 if finished else 1)
+
+
+def add_ray_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a sweep on a Ray cluster."""
+    launch.add_ray_argument(parser, "run the cells")
+    parser.add_argument(
+        "--cpus_per_run",
+        type=int,
+        metavar="N",
+        help="with --ray: CPU cores of a run (default: one beside a GPU, else two)",
+    )
+    parser.add_argument(
+        "--gpus_per_run",
+        type=float,
+        metavar="N",
+        help="with --ray: GPUs of a run, or a part of one (default: 1 if the cluster has GPUs)",
+    )
+
+
+def create_runs(
+    arguments: argparse.Namespace, command: Callable[[Cell], list[str]]
+) -> AbstractContextManager[Runs]:
+    """Creates what starts the runs: on this machine, or on a cluster, which it joins.
+
+    Raises:
+      UserError: There is no room, or no cluster.
+    """
+    if arguments.ray is None:
+        for name in ("cpus_per_run", "gpus_per_run"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name} is for --ray; without it, --jobs shares the machine.")
+        places = places_for_runs(arguments.jobs, has_tpu=has_tpu())
+        return nullcontext(LocalRuns(places, command))
+    from evonorm_jax.sweeps.ray_runs import RayRuns
+
+    return RayRuns(
+        arguments.ray, command, arguments.jobs, arguments.cpus_per_run, arguments.gpus_per_run
+    )
 
 
 def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Cell]:
@@ -152,7 +205,7 @@ def report(runner: SweepRunner, workdir: Path) -> None:
     """Prints how it ended: the counts, and why runs failed."""
     print(f"\n{summary_line(runner)}")
     for failure in runner.failures:
-        print(f"\nfailed: {failure.cell.name} (exit code {failure.exit_code})")
+        print(f"\nfailed: {failure.cell.name} ({failure.how})")
         print(textwrap.indent(failure.tail or "(it printed nothing)", "  "))
         print(f"  log: {failure.cell.log}")
     if runner.stop_signal is not None:

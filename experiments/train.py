@@ -126,12 +126,13 @@ def default_workdir(config_file: str, config: ml_collections.ConfigDict) -> Path
 
 
 def draw_figures(workdir: Path) -> None:
-    """Draws `curve.png` and, for a classifier, `confusion_matrix.png`."""
+    """Draws `curve.png`, and the confusion matrix or precision over recall that the task has."""
     # Here, because matplotlib takes half a second.
-    from evonorm_jax.analysis import plot_confusion, plot_run
+    from evonorm_jax.analysis import plot_confusion, plot_precision_recall, plot_run
 
     plot_run(workdir)
     plot_confusion(workdir)
+    plot_precision_recall(workdir)
 
 
 def print_summary(summary: dict[str, float], workdir: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_size_before_the_crop_may_be_set_apart():
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_folder_trains_and_keeps_what_was_chosen_for_it(tmp_path):
     photos = write_folder(tmp_path / "photos", {"": (6, 5, 3)})
-    small = {"dataset.path": str(photos), "dataset.image_size": 8, "dataset.in_memory": True}
+    small = {"dataset.path": str(photos), "dataset.in_memory": True}
     small |= {"model.name": "cifar_resnet20", "num_epochs": 2.0}
 
     def train(**fields):
@@ -90,12 +90,14 @@ def test_a_folder_trains_and_keeps_what_was_chosen_for_it(tmp_path):
 
     summary, text = train()
     assert (summary["steps"], summary["eval/examples"]) == (2, 3)
+    assert text.count("Chosen: dataset.image_size=32, a multiple of 32 pixels") == 1
     assert text.count("Chosen to fit 11 training images: images_per_worker=8, num_steps=0, ") == 1
     assert "training from scratch, for which 11 images are few" in text
     assert f"{photos}: 11 training images, batch 8 = 1 worker x 8 images" in text
     assert "evaluating: 0 of 3 images, compiling first" in text
     saved = read_json(tmp_path / "run" / CONFIG_FILE)
     assert (saved["dataset"]["name"], saved["images_per_worker"]) == ("photos", 8)
+    assert (saved["dataset"]["image_size"], saved["dataset"]["resize_size"]) == (32, 37)
     assert read_json(tmp_path / "run" / CLASSES_FILE)["class_names"] == ["ant", "bee", "cat"]
 
     (photos / "ant" / "005.jpg").unlink()
@@ -103,7 +105,7 @@ def test_a_folder_trains_and_keeps_what_was_chosen_for_it(tmp_path):
     again, text = train()
     assert again == summary
     assert "Nothing to do" in text
-    assert "Chosen to fit" not in text
+    assert "Chosen" not in text
     photos.rename(tmp_path / "others")
     with pytest.raises(UserError, match=r"dataset\.name: 'photos' there, 'others' here"):
         train(**{"dataset.path": str(tmp_path / "others")})

@@ -161,6 +161,8 @@ def test_damaged_json_is_one_message_or_nothing(tmp_path, content):
         ({"eval/top1": "0.5"}, False),
         ({"eval/top1": [0.5], "steps": 8}, False),
         ({"eval/top1": 0.5, "steps": "8"}, False),
+        ({"eval/top1": 0.5, "train_seconds": "8"}, False),
+        ({"eval/top1": 0.5, "best_value": []}, False),
     ],
 )
 def test_the_rule_for_finished(tmp_path, summary, finished):

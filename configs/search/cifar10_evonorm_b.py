@@ -2,7 +2,7 @@
 
     python -m experiments.search --config configs/search/cifar10_evonorm_b.py --workdir runs/b
 
-Hardware: a Ray cluster; with `:small` one GPU, with `:tiny` two CPU cores.
+Hardware: a Ray cluster; with `:small` one GPU, with `:tiny` or `:deep,npz` CPU cores.
 Paper: section 3; 2,000 steps at a constant learning rate.
 
 Without TFDS: `--config.dataset.source=npz --config.dataset.path=cifar10.npz`, or `folder`.

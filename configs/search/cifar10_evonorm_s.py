@@ -2,7 +2,7 @@
 
     python -m experiments.search --config configs/search/cifar10_evonorm_s.py --workdir runs/s
 
-Hardware: a Ray cluster; with `:small` one GPU, with `:tiny` two CPU cores.
+Hardware: a Ray cluster; with `:small` one GPU, with `:tiny` or `:deep,npz` CPU cores.
 Paper: section 3; 5,000 steps with a cosine schedule.
 
 Without TFDS: `--config.dataset.source=npz --config.dataset.path=cifar10.npz`, or `folder`.

@@ -71,14 +71,15 @@ def draw_runs(runs: Sequence[Run], metrics: Sequence[str] = ()) -> Figure:
     panels = {metric: _resolve_metric(metric, runs) for metric in metrics}
     figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    looks = _run_styles(runs)
+    looks = run_styles(runs)
     for axis, (metric, names) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, metric, names, runs, looks)
     _draw_legend(figure, [name for names in panels.values() for name in names], runs, looks)
     return figure
 
 
-def _run_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def run_styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns colour, marker and dashes of each run: those of its layer, where layers differ."""
     layers = [run_layer(run.config) for run in runs]
     if len(runs) > 1 and len(set(layers)) == 1:
         count = len(COLOURS)

@@ -23,9 +23,12 @@ _NETWORKS = {
     r"mobilenet_v2(?:_cifar)?": "MobileNetV2",
     r"mnasnet_b(\d)": r"MnasNet-B\1",
     r"efficientnet_b(\d)(?:_cifar)?": r"EfficientNet-B\1",
-    r"biggan_deep": "BigGAN-deep",
-    r"mask_rcnn": "Mask R-CNN",
+    r"biggan_deep_\d+": "BigGAN-deep",
+    r"maskrcnn_r(\d+)_fpn": r"Mask R-CNN of ResNet-\1-FPN",
+    r"maskrcnn_r(\d+)_preact_fpn": r"Mask R-CNN of pre-activation ResNet-\1-FPN",
+    r"maskrcnn_spinenet(\d+)(s?)": r"Mask R-CNN of SpineNet-\1\2",
 }
+_MOST_FIELDS = 8  # of a network; with more a title is a list of sizes
 
 
 def dataset_label(name: str, source: str = "") -> str:
@@ -40,12 +43,15 @@ def dataset_label(name: str, source: str = "") -> str:
 def network_label(name: str, fields: Mapping[str, Any] | None = None) -> str:
     """Writes name and fields of a network as the literature does.
 
-    The depth that a CIFAR ResNet was given takes the place of that in its name.
+    The depth that a CIFAR ResNet was given takes the place of that in its name. Of more than eight
+    fields, such as those of a small detector, there is the number alone.
 
     >>> network_label("cifar_resnet20", {"depth": 8}), network_label("resnet50_v1")
     ('ResNet-8', 'ResNet-50 v1.5')
     >>> network_label("mobilenet_v2", {"width_multiplier": 0.5})
     'MobileNetV2 (width_multiplier=0.5)'
+    >>> network_label("maskrcnn_r18_fpn", dict.fromkeys("abcdefghi", 1))
+    'Mask R-CNN of ResNet-18-FPN (9 fields set)'
     """
     fields = dict(fields or {})
     if name.startswith("cifar_resnet") and "depth" in fields:
@@ -55,4 +61,6 @@ def network_label(name: str, fields: Mapping[str, Any] | None = None) -> str:
             name = re.sub(pattern, label, name)
             break
     rest = ", ".join(f"{field}={value}" for field, value in fields.items())
+    if len(fields) > _MOST_FIELDS:
+        rest = f"{len(fields)} fields set"
     return f"{name} ({rest})" if rest else name

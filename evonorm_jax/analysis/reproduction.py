@@ -12,8 +12,9 @@ from pathlib import Path
 
 from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.runs import layer_label
-from evonorm_jax.analysis.sweep_report import markdown_table, short_commit
+from evonorm_jax.analysis.sweep_report import short_commit
 from evonorm_jax.analysis.sweep_results import RESULTS_FILE, read_results
+from evonorm_jax.analysis.sweep_tables import markdown_table
 from evonorm_jax.analysis.sweeps import Sweep, SweepRun
 from evonorm_jax.errors import UserError
 
@@ -258,10 +259,11 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
         if (sweep := record.sweep) is None:
             rows.append([link, "", "", "", "", ""])
         elif not (_is_imagenet(sweep) or _is_coco(sweep)):
-            unit = f" {sweep.metrics.main.unit}".rstrip()
+            metric = sweep.metrics.main
+            unit = f" {metric.unit}".rstrip()
             for layer in sweep.layers:
                 ends = [
-                    f"{statistic.mean:.1f}{unit} at {size:,}"
+                    f"{statistic.mean:.{metric.digits}f}{unit} at {size:,}"
                     for size in dict.fromkeys((sweep.sizes[0], sweep.sizes[-1]))
                     if (statistic := sweep.statistic(layer, size)).mean is not None
                 ]

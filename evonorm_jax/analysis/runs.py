@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from evonorm_jax.run_files import (
 )
 
 _EVENT_KEYS = ("step", "epoch", "time")  # every event has these; all else is a metric
-_ROW_KEYS = {".row": "I", ".step": "q", ".epoch": "d"}  # columns beside the metrics
 
 # How a word of a registered name is written in prose; other words keep their registered form.
 _SPELLING = {
@@ -37,6 +36,7 @@ _SPELLING = {
     "gn": "GN",
     "in": "IN",
     "ln": "LN",
+    "pixelnorm": "PixelNorm",
     "rej": "rej",
     "relu": "ReLU",
     "rs": "RS",
@@ -82,14 +82,15 @@ class Run:
 def layer_label(name: str) -> str:
     """Writes the registered name of a layer as the literature does; of a searched layer its label.
 
-    >>> layer_label("evonorm_s0"), layer_label("bn_relu"), layer_label("frn")
-    ('EvoNorm-S0', 'BN-ReLU', 'FRN')
+    >>> layer_label("evonorm_s0"), layer_label("bn_relu"), layer_label("pixel_norm_relu")
+    ('EvoNorm-S0', 'BN-ReLU', 'PixelNorm-ReLU')
     >>> layer_label("graph:winner: n4 = sigmoid(x); n5 = mul(x, n4)")
     'winner'
     """
     if name.startswith("graph:"):
         return name.removeprefix("graph:").partition(": ")[0]
-    return "-".join(_SPELLING.get(word, word.capitalize()) for word in name.split("_"))
+    words = name.replace("pixel_norm", "pixelnorm").split("_")
+    return "-".join(_SPELLING.get(word, word.capitalize()) for word in words)
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
@@ -166,66 +167,67 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 
 
 class _Table:
-    """The rows that have the same metrics, 8 bytes a number.
-
-    As Python objects a million rows take 2 GB.
+    """The rows that have the same columns, 8 bytes a number; as objects a million take 2 GB.
 
     Args:
-      metrics: Names of the metrics.
+      columns: Names of the columns.
     """
 
-    def __init__(self, metrics: tuple[str, ...]):
-        self.columns: dict[str, array.array[Any]] = {
-            name: array.array(_ROW_KEYS.get(name, "d")) for name in (*_ROW_KEYS, *metrics)
-        }
-        self._appends = [column.append for column in self.columns.values()]
+    def __init__(self, columns: tuple[str, ...]):
+        self.columns = columns
+        self.places = array.array("I")  # of the rows in the file
+        self._numbers = array.array("d")  # row by row
 
-    def append(self, *numbers: float) -> None:
-        """Appends a row: what `_ROW_KEYS` names, and the metrics."""
-        for append, number in zip(self._appends, numbers, strict=True):
-            append(number)
+    def append(self, place: int, numbers: Iterable[float]) -> None:
+        """Appends a row."""
+        self.places.append(place)
+        self._numbers.extend(numbers)
 
-    def take(self, name: str) -> np.ndarray:
-        """Returns a column, which the table then no longer holds."""
-        column = self.columns.pop(name)
-        return np.frombuffer(column, column.typecode)
+    def column(self, name: str) -> np.ndarray:
+        """Returns a column, which is not copied; then no row can be appended any more."""
+        numbers = np.frombuffer(self._numbers).reshape(-1, len(self.columns))
+        return numbers[:, self.columns.index(name)]
 
 
 def _read_series(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Reads `metrics.jsonl` in one pass; by metric step, epoch and value, sorted by step."""
     tables: dict[tuple[str, ...], _Table] = {}
-    for number, row in enumerate(read_events(path)):
-        if not is_number(epoch := row.get("epoch")):
-            continue
-        # What is no number is no metric. A null stands for a value that JSON cannot hold, such as
-        # a loss of NaN.
-        metrics = {
-            name: math.nan if value is None else value
-            for name, value in row.items()
-            if (type(value) is float or value is None or is_number(value))
-            and name not in _EVENT_KEYS
-        }
-        names = tuple(metrics)
-        table = tables.get(names)
+    for place, row in enumerate(read_events(path)):
+        if [*map(type, row.values())].count(float) < len(row) - 1:  # the step is an int
+            row = _numbers_of(row)
+        columns = tuple(row)
+        table = tables.get(columns)
         if table is None:
-            table = tables[names] = _Table(names)
-        table.append(number, row["step"], epoch, *metrics.values())
-    rows = {names: [table.take(key) for key in _ROW_KEYS] for names, table in tables.items()}
-    having: dict[str, list[tuple[str, ...]]] = {}
-    for names in tables:
-        for name in names:
-            having.setdefault(name, []).append(names)
-    # Metrics that are always logged together share their steps and epochs.
-    axes = {
-        found: _axes([rows[names] for names in found]) for found in set(map(tuple, having.values()))
-    }
-    rows.clear()
+            table = tables[columns] = _Table(columns)
+        table.append(place, row.values())
+    having: dict[str, list[_Table]] = {}
+    for table in tables.values():
+        if "epoch" in table.columns:
+            for name in table.columns:
+                if name not in _EVENT_KEYS:
+                    having.setdefault(name, []).append(table)
     series = {}
+    axes: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray, np.ndarray | slice]] = {}
     for name, found in having.items():
-        steps, epochs, chosen = axes[tuple(found)]
-        values = [tables[names].take(name) for names in found]
-        series[name] = (steps, epochs, _joined(values)[chosen])
+        # Metrics that are always logged together share their steps and epochs.
+        key = tuple(map(id, found))
+        if key not in axes:
+            axes[key] = _axes(found)
+        steps, epochs, chosen = axes[key]
+        series[name] = (steps, epochs, _joined([table.column(name) for table in found])[chosen])
     return series
+
+
+def _numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what is a number in a row, or stands for one.
+
+    A null is a metric that JSON cannot hold, such as a loss of NaN.
+    """
+    values = {
+        name: math.nan if value is None and name not in _EVENT_KEYS else value
+        for name, value in row.items()
+    }
+    return {name: float(value) for name, value in values.items() if is_number(value)}
 
 
 def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -233,14 +235,14 @@ def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(columns) if len(columns) > 1 else columns[0]
 
 
-def _axes(
-    tables: Sequence[Sequence[np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | slice]:
+def _axes(tables: Sequence[_Table]) -> tuple[np.ndarray, np.ndarray, np.ndarray | slice]:
     """Steps and epochs of the rows of several tables, and which rows they are of."""
-    numbers, steps, epochs = (_joined(columns) for columns in zip(*tables, strict=True))
+    places = _joined([np.frombuffer(table.places, "I") for table in tables])
+    steps = _joined([table.column("step") for table in tables]).astype(np.int64)
+    epochs = _joined([table.column("epoch") for table in tables])
     chosen: np.ndarray | slice = slice(None)
     if np.any(np.diff(steps) <= 0):
-        order = np.lexsort((numbers, steps))
+        order = np.lexsort((places, steps))
         last = np.append(np.diff(steps[order]) != 0, True)  # of a step that was logged twice
         chosen = order[last]
     return steps[chosen], epochs[chosen], chosen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, run_layer
 from evonorm_jax.errors import UserError
 
 _COLUMNS = 3  # panels beside each other in the learning curves
+_LETTERS = 11  # that fit into an inch of a title
 
 
 def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
@@ -37,27 +40,24 @@ def draw_accuracy(sweep: Sweep) -> Figure:
 
     The bars are one sample standard deviation over the seeds. Hollow markers are means over fewer
     seeds than the sweep has. The paper's own points lie pale behind, where its setting is the same.
+    A sweep of one size is drawn by layer, with a pale dot for every seed.
 
     Raises:
       UserError: No run has ended yet.
     """
+    if all(run.score is None for run in sweep.runs):
+        raise UserError("No run of this sweep has ended yet, so there is nothing to draw.")
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
-    handles, drawn_paper = [], False
-    published = paper_points(sweep)
-    for index, layer in enumerate(sweep.layers):
-        style = layer_style(layer, sweep.layers)
-        name = layer.partition(",")[0]
-        if name in published:
-            sizes, values = paper.BATCH_SIZE_IMAGES_PER_WORKER, published[name]
-            axis.plot(sizes, values, color=style["color"], alpha=0.3, linewidth=4, zorder=1)
-            drawn_paper = True
-        if _draw_layer(axis, sweep, layer, style, shift=index - (len(sweep.layers) - 1) / 2):
-            handles.append(Line2D([], [], label=sweep.layer_label(layer), **style))
-    if not handles:
-        raise UserError("No run of this sweep has ended yet, so there is nothing to draw.")
-    if drawn_paper:
-        handles.append(Line2D([], [], color="#888888", alpha=0.5, linewidth=4, label="the paper"))
+    if len(sweep.sizes) > 1:
+        handles = _draw_against_size(axis, sweep)
+    else:
+        _draw_by_layer(axis, sweep)
+        handles = []  # the layers stand below the axis
+    for value in sorted(set(sweep.values_of_real_data(sweep.metrics.main_name)))[:1]:
+        line: dict[str, Any] = {"color": NEUTRAL, "linestyle": ":", "linewidth": 1.2}
+        axis.axhline(value, zorder=1, **line)
+        handles.append(Line2D([], [], label="held-out real images", **line))
     if len(sweep.seeds) > 1:
         bars: dict[str, Any] = {"color": NEUTRAL, "linestyle": "", "marker": "|", "markersize": 10}
         label = f"bars: ± one standard deviation of {len(sweep.seeds)} seeds"
@@ -70,17 +70,49 @@ def draw_accuracy(sweep: Sweep) -> Figure:
             "linestyle": "",
         }
         handles.append(Line2D([], [], label="some seeds missing", **hollow))
+    axis.set_ylabel(sweep.metrics.main.axis_label)
+    axis.set_title(_wrapped(setting_line(sweep), figure), fontsize=10)
+    clean_axes(axis)
+    if handles:
+        axis.legend(handles=handles, frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_by_layer(axis: Axes, sweep: Sweep) -> None:
+    """Draws mean and bar of every layer beside each other, and its seeds as dots behind them."""
+    (size,) = sweep.sizes
+    for place, layer in enumerate(sweep.layers):
+        style = layer_style(layer, sweep.layers)
+        _draw_layer(axis, sweep, layer, style, place=place)
+        values = sweep.values(layer, size)
+        axis.plot([place + 0.15] * len(values), values, ".", color=style["color"], alpha=0.5)
+    axis.set_xticks(range(len(sweep.layers)), list(map(sweep.layer_label, sweep.layers)))
+    axis.tick_params(axis="x", labelsize=9 if len(sweep.layers) <= 5 else 7)
+    axis.set_xlim(-0.5, len(sweep.layers) - 0.5)
+
+
+def _draw_against_size(axis: Axes, sweep: Sweep) -> list[Line2D]:
+    """Draws a line for each layer, and the paper's behind it; returns what the legend shows."""
+    handles, drawn_paper = [], False
+    published = paper_points(sweep)
+    for index, layer in enumerate(sweep.layers):
+        style = layer_style(layer, sweep.layers)
+        name = layer.partition(",")[0]
+        if name in published:
+            sizes, values = paper.BATCH_SIZE_IMAGES_PER_WORKER, published[name]
+            axis.plot(sizes, values, color=style["color"], alpha=0.3, linewidth=4, zorder=1)
+            drawn_paper = True
+        if _draw_layer(axis, sweep, layer, style, shift=index - (len(sweep.layers) - 1) / 2):
+            handles.append(Line2D([], [], label=sweep.layer_label(layer), **style))
+    if drawn_paper:
+        handles.append(Line2D([], [], color="#888888", alpha=0.5, linewidth=4, label="the paper"))
     axis.set_xscale("log", base=2)
     axis.set_xticks(sweep.sizes, [f"{size:,}" for size in sweep.sizes])
     axis.minorticks_off()
     if sweep.axis == IMAGES_PER_WORKER:
         axis.invert_xaxis()
     axis.set_xlabel(sweep.axis.label)
-    axis.set_ylabel(sweep.metrics.main.axis_label)
-    axis.set_title(setting_line(sweep), fontsize=10)
-    clean_axes(axis)
-    axis.legend(handles=handles, frameon=False, fontsize=9)
-    return figure
+    return handles
 
 
 def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
@@ -95,7 +127,8 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
         raise UserError("No run of this sweep has been evaluated yet, so there are no curves.")
     rows = math.ceil(len(sweep.sizes) / _COLUMNS)
     columns = math.ceil(len(sweep.sizes) / rows)
-    figure = Figure(figsize=(3.4 * columns, 2.7 * rows + 0.6), layout="constrained")
+    width = max(3.4 * columns, 5.0)  # the legend needs as much
+    figure = Figure(figsize=(width, 2.7 * rows + 0.6), layout="constrained")
     same_length = sweep.axis == IMAGES_PER_WORKER
     axes = list(figure.subplots(rows, columns, sharex=same_length, sharey=True, squeeze=False).flat)
     for axis, size in zip(axes, sweep.sizes, strict=False):
@@ -112,13 +145,15 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     figure.supylabel(sweep.metrics.main.axis_label, fontsize=10)
     seeds = len(sweep.seeds)
     spread = f"\nmean of {seeds} seeds, in the band from the lowest to the highest"
-    figure.suptitle(setting_line(sweep) + (spread if seeds > 1 else ""), fontsize=10)
+    title = _wrapped(setting_line(sweep), figure)
+    figure.suptitle(title + (spread if seeds > 1 else ""), fontsize=10)
     handles = [
         Line2D([], [], label=sweep.layer_label(layer), **_curve_style(sweep, layer))
         for layer in sweep.layers
     ]
+    beside = min(len(handles), 3 * columns)
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+        handles=handles, loc="outside lower center", ncols=beside, frameon=False, fontsize=9
     )
     return save_figure(figure, output, dpi=110)  # six panels: 200 kB instead of 300
 
@@ -145,7 +180,7 @@ def setting_line(sweep: Sweep) -> str:
     length = " and ".join(f"{steps:,}" for steps in lengths) + " steps"
     if setting.num_epochs:
         length = f"{setting.num_epochs:g} epochs"
-    name, *pairs = setting.model.split(",")
+    name, *pairs = re.split(r",(?=\w+=)", setting.model)  # a value may hold commas
     model = network_label(name, dict(pair.partition("=")[::2] for pair in pairs))
     data = dataset_label(setting.dataset, setting.source)
     return f"{data}, {model}, {workers}, {length}"
@@ -156,17 +191,31 @@ def _curve_style(sweep: Sweep, layer: str) -> dict[str, Any]:
     return {**layer_style(layer, sweep.layers), "marker": "None", "linewidth": 1.5}
 
 
+def _wrapped(title: str, figure: Figure) -> str:
+    """Breaks a title into lines that are no longer than the figure is wide."""
+    return textwrap.fill(title, int(_LETTERS * figure.get_figwidth()))
+
+
 def _draw_layer(
-    axis: Axes, sweep: Sweep, layer: str, style: dict[str, Any], *, shift: float
+    axis: Axes,
+    sweep: Sweep,
+    layer: str,
+    style: dict[str, Any],
+    *,
+    shift: float = 0.0,
+    place: float | None = None,
 ) -> bool:
-    """Draws one line with its error bars; returns False if no run of the layer has ended."""
+    """Draws one line with its error bars; returns False if no run of the layer has ended.
+
+    The points are at their sizes, a little aside by `shift`, or all at `place`.
+    """
     xs, means = [], []
     for size in sweep.sizes:
         statistic = sweep.statistic(layer, size)
         if statistic.mean is None:
             continue
         # Beside each other, so that bars of equal height can be told apart.
-        xs.append(size * 2.0 ** (-0.03 * shift))
+        xs.append(size * 2.0 ** (-0.03 * shift) if place is None else place)
         means.append(statistic.mean)
         face = style["color"] if statistic.complete else "white"
         axis.errorbar(

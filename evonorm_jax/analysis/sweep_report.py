@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evonorm_jax.analysis import paper
-from evonorm_jax.analysis.sweep_figures import (
-    paper_points,
-    plot_accuracy,
-    plot_learning_curves,
-    setting_line,
-)
+from evonorm_jax.analysis.sweep_figures import plot_accuracy, plot_learning_curves, setting_line
 from evonorm_jax.analysis.sweep_files import read_history
 from evonorm_jax.analysis.sweep_results import RESULTS_FILE, write_results
-from evonorm_jax.analysis.sweeps import (
-    IMAGES_PER_WORKER,
-    Difference,
-    Statistic,
-    Sweep,
-    load_sweep,
+from evonorm_jax.analysis.sweep_tables import (
+    accuracy_table,
+    counts_line,
+    difference_table,
+    in_unit,
+    metric_table,
+    verdict_table,
 )
-from evonorm_jax.metrics import Metric
+from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, load_sweep
 from evonorm_jax.run_files import report_path, write_report
 
 ACCURACY_FILE = "accuracy.png"
 CURVES_FILE = "learning_curves.png"
 
 _SMALL_SIZES = "Epochs are equal, so small sizes have more updates. "
-# Updates from which on layers are compared. EvoNorm-S0 lags early: in a ResNet-56 on CIFAR-10 it
-# is 13.9 points below BN-ReLU after 400 updates and 0.5 below after 5,000, each with the whole
-# schedule (results/cifar10_jpeg_resnet56_proxy). The paper's shortest training is 5,000 steps.
-_FAIR_STEPS = 5000
-# Layers without batch statistics, of which the paper says that images per worker do not matter.
-_BATCH_INDEPENDENT = ("gn_relu", "gn_swish", "frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
 
 
 def write_sweep_report(path: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[Path]:
@@ -70,16 +58,18 @@ def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
     end = "epoch" if sweep.setting.num_epochs else "step"
     parts = [
         f"# {_capital(metric.heading)} {against}: {sweep.setting.dataset}",
-        f"{setting_line(sweep)}. {_capital(metric.label)}{_in_unit(metric, 'percent')} after the "
+        f"{setting_line(sweep)}. {_capital(metric.label)}{in_unit(metric, 'percent')} after the "
         f"last {end}, mean ± sample standard deviation over {_count(len(sweep.seeds), 'seed')}."
         f"{_resolution(sweep)}",
         accuracy_table(sweep),
         f"![{metric.heading}]({ACCURACY_FILE})",
     ]
     if differences := difference_table(sweep):
-        unit = _in_unit(metric, "points").replace(" in", ", in")
+        unit = in_unit(metric, "points").replace(" in", ", in")
         size = "size" if sweep.axis == IMAGES_PER_WORKER else "length"
         parts += [f"Difference to BN-ReLU at the same {size}{unit}:", differences]
+    if table := metric_table(sweep):
+        parts += ["## All metrics", table, _about_metrics(sweep)]
     if sweep.axis == IMAGES_PER_WORKER and len(sweep.sizes) > 1:
         updates = "" if sweep.setting.batch_size else _SMALL_SIZES
         parts += [
@@ -87,7 +77,7 @@ def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
             verdict_table(sweep),
             "A layer loses, or is above, where the difference is more than twice its standard "
             f"error over the seeds (± in the table). {updates}The paper makes its claims for "
-            "ImageNet (arXiv v1, Table 3).",
+            f"{'' if sweep.has_papers_metric else 'classifiers on '}ImageNet (arXiv v1, Table 3).",
         ]
     parts += [
         *_remarks(history),
@@ -97,88 +87,6 @@ def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
         f"Every run is a row of [{RESULTS_FILE}]({RESULTS_FILE}).",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def accuracy_table(sweep: Sweep) -> str:
-    """Returns layers against sizes; what is incomplete says how many seeds there are."""
-    rows = [
-        [sweep.layer_label(layer)]
-        + [_format_statistic(sweep.statistic(layer, size)) for size in sweep.sizes]
-        for layer in sweep.layers
-    ]
-    for name, values in paper_points(sweep).items():
-        if layer := sweep.find(name):
-            published = dict(zip(paper.BATCH_SIZE_IMAGES_PER_WORKER, values, strict=True))
-            cells = [f"{published[size]:.1f}" if size in published else "" for size in sweep.sizes]
-            rows.append([f"{sweep.layer_label(layer)}, the paper", *cells])
-    return markdown_table(_header(sweep), rows)
-
-
-def difference_table(sweep: Sweep) -> str:
-    """Returns each layer less BN-ReLU by size; nothing where there is no BN-ReLU."""
-    baseline = sweep.find("bn_relu")
-    if baseline is None:
-        return ""
-    rows = [
-        [sweep.layer_label(layer)]
-        + [_format_difference(sweep.difference((layer, s), (baseline, s))) for s in sweep.sizes]
-        for layer in sweep.layers
-        if layer != baseline
-    ]
-    return markdown_table(_header(sweep), rows)
-
-
-def _header(sweep: Sweep) -> list[str]:
-    if sweep.axis == IMAGES_PER_WORKER:
-        return ["layer", *map(str, sweep.sizes)]
-    return ["layer", *(f"{size:,} {sweep.axis.label}" for size in sweep.sizes)]
-
-
-def verdict_table(sweep: Sweep) -> str:
-    """Returns the paper's claims about images per worker beside what these runs say of them."""
-    large, small = sweep.sizes[0], sweep.sizes[-1]
-    sign, better = (1, "above") if sweep.metrics.main.higher_is_better else (-1, "below")
-    rows = []
-
-    def add(
-        claim: str,
-        difference: Difference | None,
-        holds: Callable[[Difference], bool],
-        untested: str = "",
-    ) -> None:
-        gain = difference and dataclasses.replace(difference, value=sign * difference.value)
-        verdict = _verdict(gain, holds)
-        if untested and verdict.startswith("disagrees"):
-            verdict = untested
-        rows.append([claim, _format_difference(difference), verdict])
-
-    if bn := sweep.find("bn_relu"):
-        change = sweep.difference((bn, small), (bn, large))
-        add(f"BN-ReLU loses from {large} to {small} images per worker", change, _is_fall)
-    for name in _BATCH_INDEPENDENT:
-        if layer := sweep.find(name):
-            change = sweep.difference((layer, small), (layer, large))
-            claim = f"{sweep.layer_label(layer)} loses nothing from {large} to {small}"
-            add(claim, change, lambda d: not _is_fall(d))
-    if s0 := sweep.find("evonorm_s0"):
-        for other in filter(None, map(sweep.find, ("bn_relu", "gn_relu"))):
-            for size in (small, large):
-                claim = f"EvoNorm-S0 is {better} {sweep.layer_label(other)} at {size}"
-                change = sweep.difference((s0, size), (other, size))
-                add(claim, change, _is_gain, _too_short(sweep, s0, size))
-    if not rows:
-        return "The paper says nothing of these layers."
-    here = "here" + _in_unit(sweep.metrics.main, "points").replace(" in", ",")
-    return markdown_table(["the paper's claim", here, "verdict"], rows)
-
-
-def _too_short(sweep: Sweep, layer: str, size: int) -> str:
-    """Returns the verdict on a layer that learns more slowly at first; "" for long runs."""
-    steps = max(
-        (run.steps for run in sweep.runs if (run.layer, sweep.size(run)) == (layer, size)),
-        default=0,
-    )
-    return f"not tested: {steps:,} updates" if steps < _FAIR_STEPS else ""
 
 
 def provenance(sweep: Sweep, history: list[dict[str, Any]]) -> str:
@@ -210,12 +118,6 @@ def short_commit(commit: str) -> str:
     return f"`{commit[:7]}{commit[40:]}`" if commit else ""
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Writes a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _remarks(history: list[dict[str, Any]]) -> list[str]:
     """Returns what the config file says of itself behind its line about the paper, if there."""
     configs = [Path(e["config"].partition(":")[0]) for e in history if e["event"] == "start"]
@@ -231,6 +133,17 @@ def _remarks(history: list[dict[str, Any]]) -> list[str]:
         [" ".join(paragraph.split()) for paragraph in paragraphs[heads[-1] + 1 :]] if heads else []
     )
     return ["## The recipe", *remarks] if remarks else []
+
+
+def _about_metrics(sweep: Sweep) -> str:
+    """Says how the table of all metrics is read."""
+    text = "Mean ± sample standard deviation. Of a metric with ↑ the higher value is better, of one"
+    text += " with ↓ the lower."
+    if counts := counts_line(sweep):
+        text += f" The values are of {counts}."
+    if any(map(sweep.values_of_real_data, sweep.tabled)):
+        text += " In the last row, held-out real images take the place of the samples."
+    return text
 
 
 def _distinct(values: Iterable[str]) -> str:
@@ -249,12 +162,6 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _in_unit(metric: Metric, percent: str) -> str:
-    """Returns " in UNIT", with the given word for percent; "" for a plain number."""
-    unit = percent if metric.unit == "%" else metric.unit
-    return f" in {unit}" if unit else ""
-
-
 def _resolution(sweep: Sweep) -> str:
     if not sweep.has_papers_metric:  # of what else is a share of the images
         return ""
@@ -263,39 +170,3 @@ def _resolution(sweep: Sweep) -> str:
         return ""
     (examples,) = counts
     return f" One of the {examples:,} test images is {100 / examples:.2f} points."
-
-
-def _format_statistic(statistic: Statistic) -> str:
-    if statistic.mean is None:
-        return f"0 of {statistic.expected} seeds"
-    text = f"{statistic.mean:.1f}"
-    if statistic.spread is not None:
-        text += f" ± {statistic.spread:.1f}"
-    if not statistic.complete:
-        text += f" ({statistic.finished} of {statistic.expected} seeds)"
-    return text
-
-
-def _format_difference(difference: Difference | None) -> str:
-    if difference is None:
-        return "not run"
-    error = "" if difference.error is None else f" ± {difference.error:.1f}"
-    return f"{difference.value:+.1f}{error}"
-
-
-def _is_fall(difference: Difference) -> bool:
-    return difference.value < 0 and difference.beyond_spread is not False
-
-
-def _is_gain(difference: Difference) -> bool:
-    return difference.value > 0 and difference.beyond_spread is not False
-
-
-def _verdict(difference: Difference | None, holds: Callable[[Difference], bool]) -> str:
-    if difference is None:
-        return "open"
-    if difference.error is None:
-        return ("agrees" if holds(difference) else "disagrees") + ", one seed"
-    if holds(difference):
-        return "agrees"
-    return "disagrees" if difference.beyond_spread else "within the spread"

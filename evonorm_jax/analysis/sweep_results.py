@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ _REMEDY = "Write the table anew: `python -m experiments.plot WORKDIR`."
 def write_results(sweep: Sweep, path: Path) -> None:
     """Writes one row for each run, with the setting in every row.
 
-    The main metric has a column of its name. What it means stands in further columns, but not for
-    top-1 accuracy, which a reader takes a table without them to hold.
+    Every metric has a column of its name; of those that no run has measured, only the shown ones
+    have. What the main metric means stands in further columns, but not for top-1 accuracy, which a
+    reader takes a table without them to hold.
     """
     setting, metric = dataclasses.asdict(sweep.setting), _metric_columns(sweep.metrics)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        rows = [setting | _to_row(run, sweep.metrics) | metric for run in sweep.runs]
+        measured = set().union(*(run.others for run in sweep.runs), sweep.metrics.shown)
+        names = [name for name in sweep.metrics.reported if name in measured]
+        rows = [setting | _to_row(run, sweep.metrics, names) | metric for run in sweep.runs]
         writer.writerow(rows[0])
         for row in rows:
             values = row.values()
@@ -52,11 +55,11 @@ def read_results(path: str | os.PathLike[str]) -> Sweep:
     if not rows:
         raise UserError(f"'{path}' is not the table of a sweep: it has no rows.")
     first = rows[0]
-    about = {f.name for f in dataclasses.fields(Metric)} | {"shown"}
+    about = {"shown", "label", "unit", "higher_is_better", "short"}
     _check_columns(first, about if "main_metric" in first.values else set())
-    metrics = _read_metrics(first.values)
+    metrics = _read_metrics(first)
     wanted = {f.name for f in dataclasses.fields(Setting)}
-    wanted = (wanted | _to_row(SweepRun("", 0, 0), metrics).keys()) - _OPTIONAL
+    wanted = (wanted | _to_row(SweepRun("", 0, 0), metrics, metrics.others).keys()) - _OPTIONAL
     _check_columns(first, wanted)
     setting = Setting(
         first.values["dataset"],
@@ -141,26 +144,33 @@ def _check_columns(row: _Row, wanted: Set[str]) -> None:
 def _metric_columns(metrics: RunMetrics) -> dict[str, Any]:
     if metrics.main == CLASSIFICATION.main:
         return {}
-    about = {"main_metric": metrics.main_metric, "shown": " ".join(metrics.shown)}
-    return about | dataclasses.asdict(metrics.main)
+    about = {name: " ".join(getattr(metrics, name)) for name in ("shown", "tabled", "counts")}
+    return {"main_metric": metrics.main_metric, **about, **dataclasses.asdict(metrics.main)}
 
 
-def _read_metrics(row: Mapping[str, str]) -> RunMetrics:
+def _read_metrics(first: _Row) -> RunMetrics:
+    row = first.values
     if "main_metric" not in row:
         return CLASSIFICATION
-    main = Metric(row["label"], row["unit"], row["higher_is_better"] == "True", row["short"])
+    better = {"True": True, "False": False}.get(row["higher_is_better"])
+    main = Metric(row["label"], row["unit"], better, row["short"])
+    if "digits" in row:  # older tables have neither these nor the two below
+        main = dataclasses.replace(main, digits=first.whole("digits"))
     name = row["main_metric"]
-    return RunMetrics(name, tuple(row["shown"].split()), {name.rpartition("/")[2]: main})
+    shown, tabled, counts = (
+        tuple(row.get(about, "").split()) for about in ("shown", "tabled", "counts")
+    )
+    return RunMetrics(name, shown, {name.rpartition("/")[2]: main}, tabled, counts)
 
 
-def _to_row(run: SweepRun, metrics: RunMetrics) -> dict[str, Any]:
-    """A run by the names of the columns."""
+def _to_row(run: SweepRun, metrics: RunMetrics, others: Iterable[str]) -> dict[str, Any]:
+    """A run by the names of the columns, with these of the metrics beside the main one."""
     row: dict[str, Any] = {}
     for field in dataclasses.fields(SweepRun):
         if field.name == "score":
             row[metrics.main_name] = run.score
         elif field.name == "others":
-            row |= {name: run.others.get(name) for name in metrics.others}
+            row |= {name: run.others.get(name) for name in others}
         else:
             row[field.name] = getattr(run, field.name)
     return row
@@ -172,7 +182,7 @@ def _from_row(row: _Row, metrics: RunMetrics) -> SweepRun:
     def number(column: str) -> float | None:
         return row.number(column) if values[column] else None
 
-    others = {name: number(name) for name in metrics.others}
+    others = {name: number(name) for name in metrics.reported if name in values}
     return SweepRun(
         layer=values["layer"],
         images_per_worker=row.whole("images_per_worker"),

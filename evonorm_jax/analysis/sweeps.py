@@ -9,6 +9,7 @@ that was made of them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,11 @@ from evonorm_jax.analysis.runs import Run, layer_label, load_run
 from evonorm_jax.analysis.style import sort_layers
 from evonorm_jax.analysis.sweep_files import read_configs, read_history
 from evonorm_jax.errors import UserError
-from evonorm_jax.metrics import CLASSIFICATION, RunMetrics, metrics_of_run
+from evonorm_jax.metrics import CLASSIFICATION, REAL_SUFFIX, RunMetrics, metrics_of_run
 from evonorm_jax.run_files import CONFIG_FILE, METADATA_FILE, read_json
+
+# What the report says of the last start of a run; all of it is text.
+_OF_A_START = ("time", "commit", "devices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,7 @@ class SweepRun:
       steps: Updates made so far.
       score: Final main metric in the unit that it is shown in, such as percent; None while the run
         has not ended.
-      others: The final values of the other metrics that the task shows, as logged, by name.
+      others: The final values of the other metrics that a report may need, as logged, by name.
       num_steps: Steps that the config asks for; 0 where it asks for epochs.
       examples: Examples that the final evaluation counted.
       train_seconds: Seconds spent training, without compilation, evaluation and saving.
@@ -98,7 +102,7 @@ NUM_STEPS = Axis("num_steps", "training steps")
 
 @dataclasses.dataclass(frozen=True)
 class Statistic:
-    """The main metric of a layer at one size, over its seeds.
+    """A metric of a layer at one size, over its seeds.
 
     Attributes:
       mean: Mean over the finished runs; None if there are none.
@@ -170,9 +174,15 @@ class Sweep:
         """Whether the main metric is that of the paper's tables, top-1 accuracy."""
         return self.metrics.main == CLASSIFICATION.main
 
-    def statistic(self, layer: str, size: int) -> Statistic:
-        """Computes mean and spread of one cell of the table."""
-        values = self._values(layer, size)
+    def statistic(self, layer: str, size: int, name: str = "") -> Statistic:
+        """Computes mean and spread of one cell of a table.
+
+        Args:
+          layer: Layer of the cell.
+          size: Value of the axis.
+          name: Metric without its part; the main metric by default.
+        """
+        values = self.values(layer, size, name)
         return Statistic(
             mean=float(np.mean(values)) if values else None,
             spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -210,12 +220,37 @@ class Sweep:
             self.statistic(layer, size).complete for layer in self.layers for size in self.sizes
         )
 
-    def _values(self, layer: str, size: int) -> list[float]:
+    @property
+    def tabled(self) -> tuple[str, ...]:
+        """The metrics of the table of further metrics, those that any run has measured."""
+        return tuple(
+            name
+            for name in self.metrics.tabled
+            if any(self._value(run, name) is not None for run in self.runs)
+        )
+
+    def values_of_real_data(self, name: str) -> list[float]:
+        """Returns what real data reach in a metric, by every run that says so, in its unit."""
+        factor = self.metrics.find(name).factor
+        real = (run.others.get(f"{name}{REAL_SUFFIX}") for run in self.runs)
+        return [factor * value for value in real if value is not None]
+
+    def values(self, layer: str, size: int, name: str = "") -> list[float]:
+        """Returns what `statistic` is of: the final values by seed, of the runs that have them."""
+        name = name or self.metrics.main_name
         return [
-            run.score
+            value
             for run in self.runs
-            if (run.layer, self.size(run)) == (layer, size) and run.score is not None
+            if (run.layer, self.size(run)) == (layer, size)
+            and (value := self._value(run, name)) is not None
         ]
+
+    def _value(self, run: SweepRun, name: str) -> float | None:
+        """Returns the final value of a run in the unit that it is shown in."""
+        if name == self.metrics.main_name:
+            return run.score
+        value = run.others.get(name)
+        return None if value is None else self.metrics.find(name).factor * value
 
 
 def is_sweep(path: str | os.PathLike[str]) -> bool:
@@ -241,13 +276,16 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     for folder, config in configs.items():
         metadata = folder / METADATA_FILE
         about = read_json(metadata) if metadata.exists() else {}
-        metrics = metrics_of_run(about, config)
+        try:
+            metrics = metrics_of_run(about, config)
+        except UserError as error:
+            raise UserError(f"'{folder}': {error}") from None
         settings.setdefault((_setting(config, shared_batch), metrics.main.axis_label), folder)
         try:
             curve = load_run(folder)
         except UserError:  # started, nothing measured yet
             curve = None
-        runs.append(_sweep_run(config, about, metrics, curve, machine))
+        runs.append(_sweep_run(config, _last_start(metadata, about), metrics, curve, machine))
         if curve is not None:
             curves.append(curve)
     if len(settings) > 1:
@@ -285,18 +323,29 @@ def _setting(config: Mapping[str, Any], shared_batch: int) -> Setting:
     )
 
 
+def _last_start(path: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the last start of a run noted of itself; what is damaged is left out."""
+    starts = metadata.get("starts") or [{}]
+    last = starts[-1] if isinstance(starts, list) else None
+    start = last if isinstance(last, dict) else {}
+    texts = {name: start[name] for name in _OF_A_START if isinstance(start.get(name), str)}
+    foreign = [name for name in _OF_A_START if name not in texts and start.get(name) is not None]
+    if foreign or start is not last:
+        logging.warning("%s: 'starts' is damaged, and the report leaves out what it said", path)
+    return texts
+
+
 def _sweep_run(
     config: Mapping[str, Any],
-    metadata: Mapping[str, Any],
+    last_start: Mapping[str, str],
     metrics: RunMetrics,
     curve: Run | None,
     machine: str,
 ) -> SweepRun:
-    last_start = metadata["starts"][-1] if metadata.get("starts") else {}
     devices = last_start.get("devices", "")
     summary = (curve.summary if curve is not None else None) or {}
     score = summary.get(metrics.main_metric)
-    others = {name: summary.get(f"{metrics.main_part}/{name}") for name in metrics.others}
+    others = {name: summary.get(f"{metrics.main_part}/{name}") for name in metrics.reported}
     done = max((int(s[0][-1]) for s in curve.series.values()), default=0) if curve else 0
     return SweepRun(
         layer=run_layer(config),
@@ -309,7 +358,7 @@ def _sweep_run(
         examples=summary.get(f"{metrics.main_part}/examples", summary.get("eval/examples")),
         train_seconds=summary.get("train_seconds"),
         date=last_start.get("time", "")[:10],
-        commit=last_start.get("commit") or "",
+        commit=last_start.get("commit", ""),
         # "1 x cpu" says nothing of the machine; the sweep has noted its processors.
         hardware=machine if machine and devices.endswith(" cpu") else devices,
     )

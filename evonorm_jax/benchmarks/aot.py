@@ -66,7 +66,7 @@ NOTES = (
     "**It is a prediction; nothing was timed.**",
     "`registers` are the most that a Pallas kernel takes for a thread, `spills` what all of them "
     "store to memory and load again for want of registers. `compile seconds` are of the processor, "
-    "tracing included.",
+    "and include the `lowering seconds`, in which JAX traces the program and hands it over.",
 )
 QUICK_NOTICE = (
     "A quick run: layers, blocks and a small network, without the training steps of whole ones. "
@@ -128,6 +128,7 @@ def compile_program(program: Program, target: Target, devices: Sequence[jax.Devi
             resources = stack.enter_context(record_resources())
         try:
             lowered = program.lower(devices)
+            lowering_seconds = time.process_time() - start
             compiled = lowered.program.compile()
         except Exception as error:  # of whichever compiler; that it fails is a result
             reason = next(iter(str(error).strip().splitlines()), "")
@@ -146,7 +147,7 @@ def compile_program(program: Program, target: Target, devices: Sequence[jax.Devi
         "temporaries, GB": memory.temp_size_in_bytes / 1e9,
         **_resource_figures(kernels, resources),
     }
-    figures["compile seconds"] = seconds
+    figures |= {"compile seconds": seconds, "lowering seconds": lowering_seconds}
     return Result(program.group, program.case, program.contender, figures=figures)
 
 

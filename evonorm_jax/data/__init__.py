@@ -7,6 +7,7 @@ in_memory.py      arrays on the devices, augmented in the compiled step (augment
 arrays.py         the embedded digits, .npz files, fake arrays
 folder_scan.py    class folders: which images there are, and which are left out
 folder.py         class folders: splits, reading into memory (pillow_images.py)
+image_sizes.py    sizes of images, from headers alone
 preprocessing.py  what evaluation does to an image, for networks in use
 streaming.py      what all streams share; fake streams
 folder_stream.py  class folders by tf.data      } tf_stream.py, tf_images.py, randaugment.py,

@@ -24,7 +24,7 @@ _FIELDS: dict[str, Any] = {
     "eval_fraction": 0.2,
     "split_seed": 0,
     # What the network sees.
-    "image_size": 32,  # pixels; in evaluation, and in training unless train_crop_size is set
+    "image_size": 32,  # pixels; in training unless train_crop_size is set; -1 = fit to the data
     "train_crop_size": 0,  # pixels; 0 = image_size
     "resize_size": 0,  # of the shorter side before the centre crop, pixels; 0 = image_size
     "mean": (127.5, 127.5, 127.5),  # per channel, units 0 ... 255; its length is the channels
@@ -84,8 +84,17 @@ def dataset_config(name: str, source: str, **overrides: Any) -> ml_collections.C
     fields = dataset_fields(name, source, **overrides)
     if "resize_size" not in overrides and fields["resize_size"]:
         size = FieldReference(fields["image_size"])
-        fields |= {"image_size": size, "resize_size": (size * 8 + 3) // 7}  # 8/7, rounded
+        fields |= {"image_size": size, "resize_size": size_before_crop(size)}
     return ConfigDict(fields)
+
+
+def size_before_crop(image_size: Any) -> Any:
+    """Returns the `resize_size` that goes with an `image_size`: 8/7 of it, rounded; for -1, -1.
+
+    >>> size_before_crop(224), size_before_crop(-1)
+    (256, -1)
+    """
+    return (image_size * 8 + 3) // 7
 
 
 def dataset_fields(name: str, source: str, **overrides: Any) -> dict[str, Any]:
@@ -143,13 +152,18 @@ def describe_dataset(config: ml_collections.ConfigDict) -> str:
     return config.path if config.source in ("folder", "npz") else config.name
 
 
-def check_fields(config: ml_collections.ConfigDict) -> None:
+def check_fields(config: ml_collections.ConfigDict, *, may_fit_to_data: bool = False) -> None:
     """Refuses values that no source accepts.
+
+    Args:
+      config: The section `config.dataset`.
+      may_fit_to_data: Whether `image_size` may still be -1.
 
     Raises:
       UserError: There is one; the message names the field, its value and what it may be.
     """
     check_types(config, _RULES, "config.dataset")
+    fitted = may_fit_to_data and config.image_size == -1
     crop = config.train_crop_size or config.image_size
     mean, std = tuple(config.mean), tuple(config.std)
     rules = {
@@ -160,10 +174,11 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
             len(std) == len(mean) and min(std, default=0) > 0,
             "positive, as many values as mean has",
         ),
-        "image_size": (config.image_size > 0, "a positive number of pixels"),
+        "image_size": (fitted or config.image_size > 0, "a positive number of pixels"),
         "pad": (config.pad >= 0, "0 or more pixels"),
         "train_crop_size": (
-            crop > 0 and (not config.in_memory or crop <= config.image_size + 2 * config.pad),
+            fitted
+            or (crop > 0 and (not config.in_memory or crop <= config.image_size + 2 * config.pad)),
             "0 (= image_size) or a number of pixels; in memory at most image_size + 2 * pad",
         ),
         "resize_size": (

@@ -53,11 +53,19 @@ class FolderSplit:
 
 @dataclasses.dataclass(frozen=True)
 class ClassFolder:
-    """Both splits of a class folder, which have the same classes; `train` may be left empty."""
+    """Both splits of a class folder, which have the same classes; `train` may be left empty.
+
+    Attributes:
+      train: The split for training.
+      eval: The split for evaluation.
+      class_names: Names of the classes, in the order of their labels.
+      notes: What to tell the user: how a flat folder was split, and what is left out.
+    """
 
     train: FolderSplit
     eval: FolderSplit
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 _NOTHING = FolderSplit([], np.zeros(0, np.int32))
@@ -75,6 +83,16 @@ def list_class_folder(
         there are fewer than two classes, the splits have different ones, or what is called an image
         is no regular file.
     """
+    folder = find_class_folder(config, evaluation_only=evaluation_only)
+    for note in folder.notes:
+        logger.info(note)
+    return folder
+
+
+def find_class_folder(
+    config: ml_collections.ConfigDict, *, evaluation_only: bool = False
+) -> ClassFolder:
+    """Does what `list_class_folder` does, and logs nothing."""
     try:
         return _list_class_folder(config, evaluation_only)
     except OSError as error:  # links in a circle, too long a path, no permission
@@ -101,9 +119,7 @@ def _list_class_folder(config: ml_collections.ConfigDict, evaluation_only: bool)
             folder = dataclasses.replace(folder, train=_NOTHING)
     else:
         folder = _list_splits(root, config, left_out, evaluation_only)
-    for note in left_out.notes():
-        logger.info(note)
-    return folder
+    return dataclasses.replace(folder, notes=(*folder.notes, *left_out.notes()))
 
 
 def load_class_folder(
@@ -225,12 +241,12 @@ def _split_flat_folder(listed: ClassFiles, config: ml_collections.ConfigDict) ->
         missing = f"'{train_name}' and '{eval_name}'"
         how = f"drawn by config.dataset.eval_fraction={config.eval_fraction:g} of each class and"
         how += f" split_seed={config.split_seed}"
-    logger.info(
-        "%s has %d class folders and no %s: %s images are for training and %s for evaluation, %s.",
-        *(listed.folder, len(listed.files), missing),
-        *(f"{len(folder.train.paths):,}", f"{len(folder.eval.paths):,}", how),
+    note = (
+        f"{listed.folder} has {len(listed.files)} class folders and no {missing}:"
+        f" {len(folder.train.paths):,} images are for training and {len(folder.eval.paths):,} for"
+        f" evaluation, {how}."
     )
-    return folder
+    return dataclasses.replace(folder, notes=(note,))
 
 
 def _draw_evaluation(

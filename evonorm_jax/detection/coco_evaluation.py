@@ -1,14 +1,16 @@
 """Average precision of boxes and masks, on the host: COCO's own measure.
 
-The library faster-coco-eval does the matching and counting. It agrees with pycocotools, the
-reference, to six digits and is 20 times faster on images with hundreds of objects. All numbers are
-fractions. A number that COCO leaves undefined is left out, such as the precision on large objects
-where there are none.
+`accumulate_detections` keeps the precision at every recall, of which `evaluate_detections` gives
+the means. The library faster-coco-eval does the matching and counting. It agrees with pycocotools,
+the reference, to six digits and is 20 times faster on images with hundreds of objects. All numbers
+are fractions. A number that COCO leaves undefined is left out, such as the precision on large
+objects where there are none.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,18 +27,77 @@ Record = dict[str, Any]
 _AREAS = ("", "_small", "_medium", "_large")
 
 #: Name -> index among COCO's ten thresholds 0.5, 0.55, ..., 0.95.
-_THRESHOLDS = {"50": 0, "75": 5}
+THRESHOLDS = {"50": 0, "75": 5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Accumulated:
+    """Precision and recall of the boxes or the masks of a data set, as COCO's library gives them.
+
+    The axes are the ten thresholds of the overlap (IoU) 0.5, 0.55, ..., 0.95; the recalls 0, 0.01,
+    ..., 1; the categories; COCO's areas; and the numbers of detections that count.
+
+    Attributes:
+      kind: "box" or "mask".
+      category_ids: Category id of each of the K categories.
+      max_dets: The M numbers of detections of one image and one category that count, ascending.
+      precision: `[10, 101, K, 4, M]`, the highest at that recall or any larger one; -1 where it is
+        undefined.
+      recall: `[10, K, 4, M]`, the highest that is reached; -1 where it is undefined.
+    """
+
+    kind: str
+    category_ids: Sequence[int]
+    max_dets: Sequence[int]
+    precision: np.ndarray
+    recall: np.ndarray
+
+    def metrics(self) -> dict[str, float]:
+        """Returns AP and AR by the names of `evaluate_detections`, those that are defined."""
+        parts = {
+            f"{self.kind}_ap{area}": self.precision[..., i, -1] for i, area in enumerate(_AREAS)
+        }
+        for name, index in THRESHOLDS.items():
+            parts[f"{self.kind}_ap{name}"] = self.precision[index, ..., 0, -1]
+        for index, count in enumerate(self.max_dets):
+            parts[f"{self.kind}_ar{count}"] = self.recall[..., 0, index]
+        means = {name: values[values > -1] for name, values in parts.items()}
+        return {name: float(values.mean()) for name, values in means.items() if values.size}
 
 
 def evaluate_detections(
+    truth: Mapping[str, Any], rows: Mapping[str, np.ndarray], **fields: Any
+) -> dict[str, float]:
+    """Computes average precision (AP) and recall (AR) of boxes and masks of a whole data set.
+
+    Args:
+      truth: As in `accumulate_detections`.
+      rows: Likewise.
+      **fields: Its further arguments.
+
+    Returns:
+      A dictionary of metrics with the names `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small`,
+      `box_ap_medium`, `box_ap_large`, `box_ar1`, `box_ar10`, `box_ar100`, and the same with `mask_`
+      where `rows` has masks.
+
+    Raises:
+      UserError: As `accumulate_detections` does.
+    """
+    metrics: dict[str, float] = {}
+    for accumulated in accumulate_detections(truth, rows, **fields):
+        metrics |= accumulated.metrics()
+    return metrics
+
+
+def accumulate_detections(
     truth: Mapping[str, Any],
     rows: Mapping[str, np.ndarray],
     *,
     category_ids: Sequence[int] | None = None,
     max_detections: int | None = None,
     max_dets: Sequence[int] = (1, 10, 100),
-) -> dict[str, float]:
-    """Computes average precision (AP) and recall (AR) of boxes and masks of a whole data set.
+) -> list[Accumulated]:
+    """Computes precision and recall of boxes and masks of a whole data set.
 
     Args:
       truth: COCO's JSON of the data set: `images`, `annotations` and `categories`, crowds included.
@@ -49,9 +110,7 @@ def evaluate_detections(
         more objects.
 
     Returns:
-      A dictionary of metrics with the names `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small`,
-      `box_ap_medium`, `box_ap_large`, `box_ar1`, `box_ar10`, `box_ar100`, and the same with `mask_`
-      where `rows` has masks.
+      Those of the boxes and, where `rows` has masks, those of the masks.
 
     Raises:
       UserError: The `detection` extra is not installed, the truth has no objects, or `rows` does
@@ -61,10 +120,8 @@ def evaluate_detections(
     results = coco_results(
         truth["images"], rows, category_ids=category_ids, max_detections=max_detections
     )
-    metrics = average_precision(truth, results, kind="bbox", max_dets=max_dets)
-    if "masks" in rows:
-        metrics |= average_precision(truth, results, kind="segm", max_dets=max_dets)
-    return metrics
+    kinds = ("bbox", "segm") if "masks" in rows else ("bbox",)
+    return [_accumulate(truth, results, kind, max_dets) for kind in kinds]
 
 
 def coco_results(
@@ -140,6 +197,12 @@ def average_precision(
     Raises:
       UserError: The `detection` extra is not installed, or the truth has no objects.
     """
+    return _accumulate(truth, results, kind, max_dets).metrics()
+
+
+def _accumulate(
+    truth: Mapping[str, Any], results: Sequence[Record], kind: str, max_dets: Sequence[int]
+) -> Accumulated:
     library = import_faster_coco_eval()
     check_max_dets(max_dets)
     # Copies, as the library writes into the records. It marks what is matched by the id of the
@@ -162,18 +225,12 @@ def average_precision(
     evaluation.params.maxDets = sorted(max_dets)
     evaluation.evaluate()
     evaluation.accumulate()
-    # [thresholds, recalls, categories, areas, max_dets] and the same without recalls; -1 is
-    # undefined.
-    precision, recall = (np.asarray(evaluation.eval[key]) for key in ("precision", "recall"))
-
-    prefix = {"bbox": "box", "segm": "mask"}[kind]
-    parts = {f"{prefix}_ap{area}": precision[..., i, -1] for i, area in enumerate(_AREAS)}
-    for name, index in _THRESHOLDS.items():
-        parts[f"{prefix}_ap{name}"] = precision[index, ..., 0, -1]
-    for index, count in enumerate(sorted(max_dets)):
-        parts[f"{prefix}_ar{count}"] = recall[..., 0, index]
-    means = {name: values[values > -1] for name, values in parts.items()}
-    return {name: float(values.mean()) for name, values in means.items() if values.size}
+    return Accumulated(
+        {"bbox": "box", "segm": "mask"}[kind],
+        [int(category) for category in evaluation.params.catIds],
+        evaluation.params.maxDets,
+        *(np.asarray(evaluation.eval[key]) for key in ("precision", "recall")),
+    )
 
 
 def _is_image(rows: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -23,6 +23,7 @@ from evonorm_jax.gan.metrics.frechet import (
 from evonorm_jax.gan.metrics.inception_score import inception_score
 from evonorm_jax.gan.metrics.kernel_distance import kernel_distance
 from evonorm_jax.gan.metrics.precision_recall import precision_recall
+from evonorm_jax.metrics import REAL_SUFFIX
 
 _SUBSET_SIZE = 1000  # of the kernel distance, where there are as many samples
 
@@ -149,7 +150,7 @@ def scalars(figures: Sequence[Figure]) -> dict[str, float]:
         if figure.spread is not None:
             result[f"{figure.name}_std"] = figure.spread
         if figure.real is not None:
-            result[f"{figure.name}_real"] = figure.real
+            result[f"{figure.name}{REAL_SUFFIX}"] = figure.real
     if figures:
         counts = ("num_samples", "num_reference", "num_real")
         result |= {name: getattr(figures[0], name) for name in counts}

@@ -98,7 +98,7 @@ class Cell:
         starts = read_json_or_empty(self.workdir / METADATA_FILE).get("starts")
         try:
             return int(starts[-1]["resolved"]["num_steps"]) if starts else None
-        except (LookupError, TypeError, ValueError):  # damaged
+        except (LookupError, TypeError, ValueError, OverflowError):  # damaged
             return None
 
     def status(self, since: float = 0.0) -> RunStatus:

@@ -37,8 +37,8 @@ class LiveTable(LiveDisplay):
 def running_rows(runner: SweepRunner) -> list[tuple[str, str, str, str]]:
     """Returns run, step, main metric and time left of every run that goes on."""
     rows = []
-    for process in runner.running:
-        cell, status = process.cell, process.cell.status(process.started)
+    for run in runner.running:
+        cell, status = run.cell, run.cell.status(run.started)
         num_steps = cell.num_steps()
         step = value = left = ""
         if num_steps is not None:
@@ -48,7 +48,9 @@ def running_rows(runner: SweepRunner) -> list[tuple[str, str, str, str]]:
                 left = f"{format_duration(seconds)} left"
         if status.value is not None:
             value = cell.metrics().main.format(status.value)
-        rows.append((cell.name, step or "starting", value, left))
+        if not step:
+            step = "starting" if run.where else "waits for room"
+        rows.append((cell.name, step, value, left))
     return rows
 
 

@@ -9,18 +9,17 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Protocol
 
-from evonorm_jax.placement import Place
 from evonorm_jax.run_lock import owner, try_lock
 from evonorm_jax.sweeps.cells import Cell
-from evonorm_jax.sweeps.process import RunProcess
+from evonorm_jax.sweeps.run import Outcome, Run, RunEnd, Runs
 
 _POLL_SECONDS = 0.2
 _ELSEWHERE_SECONDS = 2.0  # between two looks at cells that another sweep is running
-_TAIL_LINES = 12
+_MAX_LOSSES = 3  # of one cell, with the machines that it was on
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,12 +39,12 @@ class Failure:
 
     Attributes:
       cell: Cell of the run.
-      exit_code: Exit code of its process; negative for a signal.
+      how: How it ended, such as "exit code 2"; the code is negative for a signal.
       tail: Last lines that the run printed.
     """
 
     cell: Cell
-    exit_code: int
+    how: str
     tail: str
 
 
@@ -60,7 +59,7 @@ class SweepListener(Protocol):
 
 
 class SweepRunner:
-    """Runs the cells of a sweep in child processes.
+    """Runs the cells of a sweep, here or on a cluster.
 
     Finished cells are skipped, started ones are resumed by the run itself. A cell is run only under
     its lock, so several runners share a folder: each takes what is free, and waits for what another
@@ -68,16 +67,14 @@ class SweepRunner:
 
     Args:
       cells: Cells in the order in which to run them.
-      places: Where to run them, one at a time at each place.
-      command: Gives the command of a cell.
+      runs: Starts their runs, as many at a time as it has places.
       listener: Is told of everything.
     """
 
     def __init__(
         self,
         cells: Sequence[Cell],
-        places: Sequence[Place],
-        command: Callable[[Cell], Sequence[str]],
+        runs: Runs,
         listener: SweepListener,
     ):
         self.cells = list(cells)
@@ -85,14 +82,16 @@ class SweepRunner:
             cell.name: CellState.FINISHED if cell.is_finished() else CellState.WAITING
             for cell in cells
         }
-        self.running: list[RunProcess] = []
+        self.running: list[Run] = []
         self.failures: list[Failure] = []
         self.run_seconds: list[float] = []  # of the runs that this runner has seen to their end
-        self.places = list(places)
+        self.places = list(runs.places)
         self.stop_signal: int | None = None
         self._num_signals = 0
-        self._free_places = list(places)
-        self._command = command
+        self._free_places = list(runs.places)
+        self._runs = runs
+        self._verbs: dict[str, str] = {}  # of the running cells whose start is yet to be told
+        self._losses: Counter[str] = Counter()
         self._listener = listener
         self._look_elsewhere_at = 0.0
 
@@ -147,42 +146,58 @@ class SweepRunner:
             os.close(lock)
             self.states[cell.name] = CellState.FINISHED
             return
-        verb = "resume" if cell.is_started() else "start"
         place = self._free_places.pop(0)
-        process = RunProcess(cell, self._command(cell), lock, place)
-        self.running.append(process)
+        self._verbs[cell.name] = "resume" if cell.is_started() else "start"
+        run = self._runs.start(cell, lock, place)
+        self.running.append(run)
         self.states[cell.name] = CellState.RUNNING
-        self._listener.event(f"{verb:9}  {cell.name} on {place.name}")
+        self._tell_start(run)
+
+    def _tell_start(self, run: Run) -> None:
+        """Tells that a run has begun, once; on a cluster it may wait for a place before."""
+        if run.where and (verb := self._verbs.pop(run.cell.name, None)):
+            self._listener.event(f"{verb:9}  {run.cell.name} on {run.where}")
 
     def _reap(self) -> None:
         """Settles the cells whose runs have ended."""
-        for process in list(self.running):
-            code = process.poll()
-            if code is None:
-                continue
-            self.running.remove(process)
-            self._free_places.append(process.place)
-            cell = process.cell
-            if cell.is_finished():
-                self.states[cell.name] = CellState.FINISHED
-                self.run_seconds.append(process.seconds)
-                parts = (f"finished   {cell.name}", cell.final_value(), f"{process.seconds:.0f} s")
-                self._listener.event("  ".join(filter(None, parts)))
-            elif self.stop_signal is not None:
-                self.states[cell.name] = CellState.WAITING
-                self._listener.event(f"stopped    {cell.name} at step {cell.status().step}")
-            else:
-                self.states[cell.name] = CellState.FAILED
-                self.failures.append(Failure(cell, code, process.log_tail(_TAIL_LINES)))
-                self._listener.event(f"failed     {cell.name} (exit code {code}), log {cell.log}")
+        for run in list(self.running):
+            end = run.poll()
+            self._tell_start(run)
+            if end is not None:
+                self.running.remove(run)
+                self._free_places.append(run.place)
+                self._verbs.pop(run.cell.name, None)
+                self._settle(run, end)
+
+    def _settle(self, run: Run, end: RunEnd) -> None:
+        cell = run.cell
+        if end.outcome == Outcome.FINISHED:
+            state = CellState.FINISHED
+            self.run_seconds.append(run.seconds)
+            parts = (f"finished   {cell.name}", cell.final_value(), f"{run.seconds:.0f} s")
+            text = "  ".join(filter(None, parts))
+        elif end.outcome == Outcome.ELSEWHERE:
+            state, text = CellState.ELSEWHERE, f"elsewhere  {cell.name}: {end.how}"
+        elif self.stop_signal is not None:
+            state = CellState.WAITING
+            text = f"stopped    {cell.name} at step {cell.status().step}"
+        elif end.outcome == Outcome.LOST and self._losses[cell.name] + 1 < _MAX_LOSSES:
+            self._losses[cell.name] += 1
+            state, text = CellState.WAITING, f"lost       {cell.name}: {end.how}"
+        else:
+            state = CellState.FAILED
+            self.failures.append(Failure(cell, end.how, end.tail))
+            text = f"failed     {cell.name} ({end.how}), log {cell.log}"
+        self.states[cell.name] = state
+        self._listener.event(text)
 
     def _stop_runs(self) -> None:
         """First signal: SIGTERM to each run, which saves a checkpoint. Second signal: SIGKILL."""
-        for process in self.running:
+        for run in self.running:
             if self._num_signals > 1:
-                process.kill()
-            elif not process.stopping:
-                process.stop()
+                run.kill()
+            elif not run.stopping:
+                run.stop()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -194,8 +209,8 @@ class SweepRunner:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            for process in self.running:  # an exception in the loop above: leave nothing behind
-                process.stop()
+            for run in self.running:  # an exception in the loop above: leave nothing behind
+                run.stop()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stop_signal = number

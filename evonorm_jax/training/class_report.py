@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from evonorm_jax.run_files import CLASS_ACCURACY_FILE, CONFUSION_FILE, replacing
+from evonorm_jax.run_files import CLASS_ACCURACY_FILE, CONFUSION_FILE, write_csv
 
 #: With more classes no matrix is written: of 1,000 it has a million cells.
 MOST_MATRIX_CLASSES = 1000
@@ -65,17 +64,12 @@ def write_class_report(
         strict=True,
     )
     header = ("class", "name", "examples", "accuracy", "predictions", "precision")
-    _write_table(folder / CLASS_ACCURACY_FILE, [header, *rows])
+    write_csv(folder / CLASS_ACCURACY_FILE, [header, *rows])
     if count <= MOST_MATRIX_CLASSES:
         matrix = confusion_matrix(labels, predictions, count)
         table = [(name, *row) for name, row in zip(class_names, matrix.tolist(), strict=True)]
-        _write_table(folder / CONFUSION_FILE, [("true class", *class_names), *table])
+        write_csv(folder / CONFUSION_FILE, [("true class", *class_names), *table])
 
 
 def _shares(right: np.ndarray, of: np.ndarray) -> list[str]:
     return [f"{a / b:.6f}" if b else "" for a, b in zip(right, of, strict=True)]
-
-
-def _write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(rows)

@@ -232,4 +232,4 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
         check_instance_fields(config.dataset)
     elif config.task in TASK_FIELDS:
-        check_dataset(config.dataset)
+        check_dataset(config.dataset, may_fit_to_data=config.task == "classification")

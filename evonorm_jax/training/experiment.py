@@ -17,7 +17,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.training.config import check_config
 from evonorm_jax.training.durations import Durations, resolve_durations
 from evonorm_jax.training.evaluation import Evaluator
-from evonorm_jax.training.fit_to_data import fit_to_data, fits_to_data
+from evonorm_jax.training.fit_to_data import fit_image_size, fit_to_data, fits_to_data
 from evonorm_jax.training.parallel import DataParallel, WorkerLayout, layout_workers
 from evonorm_jax.training.steps import step_key
 from evonorm_jax.training.tasks import State, Task, find_task
@@ -118,12 +118,14 @@ def create_experiment(
     task, pipeline = find_task(config), None
     notes: list[str] = []
     if fits_to_data(config):
+        config, size_notes = fit_image_size(config)  # which the images are read in
         pipeline = task.create_pipeline(config)
         config, notes = fit_to_data(
             config,
             pipeline.num_train_examples // task.batches_per_step(config),
             len(parallel.devices),
         )
+        notes = [*size_notes, *notes]
     layout = layout_workers(
         config.num_workers,
         config.images_per_worker,

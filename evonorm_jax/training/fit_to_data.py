@@ -7,11 +7,14 @@ stands in the run's `config.json`, and a run that resumes keeps it, though the d
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evonorm_jax.data.config import dataset_name
+from evonorm_jax.data.config import dataset_name, size_before_crop
+from evonorm_jax.data.image_sizes import sample_shorter_sides, stored_image_size
 from evonorm_jax.errors import UserError
+from evonorm_jax.models import native_image_size
 from evonorm_jax.run_files import CONFIG_FILE, read_json
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 #: The fields that may be -1, which leaves the choice to the data.
 FIELDS = (
+    "dataset.image_size",
     "images_per_worker",
     "num_steps",
     "schedule.warmup_epochs",
@@ -26,6 +30,10 @@ FIELDS = (
     "optimizer.learning_rate",
 )
 
+# The networks halve their maps five times: 32 pixels leave a last map of one. From weights, images
+# are enlarged to 128 pixels, as the BiT-HyperRule (below) does with those under 96.
+_STRIDE = 32
+_SMALLEST_TUNED = 128
 # A ResNet-50 trains on 64 images of 224 pixels in float32 with 5 GB of memory, which GPUs have.
 _LARGEST_BATCH = 64
 _PIXELS = 224
@@ -74,6 +82,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.
             saved = read_json(workdir / CONFIG_FILE)
             if "optimizer.learning_rate" in open_fields and not config.optimizer.rate_multipliers:
                 open_fields.append("optimizer.rate_multipliers")  # was chosen with the rate
+            if _is_open(config, "dataset.resize_size"):
+                open_fields.append("dataset.resize_size")  # follows image_size
             for name in open_fields:
                 if (value := _find(saved, name)) is not None:
                     _set(config, name, value)
@@ -85,10 +95,42 @@ def fits_to_data(config: ml_collections.ConfigDict) -> bool:
     return any(_is_open(config, name) for name in FIELDS)
 
 
+def fit_image_size(
+    config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.ConfigDict, list[str]]:
+    """Chooses the size of the images of a classifier where it is left to the data.
+
+    It is the largest multiple of 32 that half of the images reach by their shorter side, and at
+    most what the network was made for; an .npz file has its images in one size. `resize_size`
+    follows, unless it is set.
+
+    Args:
+      config: The config, is left as it is.
+
+    Returns:
+      The config, and what to tell the user: nothing where nothing was left to the data.
+
+    Raises:
+      UserError: The data set cannot be found, or there is no such network.
+    """
+    if config.task != "classification" or not _is_open(config, "dataset.image_size"):
+        return config, []
+    fitted = config.copy_and_resolve_references()
+    with fitted.unlocked():
+        dataset = fitted.dataset
+        dataset.image_size, why = _image_size(config)
+        if dataset.resize_size == -1:
+            dataset.resize_size = size_before_crop(dataset.image_size)
+    return fitted, [
+        f"Chosen: dataset.image_size={dataset.image_size}, {why}. It can be set instead, as"
+        " --config.dataset.image_size=192."
+    ]
+
+
 def fit_to_data(
     config: ml_collections.ConfigDict, num_train_examples: int, num_devices: int
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
-    """Chooses what is left to the data.
+    """Chooses what is left to the data, after the size of the images.
 
     Args:
       config: The config, is left as it is.
@@ -129,16 +171,39 @@ def fit_to_data(
         for name in names
         if _find(fitted, name) != _find(config, name)
     ]
-    notes = [
-        f"Chosen to fit {num_train_examples:,} training images: {', '.join(chosen)}."
-        f" Each can be set instead, as --config.{names[0]}=16."
-    ]
+    notes = []
+    if chosen:
+        notes.append(
+            f"Chosen to fit {num_train_examples:,} training images: {', '.join(chosen)}."
+            " Each can be set instead, as --config.images_per_worker=16."
+        )
     if not config.get("init_from"):
         note = "No weights are named (config.init_from is empty): training from scratch"
         if num_train_examples < _FEW:
             note += f", for which {num_train_examples:,} images are few. See docs/finetuning.md"
         notes.append(f"{note}.")
     return fitted, notes
+
+
+def _image_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
+    """Returns the size of the images in pixels, and why it is that."""
+    dataset = config.dataset
+    if dataset.source == "npz" and (stored := stored_image_size(dataset)):
+        return stored, f"that of the images in '{dataset.path}'"
+    native = native_image_size(config.model.name)
+    made_for = f"for which {config.model.name} was made"
+    sides = sample_shorter_sides(dataset) if dataset.source == "folder" else []
+    if not sides:
+        return native, f"{made_for}: the sizes of the images are not known"
+    median = statistics.median_low(sides)
+    seen = f"{len(sides)} images looked at have a median shorter side of {median} pixels"
+    if median >= native:
+        return native, f"{made_for}: {seen}"
+    size = max(median // _STRIDE, 1) * _STRIDE
+    if size < _SMALLEST_TUNED <= native and config.init_from:
+        return _SMALLEST_TUNED, f"to which smaller images are enlarged from weights: {seen}"
+    why = f"a multiple of {_STRIDE} pixels, of at most the {native} {made_for}"
+    return size, f"{why}: {seen}"
 
 
 def _batch_size(num_examples: int, image_size: int, num_devices: int, num_workers: int) -> int:

@@ -209,6 +209,7 @@ class _Training:
                     functools.partial(create, self.workdir, config.to_dict())
                     for create in writers.find_writers(config)
                 ],
+                start_step=start_step,
             )
         )
         self.profile = cleanup.enter_context(

@@ -37,7 +37,9 @@ WriterFactory = Callable[[Path, dict[str, Any]], "MetricWriter"]
 class MetricWriter(Protocol):
     """Anything that takes one row of scalars per event.
 
-    A resumed run writes the steps after its last checkpoint again.
+    A resumed run writes the steps after its last checkpoint again. A writer that also has a method
+    `resume(step)` is told so before its first row: rows of later steps that it took from an earlier
+    process come again. The step is 0 where a run begins, or begins anew.
     """
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -144,6 +146,7 @@ def create_writer(
     first_process: bool,
     tensorboard: bool,
     others: Iterable[Callable[[], MetricWriter]] = (),
+    start_step: int = 0,
 ) -> MultiWriter:
     """Creates the writers of a run.
 
@@ -152,13 +155,18 @@ def create_writer(
       first_process: Whether this process writes anything at all.
       tensorboard: Whether to write event files, where the packages for them are installed.
       others: Create further writers.
+      start_step: The step that the run goes on from, for those of the others that ask for it.
     """
     if not first_process:
         return MultiWriter(())
     writers: list[MetricWriter] = [JsonlWriter(workdir)]
     if tensorboard and tensorboard_available():
         writers.append(TensorBoardWriter(workdir))
-    return MultiWriter((*writers, *(create() for create in others)))
+    for create in others:
+        writers.append(create())
+        if (resume := getattr(writers[-1], "resume", None)) is not None:
+            resume(start_step)
+    return MultiWriter(tuple(writers))
 
 
 def drop_after(workdir: Path, step: int) -> int:

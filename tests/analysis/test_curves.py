@@ -1,3 +1,4 @@
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,11 @@ from PIL import Image
 
 from evonorm_jax.analysis import curves
 from evonorm_jax.analysis.curves import plot_runs
+from evonorm_jax.analysis.runs import load_run
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import METRICS_FILE
 from tests.analysis.conftest import event
+from tests.experiments import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +100,26 @@ def test_an_unknown_metric_raises_and_lists_the_known_ones(make_run, tmp_path):
 def test_an_unknown_image_format_raises(make_run, tmp_path):
     with pytest.raises(UserError, match=r"'.*curves\.xyz' must end in one of .*\.png"):
         plot_runs([make_run("run")], tmp_path / "curves.xyz")
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_drawn_in_little_memory(make_run):
+    """Of which drawing a run of a few rows takes 200 MB: Python, NumPy, matplotlib and JAX."""
+    path, rng = make_run("run"), random.Random(0)
+    with (path / METRICS_FILE).open("w") as stream:
+        for step in range(1, 1_000_001):
+            values = (f'"train/{name}": {rng.random()}' for name in ("loss", "top1", "rate"))
+            row = f'"step": {step}, "time": {1.79e9 + step}, "epoch": {step / 1000}'
+            stream.write(f"{{{row}, {', '.join(values)}}}\n")
+    command_line.measure("-m", "experiments.plot", "--help")
+    picture = str(path / "curves.png")
+    stdout, megabytes = command_line.measure(
+        "-m", "experiments.plot", str(path), "--output", picture
+    )
+    assert picture in stdout
+    assert megabytes < 300
+    steps, _, losses = load_run(path).series["train/loss"]
+    assert (len(steps), len(losses), steps[-1]) == (1_000_000, 1_000_000, 1_000_000)
 
 
 def launch(*arguments):

@@ -6,12 +6,14 @@ import logging
 
 import pytest
 
+from evonorm_jax.analysis.runs import load_run
 from evonorm_jax.analysis.sweep_files import read_history
-from evonorm_jax.analysis.sweep_report import report
+from evonorm_jax.analysis.sweep_report import provenance, report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.errors import UserError
-from tests.analysis.sweep_folders import write_run, write_sweep
+from evonorm_jax.metrics import CLASSIFICATION
+from tests.analysis.sweep_folders import COMMIT, write_run, write_sweep
 
 pytestmark = pytest.mark.hostile
 
@@ -94,6 +96,62 @@ def test_a_run_with_a_foreign_config_is_left_out_and_told_once(tmp_path, caplog,
     (good / "config.json").write_text("[]")
     with pytest.raises(UserError, match=r"holds no run of a sweep: in .*seed=0"):
         load_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("starts", "commit"),
+    [
+        (3, ""),
+        ({"0": {}}, ""),
+        ("today", ""),
+        (["today"], ""),
+        ([None], ""),
+        ([{"time": 17, "commit": COMMIT, "devices": "1 x cpu"}], COMMIT),
+        ([{"time": "2026-01-02", "commit": COMMIT, "devices": ["cpu"]}], COMMIT),
+        ([{"time": "2026-01-02", "commit": {}, "devices": "1 x cpu"}], ""),
+    ],
+)
+def test_what_is_damaged_of_a_start_is_left_out_and_told(tmp_path, caplog, starts, commit):
+    path = write_run(tmp_path, "bn_relu", 8, 0, 0.9) / "metadata.json"
+    path.write_text(json.dumps({"starts": starts}))
+    with caplog.at_level(logging.WARNING):
+        sweep = load_sweep(tmp_path)
+    assert [(run.score, run.commit) for run in sweep.runs] == [(90.0, commit)]
+    (record,) = caplog.records
+    assert record.message.startswith(f"{path}: 'starts' is damaged")
+    assert provenance(sweep, []).count("- commit:") == 1
+
+
+@pytest.mark.parametrize("starts", [[], None, [{}], [{"commit": None}]])
+def test_a_start_that_noted_less_is_not_damaged(tmp_path, caplog, starts):
+    path = write_run(tmp_path, "bn_relu", 8, 0, 0.9) / "metadata.json"
+    path.write_text(json.dumps({"starts": starts}))
+    with caplog.at_level(logging.WARNING):
+        assert load_sweep(tmp_path).runs[0].commit == ""
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("value", ["30", [30], {}, True])
+def test_seconds_of_training_that_are_no_number_are_a_damaged_summary(tmp_path, caplog, value):
+    path = write_run(tmp_path, "bn_relu", 8, 0, 0.9) / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "train_seconds": value}))
+    with caplog.at_level(logging.WARNING):
+        sweep = load_sweep(tmp_path)
+    assert [(run.score, run.train_seconds, run.steps) for run in sweep.runs] == [(None, None, 20)]
+    assert f"{path} is damaged: the run counts as unfinished" in caplog.text
+    assert "0.0 min of training" in provenance(sweep, [])
+
+
+@pytest.mark.parametrize(
+    "change", [{"main_metric": 3}, {"shown": [1]}, {"known": []}, {"known": {"loss": {"label": 1}}}]
+)
+def test_metrics_of_a_foreign_type_are_told_with_their_run(tmp_path, change):
+    folder = write_run(tmp_path, "bn_relu", 8, 0, 0.9)
+    metrics = CLASSIFICATION.to_json() | change
+    (folder / "metadata.json").write_text(json.dumps({"metrics": metrics}))
+    for load, path in ((load_sweep, tmp_path), (load_run, folder)):
+        with pytest.raises(UserError, match=rf"'{folder}': The field 'metrics' of metadata.json"):
+            load(path)
 
 
 def test_rows_of_the_history_that_are_none_are_left_out(tmp_path):

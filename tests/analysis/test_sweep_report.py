@@ -9,14 +9,9 @@ from PIL import Image
 from evonorm_jax.analysis import sweep_figures
 from evonorm_jax.analysis.sweep_figures import paper_points, plot_accuracy, plot_learning_curves
 from evonorm_jax.analysis.sweep_files import read_history
-from evonorm_jax.analysis.sweep_report import (
-    accuracy_table,
-    difference_table,
-    report,
-    verdict_table,
-    write_sweep_report,
-)
+from evonorm_jax.analysis.sweep_report import report, write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
+from evonorm_jax.analysis.sweep_tables import accuracy_table, difference_table, verdict_table
 from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun, load_sweep
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import Metric, RunMetrics
@@ -239,6 +234,18 @@ def test_accuracy_is_drawn_against_size_descending(root, tmp_path, figures):
     assert axis.get_title() == "digits of 8x8 pixels, ResNet-20, 1 worker, 2 epochs"
     with Image.open(output) as image:
         assert min(image.size) > 500
+
+
+def test_one_size_is_drawn_by_layer_with_every_seed(tmp_path, figures):
+    for layer, seed, top1 in (("bn_relu", 0, 0.8), ("bn_relu", 1, 0.9), ("evonorm_s0", 0, 0.7)):
+        write_run(tmp_path, layer, 8, seed, top1)
+    plot_accuracy(load_sweep(tmp_path), tmp_path / "accuracy.png")
+    (axis,) = figures[0].axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["BN-ReLU", "EvoNorm-S0"]
+    seeds = [line for line in axis.get_lines() if line.get_alpha() == 0.5]
+    assert [list(line.get_ydata()) for line in seeds] == [[80.0, 90.0], [70.0]]
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == ["bars: ± one standard deviation of 2 seeds", "some seeds missing"]
 
 
 def test_missing_seeds_are_marked(root, tmp_path, figures):

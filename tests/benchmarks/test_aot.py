@@ -114,6 +114,7 @@ def test_figures_of_layers(options, tiny, tmp_path):
         assert figures["peak memory, GB"] * 1e9 > 4 * x_bytes
         assert figures[aot.PREDICTION] == pytest.approx(figures[aot.TRAFFIC] / 3.35, rel=1e-6)
         assert "all-reduces" not in figures
+        assert 0 < figures["lowering seconds"] < figures["compile seconds"]
     assert report.find("layers", LAYER, BASELINE).figures["TFLOP"] == 0
     text = (folder / "aot_quick.md").read_text()
     assert aot.QUICK_NOTICE in text

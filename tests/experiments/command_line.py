@@ -20,12 +20,14 @@ def environment(num_devices: int = 1) -> dict[str, str]:
     }
 
 
-def start(module: str, *arguments: str, num_devices: int = 1) -> subprocess.Popen:
+def start(
+    module: str, *arguments: str, num_devices: int = 1, warnings: str = "error"
+) -> subprocess.Popen:
     """Starts `python -m experiments.MODULE ARGUMENTS...`; stdout and stderr are pipes of text."""
     return subprocess.Popen(
         [sys.executable, "-m", f"experiments.{module}", *arguments],
         cwd=ROOT,
-        env=environment(num_devices),
+        env=environment(num_devices) | {"PYTHONWARNINGS": warnings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,6 +39,28 @@ def run(module: str, *arguments: str, num_devices: int = 1) -> subprocess.Comple
     process = start(module, *arguments, num_devices=num_devices)
     stdout, stderr = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def measure(*arguments: str) -> tuple[str, float]:
+    """What a command of Python prints, and the most memory that it took, in megabytes.
+
+    The seconds of CPU that it took are printed, for those who want to know.
+    """
+    code = (
+        "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]);"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        "print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime); sys.exit(code)"
+    )
+    # A process between, whose only child it is.
+    command = [sys.executable, "-c", code, sys.executable, *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    stdout, _, last = done.stdout.rstrip().rpartition("\n")
+    megabytes, seconds = map(float, last.split())
+    print(f"{' '.join(arguments)[:80]}: {seconds:.1f} s of CPU, {megabytes:.0f} MB")
+    return stdout, megabytes
 
 
 def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> None:

@@ -17,6 +17,7 @@ from evonorm_jax.data.config import check_fields
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs import Graph
 from evonorm_jax.search.engine.protocol import ProxyProtocol
+from evonorm_jax.search.run import proxy_ranking
 from evonorm_jax.search.run.driver import SearchSettings
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE
 from evonorm_jax.search.run.ledger_reader import read_ledger
@@ -41,7 +42,7 @@ def test_a_search_ends_with_its_best_layer(searched):
     scored = [entry for entry in contents.entries if entry.is_scored]
     assert len(scored) == 4
     assert all(entry.place is not None for entry in contents.entries)
-    best = contents.best(1)[0]
+    best = contents.entries.best(1)[0]
     assert Graph.load(workdir / "best.json") == best.candidate.graph
     metadata = json.loads((workdir / "best.json").read_text())["metadata"]
     assert metadata == {"candidate": best.id, "scores": dict(best.verdict.scores)}
@@ -52,11 +53,11 @@ def test_a_search_ends_with_its_best_layer(searched):
 
 def test_the_same_command_resumes_and_a_larger_budget_extends(searched, tmp_path):
     workdir, _ = searched
-    before = read_ledger(workdir).entries
+    before = list(read_ledger(workdir).entries)
     arguments = [f"--config={CONFIG}", f"--workdir={workdir}", "--workers=1"]
     again = command_line.run("search", *arguments, "--config.search.max_scored=5")
     assert again.returncode == 0, again.stderr
-    entries = read_ledger(workdir).entries
+    entries = list(read_ledger(workdir).entries)
     assert entries[: len(before)] == before
     assert sum(entry.is_scored for entry in entries) == 5
 
@@ -118,7 +119,7 @@ def test_kills_change_nothing_of_what_is_found(tmp_path):
             process = command_line.start("search", *arguments)
         else:
             os.kill(workers_of(process)[0], signal.SIGKILL)
-        after = read_ledger(workdir).entries
+        after = list(read_ledger(workdir).entries)
         assert all(after[entry.id] == entry for entry in before)
     _, stderr = process.communicate(timeout=300)
     assert (process.returncode, stderr) == (0, "")
@@ -136,12 +137,12 @@ def test_kills_change_nothing_of_what_is_found(tmp_path):
             [f"--config={CONFIG}", "--config.search.criterion=best"],
             "criterion='best'; it must be pareto or",
         ),
-        (["--config=configs/search/cifar10_evonorm_s.py:fast"], "knows small, tiny, smoke"),
+        (["--config=configs/search/cifar10_evonorm_s.py:fast"], "knows small, tiny, deep, smoke"),
     ],
 )
 def test_mistakes_are_one_message_and_change_nothing(searched, arguments, message):
     workdir, _ = searched
-    before = read_ledger(workdir).entries
+    before = list(read_ledger(workdir).entries)
     result = command_line.run("search", *arguments, f"--workdir={workdir}")
     assert result.returncode == 2
     assert re.match(f"search: .*{message}", result.stderr)
@@ -198,6 +199,29 @@ def test_only_the_tiny_networks_are_given_up_early(form, steps):
     assert [rule["step"] for rule in config.protocol.abort_rules] == steps
 
 
+def test_the_deep_form_is_a_ranked_protocol():
+    """But for what rejects, of which a ranking has nothing."""
+    config = cifar10_evonorm_b.get_config("deep,npz")
+    protocol = ProxyProtocol.from_dict(config.protocol.to_dict())
+    ranked = proxy_ranking.PROXIES["pair"].protocol
+    names = ("quality_accuracy", "quality_examples", "nonfinite_rejects", "stability", "filters")
+    rejections = {name: getattr(ranked, name) for name in names}
+    assert dataclasses.replace(protocol, **rejections) == ranked
+    assert (protocol.quality_steps, protocol.quality_accuracy) == (80, 15.0)
+    assert config.dataset.image_size == 10
+    reranked = ProxyProtocol.from_dict(config.rerank.protocol.to_dict())
+    long = proxy_ranking.LONG_TRAINING.protocol
+    assert (reranked.anchors, reranked.num_steps) == (long.anchors, long.num_steps)
+    assert (reranked.crop_size, reranked.schedule) == (long.crop_size, long.schedule)
+    assert cifar10_evonorm_s.get_config("deep,folder").protocol.num_steps == 200
+
+
+@pytest.mark.parametrize("form", ["deep", "deep,tfds"])
+def test_the_deep_form_needs_small_images(form):
+    with pytest.raises(UserError, match="take deep,folder or deep,npz"):
+        cifar10_evonorm_b.get_config(form)
+
+
 def test_random_layers_are_all_trained():
     plain = json.loads(json.dumps(cifar10_random_layers.get_config().to_dict()))
     settings = SearchSettings.from_config(plain)
@@ -213,7 +237,9 @@ def test_random_layers_are_all_trained():
 
 @pytest.mark.parametrize("series", ["b", "s"])
 def test_an_unknown_form_is_refused(series):
-    with pytest.raises(UserError, match=r"'fast' .* knows small, tiny, smoke, tfds, folder, npz\."):
+    with pytest.raises(
+        UserError, match=r"'fast' .* knows small, tiny, deep, smoke, tfds, folder, npz\."
+    ):
         MODULES[series].get_config("fast")
 
 

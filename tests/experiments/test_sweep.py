@@ -140,6 +140,8 @@ def main_in_process(monkeypatch, *arguments):
         ([f"--config={CONFIG}", "--only=gn*"], "--only 'gn*' matches no cell"),
         ([f"--config={CONFIG}", "--config.sede=1"], "config has no field 'sede'"),
         ([f"--config={CONFIG}", "--jobs=0"], "--jobs=0: at least one run"),
+        ([f"--config={CONFIG}", "--ray=auto", "--print"], "--print runs nothing: leave --ray out"),
+        ([f"--config={CONFIG}", "--gpus_per_run=1"], "--gpus_per_run is for --ray"),
         ([f"--config={CONFIG}", "extra"], "Unknown argument 'extra'"),
         ([f"--config={CONFIG[:-1]}"], "Unknown config argument 'smok'"),
     ],

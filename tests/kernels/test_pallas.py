@@ -15,7 +15,7 @@ from jax import export
 from jax.sharding import Mesh, PartitionSpec
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.kernels import evonorm_s0, implementations, pallas, reference
+from evonorm_jax.kernels import evonorm_s0, implementations, mosaic_gpu, pallas, reference
 from tests.kernels.accelerators import abstract_operands, lower, on_device, operands
 from tests.kernels.test_mosaic_gpu import HAS_INTERPRETER
 
@@ -92,7 +92,8 @@ def test_dtypes_and_residuals() -> None:
     assert kept <= 1.1 * x.nbytes
 
 
-def test_lowers_and_exports() -> None:
+def test_lowers_and_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pallas, "run", None)  # XLA's form is not even traced
     abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16")
     assert lower(gradients, "cuda", *abstract).count(KERNEL) == 2
     with on_device("cuda"):
@@ -117,7 +118,11 @@ def test_layers_of_one_shape_are_lowered_once() -> None:
 
 
 @pytest.mark.parametrize("platform", ["cpu", "rocm", "tpu"])
-def test_other_platforms_take_the_form_of_xla(platform: str, log: Any) -> None:
+def test_other_platforms_take_the_form_of_xla(
+    platform: str, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kernel in ("forward", "backward"):
+        monkeypatch.setattr(mosaic_gpu, kernel, None)  # not even traced
     abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16")
     traced = jax.jit(gradients).trace(*abstract)
     assert KERNEL not in traced.lower(lowering_platforms=(platform,)).as_text()
@@ -251,9 +256,31 @@ def test_float16(log: Any) -> None:
         pallas.evonorm_s0_pallas(x, *params, num_groups=4, interpret=True)
 
 
+def test_one_program_for_two_platforms() -> None:
+    abstract, _ = abstract_operands((2, 3, 3, 8), "float32")
+    step = jax.jit(jax.grad(functools.partial(loss, num_groups=4)))
+    with on_device("cuda"):
+        exported = export.export(step, platforms=["cuda", "cpu"])(*abstract)
+    assert exported.mlir_module().count(KERNEL) == 2
+    x, _, *params = operands((2, 3, 3, 8), "float32")
+    np.testing.assert_allclose(exported.call(x, *params), step(x, *params), rtol=1e-6, atol=1e-6)
+
+
 def test_vmap() -> None:
     x, _, *params = operands((2, 3, 3, 8), "float32")
-    y = jax.vmap(lambda x: pallas.evonorm_s0_pallas(x[None], *params, num_groups=4)[0])(x)
+
+    def gradient(x: jax.Array) -> jax.Array:
+        return jax.grad(functools.partial(loss, num_groups=4))(x[None], *params)[0]
+
+    expected = jax.grad(functools.partial(loss, num_groups=4))(x, *params)
+    np.testing.assert_allclose(jax.vmap(gradient)(x), expected, rtol=1e-6, atol=1e-6)
+    assert lower(jax.vmap(gradient), "cuda", x).count(KERNEL) == 2
+
+
+def test_without_jit() -> None:
+    x, _, *params = operands((2, 3, 3, 8), "float32")
+    with jax.disable_jit():
+        y = pallas.evonorm_s0_pallas(x, *params, num_groups=4)
     np.testing.assert_allclose(y, plain(x, *params), rtol=1e-6, atol=1e-6)
 
 

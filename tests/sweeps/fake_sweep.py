@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from evonorm_jax.placement import places_for_runs
-from evonorm_jax.sweeps import SweepRunner, create_cells
+from evonorm_jax.sweeps import LocalRuns, SweepRunner, create_cells
 
 RUN = r"""
 import json, os, pathlib, signal, sys, time
@@ -70,13 +70,13 @@ def main():
     def command(cell):
         fail = "1" if cell.name == arguments.fail else "0"
         stubborn = "1" if arguments.stubborn else "0"
-        return [sys.executable, "-c", RUN, str(cell.workdir), str(arguments.ticks), fail, stubborn]
+        return ["-c", RUN, str(cell.workdir), str(arguments.ticks), fail, stubborn]
 
-    places = places_for_runs(arguments.jobs)
-    runner = SweepRunner(cells(arguments.root, arguments.cells), places, command, Printer())
+    runs = LocalRuns(places_for_runs(arguments.jobs), command)
+    runner = SweepRunner(cells(arguments.root, arguments.cells), runs, Printer())
     finished = runner.run()
     for failure in runner.failures:
-        print(f"{failure.cell.name} ended with {failure.exit_code}: {failure.tail}")
+        print(f"{failure.cell.name} ended with {failure.how}: {failure.tail}")
     sys.exit(128 + runner.stop_signal if runner.stop_signal else 0 if finished else 1)
 
 

@@ -119,7 +119,11 @@ def test_the_summary_says_that_a_run_is_finished(cell):
 @pytest.mark.hostile
 @pytest.mark.parametrize("name", ["summary.json", "metadata.json", "metrics.jsonl", "config.json"])
 @pytest.mark.parametrize(
-    "text", ["", "[]", "[" * 100_000, '{"starts": [3], "metrics": 3, "step": 1, "time": "x"}']
+    "text",
+    [
+        *("", "[]", "[" * 100_000, '{"starts": [3], "metrics": 3, "step": 1, "time": "x"}'),
+        '{"starts": [{"resolved": {"num_steps": Infinity}}]}',
+    ],
 )
 def test_damaged_files_of_a_run_stop_no_sweep(cell, name, text):
     cell.workdir.mkdir(parents=True)

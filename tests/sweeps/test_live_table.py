@@ -7,7 +7,7 @@ import pytest
 
 from evonorm_jax import display
 from evonorm_jax.placement import places_for_runs
-from evonorm_jax.sweeps import live_table
+from evonorm_jax.sweeps import LocalRuns, live_table
 from evonorm_jax.sweeps.live_table import LiveTable, running_rows, summary_line
 from evonorm_jax.sweeps.runner import CellState, SweepRunner
 from tests.sweeps.fake_sweep import Printer, cells
@@ -19,7 +19,7 @@ def runner(tmp_path):
     five = cells(tmp_path, 5)
     (tmp_path / five[0].name).mkdir(parents=True)
     (five[0].workdir / "summary.json").write_text('{"eval/top1": 0.9}')
-    runner = SweepRunner(five, places_for_runs(2), lambda cell: [], Printer())
+    runner = SweepRunner(five, LocalRuns(places_for_runs(2), lambda cell: []), Printer())
     runner.states[five[1].name] = CellState.FAILED
     runner.states[five[2].name] = CellState.RUNNING
     runner.run_seconds = [60.0]
@@ -30,7 +30,7 @@ def runner(tmp_path):
     rows = [{"step": s, "time": started + s, "eval/top1": 0.8} for s in (10, 50)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (running.workdir / "metrics.jsonl").write_text(text)
-    runner.running = [SimpleNamespace(cell=running, started=started)]
+    runner.running = [SimpleNamespace(cell=running, started=started, where="CPU")]
     return runner
 
 
@@ -49,6 +49,8 @@ def test_a_run_that_has_logged_nothing_is_starting(runner, tmp_path):
     (tmp_path / "bn_relu" / "seed=2" / "metadata.json").unlink()
     (tmp_path / "bn_relu" / "seed=2" / "metrics.jsonl").unlink()
     assert running_rows(runner) == [("bn_relu/seed=2", "starting", "", "")]
+    runner.running[0].where = ""  # on a cluster that has no room for it yet
+    assert running_rows(runner) == [("bn_relu/seed=2", "waits for room", "", "")]
 
 
 def test_plain_lines_where_the_stream_is_no_terminal(runner, monkeypatch):

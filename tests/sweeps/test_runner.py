@@ -84,7 +84,7 @@ def test_all_cells_run_once_and_finished_ones_are_skipped(tmp_path, start):
 def test_a_failure_is_reported_and_stops_nothing(tmp_path, start):
     code, out = finish(start("--fail=bn_relu/seed=1"))
     assert code == 1
-    assert "bn_relu/seed=1 ended with 1: this run was told to fail" in out
+    assert "bn_relu/seed=1 ended with exit code 1: this run was told to fail" in out
     assert [history(tmp_path, s)[-1] for s in (0, 2, 3)] == ["finished"] * 3
     code, out = finish(start())  # and is tried again
     assert code == 0, out

@@ -3,13 +3,16 @@
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from configs import detection_recipes, recipes
 from evonorm_jax.data import dataset_config
 from evonorm_jax.errors import UserError
+from evonorm_jax.interop import from_timm_state_dict, timm_tensors
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.run_directory import open_run_directory
+from tests.interop.cases import make_case
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
 ONE_DEVICE = jax.devices()[:1]
@@ -86,6 +89,38 @@ def test_a_detector_starts_from_one_of_its_own_kind(tmp_path):
     weights = create_experiment(config, ONE_DEVICE).task.initial_weights()
     assert weights.description == f"Starting from {tmp_path} at step 0."
     jax.tree.map(np.testing.assert_array_equal, weights.variables["params"], state.params)
+
+
+def test_the_backbone_is_that_of_a_file_of_timm(tmp_path):
+    """Made-up values by the names that timm's resnet18 has, of two blocks and 8 channels."""
+    small = {"stage_sizes": (1, 1), "num_filters": 8}
+    shapes = {name: t.timm_shape for name, t in timm_tensors("resnet18", 10, **small).items()}
+    state_dict = make_case(shapes, batch=1, image_size=8, num_classes=10).state_dict
+    path = tmp_path / "weights.safetensors"
+    save_file(state_dict, path)
+    config = detector_config(path, "bn_relu")
+    config.model.norm_act_fields = {"epsilon": 1e-5, "momentum": 0.9}  # timm's
+    config.init_from_model = "resnet18"
+    run = create_experiment(config, ONE_DEVICE)
+    weights = run.task.initial_weights()
+    source = f"Starting with the backbone of {path} (timm's resnet18)."
+    assert weights.description.startswith(source)
+    state, fresh = run.create_state(weights.variables), run.create_state()
+
+    expected = from_timm_state_dict(state_dict, "resnet18", **small)
+    expected["params"].pop("head")
+    jax.tree.map(
+        np.testing.assert_array_equal, dict(state.params["backbone"]), dict(expected["params"])
+    )
+    stats = state.collections["batch_stats"]
+    jax.tree.map(
+        np.testing.assert_array_equal, dict(stats["backbone"]), dict(expected["batch_stats"])
+    )
+    # One by hand: a kernel is [O, I, H, W] there and [H, W, I, O] here.
+    kernel = state.params["backbone"]["stem_conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, state_dict["conv1.weight"].transpose(2, 3, 1, 0))
+    for part in ("fpn", "rpn", "box_head", "mask_head"):
+        jax.tree.map(np.testing.assert_array_equal, state.params[part], fresh.params[part])
 
 
 def test_a_file_needs_its_name(tmp_path):

@@ -86,6 +86,24 @@ class OwnWriter:
         self.closed.append(self.name)
 
 
+class ResumedWriter(OwnWriter):
+    """Knows where a run goes on."""
+
+    rows, closed = [], []
+
+    def resume(self, step):
+        self.rows.append(step)
+
+
+def test_a_writer_of_your_own_is_told_where_a_run_goes_on(tmp_path):
+    own = ResumedWriter(tmp_path, {"seed": 0})
+    with writers.create_writer(
+        tmp_path, first_process=True, tensorboard=False, others=[lambda: own], start_step=6
+    ) as writer:
+        writer.write(7, {"train/loss": 0.5})
+    assert own.rows == [6, (tmp_path.name, 0, 7, ["train/loss"])]
+
+
 def test_a_writer_of_your_own_gets_every_row_and_is_closed(config, tmp_path):
     config.task = f"{regression.__name__}:Regression"
     config.metric_writers = (f"{__name__}:OwnWriter",)

@@ -20,8 +20,11 @@ before training it is the paper's baseline.
 
 import dataclasses
 import math
+import operator
+from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -126,6 +129,23 @@ class Member:
         return math.fsum(self.scores) / len(self.scores)
 
 
+class Score(NamedTuple):
+    """What a scored candidate has reached.
+
+    Attributes:
+      id: The id of the candidate.
+      scores: One score for each anchor network; higher is better.
+    """
+
+    id: int
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the scores."""
+        return math.fsum(self.scores) / len(self.scores)
+
+
 @dataclasses.dataclass(frozen=True)
 class CandidateResult:
     """What became of a candidate.
@@ -142,13 +162,14 @@ class CandidateResult:
 
 
 class Search:
-    """The state of a search.
+    """The state of a search: the population with its graphs, and the numbers of all others.
+
+    A candidate that was scored and has left the population takes 40 bytes.
 
     Attributes:
       config: How it proposes candidates.
       space: What it draws them from.
       population: The living members, oldest first; empty in random search.
-      scored: Every scored candidate, in the order of the results.
       rejections: How many candidates were rejected, by reason.
     """
 
@@ -156,10 +177,13 @@ class Search:
         self.config = config
         self.space = space
         self.population: deque[Member] = deque(maxlen=config.population_size)
-        self.scored: list[Member] = []
         self.rejections: Counter[str] = Counter()
         self._pending: dict[int, Candidate] = {}
         self._num_asked = 0
+        self._scored_ids, self._scores = array("q"), array("d")
+        self._best: Member | None = None
+        # Of the Pareto front, by scores: the places of those who have them, in `scored`.
+        self._front: dict[tuple[float, ...], list[int]] = {}
 
     @property
     def num_asked(self) -> int:
@@ -169,7 +193,14 @@ class Search:
     @property
     def num_scored(self) -> int:
         """The number of candidates with scores."""
-        return len(self.scored)
+        return len(self._scored_ids)
+
+    @property
+    def scored(self) -> list[Score]:
+        """Every scored candidate, in the order of the results."""
+        values = iter(self._scores)
+        rows = zip(*[values] * self.config.num_scores, strict=True)
+        return [Score(id, row) for id, row in zip(self._scored_ids, rows, strict=True)]
 
     @property
     def pending(self) -> tuple[Candidate, ...]:
@@ -183,13 +214,15 @@ class Search:
         Raises:
           UserError: Nothing has been scored.
         """
-        if not self.scored:
+        if self._best is None:
             raise UserError("the search has scored no candidate yet, so there is no best one")
-        return max(self.scored, key=lambda member: member.mean)
+        return self._best
 
-    def front(self) -> list[Member]:
+    def front(self) -> list[Score]:
         """Returns the Pareto front of all scored candidates, in the order of the results."""
-        return [self.scored[i] for i in pareto_front([member.scores for member in self.scored])]
+        places = sorted(place for places in self._front.values() for place in places)
+        scores = {place: values for values, places in self._front.items() for place in places}
+        return [Score(self._scored_ids[place], scores[place]) for place in places]
 
     def ask(self) -> Candidate | None:
         """Proposes the next candidate; returns None once the budget is used up."""
@@ -199,19 +232,31 @@ class Search:
         )
         if any(limit is not None and count >= limit for count, limit in limits):
             return None
+        candidate = self._propose()
+        self.record(candidate)
+        return candidate
+
+    def _propose(self) -> Candidate:
         # Each candidate has a generator of its own, so none depends on how often another drew.
         rng = np.random.default_rng([self.config.seed, self._num_asked])
         if self.config.strategy == "random" or len(self.population) < self.config.population_size:
-            candidate = Candidate(self._num_asked, random_graph(rng, self.space))
-        else:
-            parent = self._tournament(rng)
-            child = (mutate_layer if self.config.skip_neutral else mutate)(
-                parent.graph, rng, self.space
-            )
-            candidate = Candidate(self._num_asked, child, parent.id)
+            return Candidate(self._num_asked, random_graph(rng, self.space))
+        parent = self._tournament(rng)
+        child = (mutate_layer if self.config.skip_neutral else mutate)(
+            parent.graph, rng, self.space
+        )
+        return Candidate(self._num_asked, child, parent.id)
+
+    def record(self, candidate: Candidate) -> None:
+        """Takes a candidate as the next one that was proposed.
+
+        Raises:
+          UserError: Its number is that of another one.
+        """
+        if candidate.id != self._num_asked:
+            raise UserError(f"the record has the candidate {candidate.id}, not {self._num_asked}")
         self._num_asked += 1
         self._pending[candidate.id] = candidate
-        return candidate
 
     def tell(
         self, id: int, *, scores: Sequence[float] | None = None, rejected: str | None = None
@@ -236,9 +281,23 @@ class Search:
                 f"candidate {id}: scores {values} must be {self.config.num_scores} finite numbers"
             )
         member = Member(id, self._pending.pop(id).graph, values)
-        self.scored.append(member)
+        self._scored_ids.append(id)
+        self._scores.extend(values)
+        if self._best is None or member.mean > self._best.mean:
+            self._best = member
+        self._join_front(values)
         if self.config.strategy == "evolution":
             self.population.append(member)  # a full one drops its oldest member
+
+    def _join_front(self, scores: tuple[float, ...]) -> None:
+        """Puts the newest scores into the Pareto front, unless others there dominate them."""
+        place = self.num_scored - 1
+        if scores in self._front:
+            self._front[scores].append(place)
+        elif not any(all(map(operator.ge, other, scores)) for other in self._front):
+            for other in [o for o in self._front if all(map(operator.ge, scores, o))]:
+                del self._front[other]
+            self._front[scores] = [place]
 
     def _tournament(self, rng: np.random.Generator) -> Member:
         places = rng.choice(len(self.population), size=self.config.tournament_size, replace=False)
@@ -250,7 +309,10 @@ class Search:
 
 
 def replay(
-    config: SearchConfig, space: SearchSpace, events: Iterable[Candidate | CandidateResult]
+    config: SearchConfig,
+    space: SearchSpace,
+    events: Iterable[Candidate | CandidateResult],
+    check_every: int = 1,
 ) -> Search:
     """Rebuilds a search from its record.
 
@@ -259,6 +321,8 @@ def replay(
       space: The space of the search.
       events: A candidate for each `ask` and a result for each `tell`, in the order in which they
         happened.
+      check_every: Only candidates whose number is a multiple of it are proposed again, to be
+        compared with the record; the others are taken from there.
 
     Returns:
       The search, ready to go on; candidates without a result are `pending`.
@@ -269,7 +333,9 @@ def replay(
     """
     search = Search(config, space)
     for event in events:
-        if isinstance(event, Candidate):
+        if isinstance(event, Candidate) and event.id % check_every:
+            search.record(event)
+        elif isinstance(event, Candidate):
             candidate = search.ask()
             if candidate != event:
                 raise UserError(

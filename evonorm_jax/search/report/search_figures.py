@@ -58,7 +58,7 @@ def draw_front(runs: Sequence[SearchRun]) -> Figure:
     """Draws the scored layers of all searches, and those that none beats on all networks."""
     figure, axes = _pair_axes(runs)
     scores = np.concatenate([run.scores() for run in runs])
-    numbers = [entry.id for run in runs for entry in run.scored]
+    numbers = [run.contents.entries.ids[place] for run in runs for place in run.scored]
     front = pareto_front(scores.tolist())
     for axis, (x, y) in axes:
         axis.scatter(scores[:, x], scores[:, y], s=7, linewidths=0, color="#bbbbbb", label="scored")
@@ -134,7 +134,8 @@ def _ordered_reasons(reasons: set[str]) -> list[str]:
 def _by_origin(runs: Sequence[SearchRun]) -> dict[str, np.ndarray]:
     """Returns the scores of random graphs and of mutations, `[candidates, networks]` each."""
     scores = np.concatenate([run.scores() for run in runs])
-    random = np.array([e.candidate.parent is None for run in runs for e in run.scored], dtype=bool)
+    origins = [run.contents.entries.is_random(place) for run in runs for place in run.scored]
+    random = np.array(origins, dtype=bool)
     return {"random graphs": scores[random], "mutations": scores[~random]}
 
 

@@ -77,8 +77,10 @@ def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:
         writer.writerow([*header, "graph"])
         for run in runs:
             costs = [run.cost(measure) for measure in MEASURES]
-            for entry, scores, *spent in zip(run.scored, run.scores(), *costs, strict=True):
-                candidate, seed = entry.candidate, run.contents.config["seed"]
+            entries, seed = run.contents.entries, run.contents.config["seed"]
+            scored = entries.read(entries.ids[place] for place in run.scored)
+            for entry, scores, *spent in zip(scored, run.scores(), *costs, strict=True):
+                candidate = entry.candidate
                 about = [run.name, run.strategy, seed, candidate.id, candidate.parent]
                 accuracies = [f"{score:.2f}" for score in scores]
                 writer.writerow([*about, *spent, *accuracies, candidate.graph.to_text()])

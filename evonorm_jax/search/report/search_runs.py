@@ -15,7 +15,7 @@ from evonorm_jax.analysis.runs import layer_label
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.engine.verdicts import DecidingStage
-from evonorm_jax.search.run.ledger_reader import LedgerContents, LedgerEntry, read_ledger
+from evonorm_jax.search.run.ledger_reader import LedgerContents, read_ledger
 
 #: The measures of what a search has cost: candidates that were scored, candidates that were trained
 #: at all, and training steps of both.
@@ -29,6 +29,7 @@ _NETWORKS = {
     "efficientnet_b0_cifar": "EfficientNet-B0",
     "mobilenet_v2_cifar": "MobileNetV2",
     "resnet50_cifar": "ResNet-50",
+    "cifar_resnet26": "ResNet-26",
 }
 
 
@@ -61,33 +62,21 @@ class SearchRun:
         return "random search" if strategy == "random" else strategy
 
     @property
-    def decided(self) -> list[LedgerEntry]:
-        """The candidates that have a result, in the order of the results."""
-        entries = [entry for entry in self.contents.entries if entry.place is not None]
-        return sorted(entries, key=lambda entry: entry.place or 0)
+    def scored(self) -> list[int]:
+        """The places of the scored candidates among the results."""
+        return [place for place, why in enumerate(self.contents.entries.reasons) if why is None]
 
     @property
-    def scored(self) -> list[LedgerEntry]:
-        """The decided candidates that have scores."""
-        return [entry for entry in self.decided if entry.is_scored]
+    def trained(self) -> list[int]:
+        """The places of the candidates that were trained, be it for a single step."""
+        stages = enumerate(self.contents.entries.stages)
+        return [place for place, stage in stages if stage != DecidingStage.FILTERS]
 
     def scores(self) -> np.ndarray:
         """Returns the accuracies of the scored candidates in percent, `[candidates, networks]`."""
-        rows = [
-            [entry.verdict.scores[name] for name in self.networks]
-            for entry in self.scored
-            if entry.verdict is not None
-        ]
-        return np.array(rows, dtype=float).reshape(-1, len(self.networks))
-
-    @property
-    def trained(self) -> list[LedgerEntry]:
-        """The decided candidates that were trained, be it for a single step."""
-        return [
-            entry
-            for entry in self.decided
-            if entry.verdict is not None and entry.verdict.stage != DecidingStage.FILTERS
-        ]
+        rows = map(self.contents.entries.scores, self.scored)
+        values = [[row[name] for name in self.networks] for row in rows]
+        return np.array(values, dtype=float).reshape(-1, len(self.networks))
 
     def best_so_far(self, measure: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns what had been spent after each trained candidate, and the best mean by then.
@@ -98,27 +87,31 @@ class SearchRun:
         Returns:
           The cost, and the mean accuracy over the networks in percent; NaN before the first one.
         """
+        entries = self.contents.entries
         trained = self.trained
-        costs = [
-            {"scored": entry.is_scored, "trained": 1, "steps": entry.verdict.steps}[measure]
-            for entry in trained
-            if entry.verdict is not None
-        ]
-        means = np.array([entry.mean if entry.is_scored else -np.inf for entry in trained])
-        best = np.maximum.accumulate(means)
-        return np.cumsum(costs, dtype=int), np.where(np.isfinite(best), best, np.nan)
+        scored = [entries.reasons[place] is None for place in trained]
+        costs: dict[str, Sequence[int]] = {
+            "scored": scored,
+            "trained": [1] * len(trained),
+            "steps": [entries.steps[place] for place in trained],
+        }
+        pairs = zip(trained, scored, strict=True)
+        means = [entries.mean(place) if is_scored else -np.inf for place, is_scored in pairs]
+        best = np.maximum.accumulate(np.array(means))
+        return np.cumsum(costs[measure], dtype=int), np.where(np.isfinite(best), best, np.nan)
 
     def cost(self, measure: str) -> np.ndarray:
         """Returns what had been spent after each of the scored candidates."""
         costs, _ = self.best_so_far(measure)
-        return costs[[entry.is_scored for entry in self.trained]]
+        reasons = self.contents.entries.reasons
+        return costs[[reasons[place] is None for place in self.trained]]
 
     def fates(self) -> dict[str, Counter[str]]:
         """Counts how random graphs ended, and how mutations did."""
         counts: dict[str, Counter[str]] = {"random graphs": Counter(), "mutations": Counter()}
-        for entry in self.decided:
-            origin = "random graphs" if entry.candidate.parent is None else "mutations"
-            reason = entry.verdict.reason if entry.verdict else None
+        entries = self.contents.entries
+        for place, reason in enumerate(entries.reasons):
+            origin = "random graphs" if entries.is_random(place) else "mutations"
             counts[origin][reason or "scored"] += 1
         return counts
 
@@ -135,16 +128,17 @@ def load_searches(paths: Sequence[str | os.PathLike[str]]) -> list[SearchRun]:
         for name in ("protocol.anchors", "search.strategy", "seed"):
             _check_has(contents, name)
         protocol = ProxyProtocol.from_dict(contents.config["protocol"])
-        for entry in contents.entries:
-            scores = entry.verdict.scores if entry.verdict and entry.is_scored else None
-            if scores is not None and scores.keys() != {*protocol.anchor_names}:
-                raise UserError(
-                    f"{contents.path} is damaged: results, candidate {entry.id}: scores are for "
-                    f"{', '.join(scores)}, but must be for the networks of its search, "
-                    f"{', '.join(protocol.anchor_names)}."
-                )
         runs.append(SearchRun(contents, protocol.anchor_names))
-        if not runs[-1].decided:
+        entries = contents.entries
+        for place in runs[-1].scored:
+            scores = entries.scores(place)
+            if scores.keys() != {*protocol.anchor_names}:
+                raise UserError(
+                    f"{contents.path} is damaged: results, candidate {entries.ids[place]}: "
+                    f"scores are for {', '.join(scores)}, but must be for the networks of its "
+                    f"search, {', '.join(protocol.anchor_names)}."
+                )
+        if not entries.ids:
             raise UserError(f"'{path}' has no result yet.")
         if runs[-1].networks != runs[0].networks:
             raise UserError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evonorm_jax.analysis.sweep_report import markdown_table
+from evonorm_jax.analysis.sweep_tables import markdown_table
 from evonorm_jax.graphs.canonical import canonical_hash
 from evonorm_jax.graphs.formula import formula
 from evonorm_jax.search.report.search_runs import (
@@ -18,7 +18,7 @@ from evonorm_jax.search.report.search_runs import (
     reason_label,
     total_fates,
 )
-from evonorm_jax.search.run.ledger_reader import LedgerEntry
+from evonorm_jax.search.run.ledger_entries import LedgerEntry
 from evonorm_jax.search.run.rerank import standings
 
 NUM_WINNERS = 3
@@ -56,18 +56,18 @@ def summarize(runs: Sequence[SearchRun]) -> str:
 def _counts_table(runs: Sequence[SearchRun]) -> str:
     rows = []
     for run in runs:
-        decided = run.decided
-        hours = sum(e.verdict.seconds for e in decided if e.verdict) / 3600
-        best = max((entry.mean for entry in run.scored), default=None)
+        entries = run.contents.entries
+        hours = sum(entries.seconds) / 3600
+        best = max(map(entries.mean, run.scored), default=None)
         rows.append(
             (
                 run.name,
                 run.strategy,
                 f"{run.contents.config['seed']}",
-                f"{len(decided):,}",
+                f"{len(entries.ids):,}",
                 f"{len(run.trained):,}",
                 f"{len(run.scored):,}",
-                f"{sum(e.verdict.steps for e in decided if e.verdict):,}",
+                f"{sum(entries.steps):,}",
                 f"{hours:.2f}",
                 "-" if best is None else f"{best:.2f}",
             )
@@ -129,14 +129,14 @@ def find_winners(runs: Sequence[SearchRun]) -> list[Winner]:
         found = [
             Winner(run.name, standing.entry, standing.scores, reranked=True)
             for run in runs
-            for standing in standings(run.contents, len(run.contents.entries))
+            for standing in standings(run.contents)
             if standing.scores
         ]
     else:
         found = [
             Winner(run.name, entry, entry.verdict.scores, reranked=False)
             for run in runs
-            for entry in run.contents.best(NUM_WINNERS * len(runs))
+            for entry in run.contents.entries.best(NUM_WINNERS * len(runs))
             if entry.verdict is not None
         ]
     found.sort(key=lambda winner: -statistics.fmean(winner.scores.values()))

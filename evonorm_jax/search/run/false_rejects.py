@@ -2,8 +2,8 @@
 
 Candidates are random graphs and one-mutation children of known layers, drawn until every filter has
 met its share, and the known layers themselves. They are trained on all anchors with no filter and
-no abort rule. A record of each is appended to a file, so a run may be interrupted, resumed, and
-read at any time. `report/false_reject_rates.py` makes rates of the records.
+no abort rule. A record of each is appended to a file (`records.py`), so a run may be interrupted,
+resumed, and read at any time. `report/false_reject_rates.py` makes rates of the records.
 """
 
 import dataclasses
@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.canonical import canonical_hash
 from evonorm_jax.graphs.graph import Graph, X
 from evonorm_jax.graphs.library import LIBRARY
 from evonorm_jax.provenance import git_commit
-from evonorm_jax.run_files import read_json_lines
 from evonorm_jax.search.engine.engine import Engine
 from evonorm_jax.search.engine.filters import FilterConfig, functional_hash, reject
 from evonorm_jax.search.engine.protocol import ProxyProtocol, Stability
 from evonorm_jax.search.engine.verdicts import Reason
 from evonorm_jax.search.evolution.mutation import mutate_layer
 from evonorm_jax.search.evolution.space import SearchSpace, pad_graph, random_graph
+from evonorm_jax.search.run.records import prepare_records, read_records
 
 #: What a record says in place of a filter for a candidate that no filter rejects.
 SURVIVES = "survives"
@@ -133,12 +132,13 @@ def record_candidates(
       Each new record.
 
     Raises:
-      UserError: The records in the file depend on something else.
+      UserError: The records in the file depend on something else, or are damaged; the file stays
+        as it is.
     """
     space = SearchSpace()
     basis = {"protocol": engine.protocol.to_dict(), "dataset": dict(dataset), "seed": seed}
-    _prepare(path, basis)
-    known = {record["graph"] for record in read_records(path)}
+    prepare_records(path, basis, broken_record_rule)
+    known = {record["graph"] for record in read_records(path, broken_record_rule)}
     by_reason: dict[str, list[Graph]] = {}
     for reason, graph in candidates(seed, num_each, space, num_drawn=num_drawn):
         by_reason.setdefault(reason, []).append(graph)
@@ -161,24 +161,14 @@ def record_candidates(
             yield record
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads the records in a file."""
-    return [line.row for line in read_json_lines(path) if line.row is not None][1:]
-
-
-def _prepare(path: Path, basis: Mapping[str, Any]) -> None:
-    """Begins the file, or removes the part of a line that a kill has left."""
-    first = json.dumps(basis) + "\n"
-    with path.open("a+b") as file:
-        file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-        if not whole:
-            file.write(first.encode())
-    if whole and content.split(b"\n", 1)[0].decode() + "\n" != first:
-        raise UserError(
-            f"{path} has records of another protocol, data set or seed. Go on with the arguments "
-            "that it was begun with, or choose another folder."
-        )
+def broken_record_rule(record: Mapping[str, Any]) -> str | None:
+    """Returns what a record of false rejects must be where it is not; None where it is one."""
+    if record.get("filter") not in (SURVIVES, KNOWN, *Reason):
+        return f"an object in which 'filter' is one of {', '.join([SURVIVES, KNOWN, *Reason])}"
+    details = record["details"]
+    if not {"function", "quality", "losses"} <= details.keys():
+        return "an object in which 'details' is an object with 'function', 'quality' and 'losses'"
+    losses = details["losses"]
+    if details["quality"].keys() - losses or any(None in means for means in losses.values()):
+        return "an object whose 'details' have numbers as 'losses' of each network in 'quality'"
+    return None

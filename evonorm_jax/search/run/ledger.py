@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -25,17 +26,19 @@ from evonorm_jax.run_files import as_json
 from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE, LEDGER_FORMAT, SCHEMA, to_columns
+from evonorm_jax.search.run.ledger_journal import missing_in_file_system, supports_wal
 from evonorm_jax.search.run.ledger_reader import (
     LedgerContents,
     has_candidates,
     is_empty,
     read_about,
-    read_contents,
     read_ledger,
     read_ledger_config,
     read_starts,
     was_trained,
 )
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = "driver.lock"
 
@@ -112,7 +115,14 @@ class Ledger:
             self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
             # With WAL readers do not hold the driver up, and a commit is one write. With FULL it is
             # on the disk when `commit` returns, so that not even a power cut takes it back.
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            if supports_wal(self.workdir):
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            else:
+                logger.warning(
+                    "The file system of %s has no write-ahead log of SQLite. The ledger is as safe"
+                    " without, but the search waits while somebody reads it.",
+                    self.workdir,
+                )
             self._connection.execute("PRAGMA synchronous = FULL")
             if is_new:
                 self._begin()
@@ -137,11 +147,12 @@ class Ledger:
             self._add("UPDATE about SET value = ? WHERE key = 'config'", json.dumps(config))
 
     def contents(self) -> LedgerContents:
-        """Reads all that has been added."""
+        """Commits and reads all that has been added."""
         assert self._connection is not None
+        self.commit()
         found, self._found = self._found, None
         if found is None:
-            return read_contents(self._connection, self.path)
+            return read_ledger(self.path)
         about = read_about(self._connection, self.path)
         starts = read_starts(self._connection, self.path)
         return dataclasses.replace(found, config=about["config"], starts=starts)
@@ -228,6 +239,12 @@ class Ledger:
         except sqlite3.OperationalError as error:
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            if missing := missing_in_file_system(error):
+                raise UserError(
+                    f"The file system of {self.workdir} lacks {missing} ({error}), so the ledger"
+                    " cannot be written. All that it had recorded is intact. Choose a --workdir on"
+                    " another file system, or copy the folder there."
+                ) from error
             # The low byte is the primary code; the others say what exactly happened.
             if (code := error.sqlite_errorcode & 0xFF) not in _ENVIRONMENT_ERRORS:
                 raise

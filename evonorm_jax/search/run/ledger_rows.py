@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.graph import Graph
+from evonorm_jax.run_files import is_number
 from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate
 
@@ -25,19 +27,28 @@ class Row:
       path: The ledger.
       name: What the row is called in messages, such as "candidates, id 3".
       columns: The values by column.
+      key: A column whose value belongs to the name.
     """
 
-    def __init__(self, path: Path, name: str, columns: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, name: str, columns: Mapping[str, Any], key: str | None = None
+    ) -> None:
         self.path = path
-        self.name = name
         self.columns = columns
+        self._name = name
+        self._key = key
 
     def refuse(self, column: str, rule: str) -> NoReturn:
         """Raises `UserError`: the value of the column breaks the rule."""
         value = repr(self.columns[column])
         shown = value if len(value) <= 80 else f"{value[:77]}..."
+        name = (
+            self._name
+            if self._key is None
+            else f"{self._name}, {self._key} {self.columns[self._key]!r}"
+        )
         raise UserError(
-            f"{self.path} is damaged: {self.name}: {column} is {shown}, but must be {rule}. Put a "
+            f"{self.path} is damaged: {name}: {column} is {shown}, but must be {rule}. Put a "
             "whole copy of the ledger in its place, or choose another --workdir."
         )
 
@@ -99,9 +110,8 @@ class Row:
         if reason is None and not scores:
             self.refuse("scores", "not empty where no reason for a rejection stands")
         details = self.object("details")
-        for key in ("quality", "losses"):
-            if not isinstance(details.get(key, {}), dict):
-                self.refuse("details", f"an object in which {key!r} is an object")
+        if rule := broken_rule(details):
+            self.refuse("details", rule)
         return Verdict(
             stage=self.text("stage"),
             reason=reason,
@@ -112,39 +122,50 @@ class Row:
         )
 
 
+def broken_rule(details: Mapping[str, Any]) -> str | None:
+    """Returns what the details of a verdict must be where they are not; None where they are.
+
+    Keys that this version does not write are left alone.
+
+    >>> broken_rule({"quality": {"resnet50_cifar": 101.0}})
+    "an object in which 'quality' has percentages from 0 to 100 by network"
+    """
+    for key in ("canonical", "function", "message", "anchor"):
+        if not isinstance(details.get(key, ""), str):
+            return f"an object in which {key!r} is a text"
+    if not _is_number_or_null(details.get("gradient_norm")):
+        return "an object in which 'gradient_norm' is a number"
+    quality, losses = details.get("quality", {}), details.get("losses", {})
+    if not isinstance(quality, dict) or not all(map(_is_percent, quality.values())):
+        return "an object in which 'quality' has percentages from 0 to 100 by network"
+    if not isinstance(losses, dict) or not all(
+        isinstance(means, list) and all(map(_is_number_or_null, means)) for means in losses.values()
+    ):
+        return "an object in which 'losses' has lists of numbers by network"
+    return None
+
+
 def _is_percent(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 100
 
 
-def check_order(
-    path: Path, ids: Sequence[int], places: Sequence[int], known: Sequence[int]
-) -> None:
-    """Raises `UserError` unless the rows tell one whole history, which a search can go on from.
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or is_number(value)
+
+
+def read_rows(
+    connection: sqlite3.Connection, path: Path, table: str, columns: str, *, key: str, order: str
+) -> Iterator[Row]:
+    """Reads the rows of a table, which messages name by the column `key`.
 
     Args:
+      connection: Is open to the ledger.
       path: The ledger.
-      ids: The numbers of the candidates, in order.
-      places: The places of their results, sorted.
-      known: How many results the search knew at each proposal.
+      table: The table.
+      columns: Names of columns, as SQL lists them.
+      key: One of the columns.
+      order: What the rows are sorted by, as SQL lists it.
     """
-    for what, numbers in (("candidates, id", ids), ("results, place", places)):
-        missing = next((i for i, number in enumerate(numbers) if i != number), None)
-        if missing is not None:
-            raise UserError(
-                f"{path} is damaged: {what} {missing} is missing, but a ledger has all numbers "
-                "from 0. Put a whole copy of the ledger in its place, or choose another --workdir."
-            )
-    for number, count in zip(ids, known, strict=True):
-        if count > len(places):
-            Row(path, f"candidates, id {number}", {"results_before": count}).refuse(
-                "results_before", f"at most {len(places)}, the number of results"
-            )
-
-
-def named_rows(
-    path: Path, table: str, key: str, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]
-) -> Iterator[Row]:
-    """Yields rows that messages name by the column `key`."""
-    for values in rows:
-        by_column = dict(zip(columns, values, strict=True))
-        yield Row(path, f"{table}, {key} {by_column[key]!r}", by_column)
+    names = columns.split(", ")
+    for values in connection.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"):
+        yield Row(path, table, dict(zip(names, values, strict=True)), key)

@@ -6,28 +6,13 @@ or one CPU core where the cluster has no GPU. Actors and nodes may die at any ti
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import logging
-import os
-import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
-import evonorm_jax
 from evonorm_jax.errors import UserError
+from evonorm_jax.ray_cluster import connect
 from evonorm_jax.search.run.executor import Executor, WorkerHandle
 from evonorm_jax.search.run.worker import Evaluate, Message, Trial, attempt, build
-
-_MISSING = (
-    "--ray needs Ray, which is not installed: pip install ray (the same version as the cluster's), "
-    "or leave --ray out to search on this machine alone."
-)
-_CONNECT_SECONDS = 10.0
 
 
 class RayExecutor(Executor):
@@ -49,7 +34,7 @@ class RayExecutor(Executor):
         address: str,
         num_workers: int | None = None,
     ) -> None:
-        ray = _connect(address)
+        ray = connect(address)
         resources = ray.cluster_resources()
         self._kind = "GPU" if resources.get("GPU", 0) >= 1 else "CPU"
         available = int(resources.get(self._kind, 0))
@@ -134,58 +119,3 @@ class _Evaluator:
     def run(self, trial: Trial) -> Message:
         assert self._evaluate is not None
         return attempt(self._evaluate, trial)
-
-
-def _connect(address: str) -> ModuleType:
-    """Returns the module `ray`, connected to the cluster."""
-    if address == "local":  # before the import, which reads it
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise UserError(_MISSING) from error
-    package = Path(evonorm_jax.__file__).parent
-    # A cluster of this machine alone is nobody else's. Ray listens on the loopback device; earlier
-    # versions listen on all, but to nobody who lacks the token that Ray makes itself.
-    local = {"_node_ip_address": "127.0.0.1"} if address == "local" else {}
-    try:
-        _check_reachable(address)
-        with _own_signals():
-            ray.init(
-                address=address,
-                **local,
-                # The nodes run the code that this process runs; the packages it needs are theirs.
-                runtime_env={"py_modules": [str(package)]},
-                include_dashboard=False if address == "local" else None,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--ray={address}: there is no Ray cluster, or it does not take this driver ({error}). "
-            "Start one with 'ray start --head', or take 'local' for this machine alone; on a node "
-            "of a cluster that asks for a token take 'auto', elsewhere set RAY_AUTH_MODE=token."
-        ) from error
-    return ray
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keeps the handlers of signals that were there before a `with` block.
-
-    Ray sets its own for SIGTERM, under which a search would end without a word.
-    """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _check_reachable(address: str) -> None:
-    """Raises OSError if nothing answers at HOST:PORT; Ray itself goes on trying for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if separator and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()

@@ -18,7 +18,8 @@ from evonorm_jax.search.engine.protocol import ProxyProtocol
 from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.run.executor import Executor
 from evonorm_jax.search.run.ledger import Ledger
-from evonorm_jax.search.run.ledger_reader import LedgerContents, LedgerEntry
+from evonorm_jax.search.run.ledger_entries import LedgerEntry
+from evonorm_jax.search.run.ledger_reader import LedgerContents
 from evonorm_jax.search.run.worker import Trial
 
 #: The folder of the winners' graph files, 1.json and so on, within that of the search.
@@ -105,10 +106,20 @@ class Standing:
         return statistics.fmean(self.scores.values()) if self.scores else float("-inf")
 
 
-def standings(contents: LedgerContents, num_candidates: int) -> list[Standing]:
-    """Returns the best candidates of the search, the best at the larger budget first."""
+def standings(contents: LedgerContents, num_candidates: int | None = None) -> list[Standing]:
+    """Returns the best candidates of the search, the best at the larger budget first.
+
+    Args:
+      contents: The ledger.
+      num_candidates: How many; None for all that were evaluated at the larger budget.
+    """
+    evaluated = sorted({id for id, _ in contents.reranked})
+    if num_candidates is None:
+        best = contents.entries.best(len(evaluated), among=evaluated)
+    else:
+        best = contents.entries.best(num_candidates)
     found = []
-    for entry in contents.best(num_candidates):
+    for entry in best:
         verdicts = tuple(v for (id, _), v in contents.reranked.items() if id == entry.id)
         found.append(Standing(entry, verdicts))
     return sorted(found, key=lambda standing: -standing.mean)
@@ -138,7 +149,7 @@ def rerank(
         another protocol.
     """
     contents = ledger.contents()
-    best = contents.best(config.num_candidates)
+    best = contents.entries.best(config.num_candidates)
     if not best:
         raise UserError(f"{ledger.path}: the search has scored no candidate yet.")
     ledger.set_rerank_config(config.evaluation())

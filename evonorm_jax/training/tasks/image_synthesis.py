@@ -33,7 +33,7 @@ from evonorm_jax.gan.sheets import (
     truncation_sheet,
     write_sheet,
 )
-from evonorm_jax.metrics import Metric, RunMetrics
+from evonorm_jax.metrics import RunMetrics, image_synthesis_metrics
 from evonorm_jax.training.adversarial_step import PLAYERS, make_train_step, variables_of
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.model import build_gan
@@ -51,23 +51,6 @@ from evonorm_jax.training.trained_generator import EVALUATION_SEED, sampling_var
 
 _SHEET_CLASSES = 10
 _SHEET_NEIGHBOURS = 2  # samples of a class on the sheet of nearest neighbours
-
-_KNOWN = {
-    "score_gap": Metric("score of real less that of generated images", short="score gap"),
-    "discriminator_loss": Metric("loss of the discriminator"),
-    "generator_loss": Metric("loss of the generator"),
-    "fid": Metric("Fréchet Inception distance", short="FID"),
-    "classifier_fid": Metric("Fréchet distance, classifier's features", short="classifier FID"),
-    "inception_score": Metric("Inception Score", higher_is_better=True),
-    "classifier_score": Metric("Inception Score's formula, classifier", higher_is_better=True),
-    "conditional_accuracy": Metric("samples of their class", "%", higher_is_better=True),
-    "within_class_variance": Metric("variance within a class, real = 1", higher_is_better=True),
-    **{
-        f"{prefix}{name}": Metric(name, "%", higher_is_better=True)
-        for prefix in ("", "classifier_")
-        for name in ("precision", "recall")
-    },
-}
 
 
 class ImageSynthesis(Task):
@@ -136,8 +119,7 @@ class ImageSynthesis(Task):
     def metrics(self) -> RunMetrics:
         """The Fréchet distance, or without a network for it what the discriminator still sees."""
         main = f"samples/{self.figures.main_name}" if self.figures else "eval/score_gap"
-        shown = ("discriminator_loss", "generator_loss", main.rpartition("/")[2])
-        return RunMetrics(main, shown, _KNOWN)
+        return image_synthesis_metrics(main)
 
     @property
     def peak_rates(self) -> dict[str, float]:

@@ -15,10 +15,16 @@ import optax
 from evonorm_jax.data import Pipeline
 from evonorm_jax.data.instances import InstancePipeline, create_instance_pipeline
 from evonorm_jax.detection import Detections, MaskRCNN, Truth, create_detector, detection_losses
-from evonorm_jax.detection.coco_evaluation import check_max_dets, evaluate_detections
+from evonorm_jax.detection.coco_evaluation import (
+    Accumulated,
+    accumulate_detections,
+    check_max_dets,
+)
 from evonorm_jax.detection.coco_masks import import_faster_coco_eval
+from evonorm_jax.detection.precision_recall import write_precision_recall
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import RunMetrics, instance_segmentation_metrics
+from evonorm_jax.run_files import PRECISION_RECALL_FILE
 from evonorm_jax.training.detection_pictures import write_pictures
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.init_backbone import read_detector_weights
@@ -82,6 +88,7 @@ class InstanceSegmentation(Task):
         self.optimizer: optax.GradientTransformation | None = None
         self._use_ema = config.ema_decay > 0
         self._pictured: dict[str, dict[str, np.ndarray]] = {}
+        self._accumulated: dict[str, list[Accumulated]] = {}
         if layout is None or durations is None:
             return
         self._per_device = layout.per_device
@@ -211,22 +218,32 @@ class InstanceSegmentation(Task):
             del sums
             first = np.argsort(rows["index"])[:_PICTURES]
             self._pictured[part] = {name: leaf[first] for name, leaf in rows.items()}
-            metrics = evaluate_detections(
+            self._accumulated[part] = accumulate_detections(
                 self.pipeline.truth,
                 rows,
                 category_ids=self.pipeline.category_ids,
                 max_dets=tuple(self.config.max_dets),
             )
-            return {**metrics, "examples": len(rows["index"])}
+            metrics: dict[str, float] = {"examples": len(rows["index"])}
+            for accumulated in self._accumulated[part]:
+                metrics |= accumulated.metrics()
+            return metrics
 
         return Evaluation(step, summarize)
 
     def artifacts(self, step: int, state: TrainState, resident: Any, workdir: Path) -> None:
-        """Writes `pictures/STEP.png`: truth beside what the evaluation has just found."""
+        """Writes what the evaluation has just found: pictures, and its precision over its recall.
+
+        `pictures/STEP.png` shows the truth beside the detections; `precision_recall.csv` is of the
+        newest evaluation, and of the averaged weights where the run keeps them.
+        """
         del state, resident
         if jax.process_index() == 0:
-            rows = self._pictured[self.metrics.main_part]
-            write_pictures(workdir / "pictures" / f"{step:07d}.png", self.pipeline, rows)
+            part, truth = self.metrics.main_part, self.pipeline.truth
+            path = workdir / "pictures" / f"{step:07d}.png"
+            write_pictures(path, self.pipeline, self._pictured[part])
+            names = {record["id"]: record.get("name", "") for record in truth["categories"]}
+            write_precision_recall(workdir / PRECISION_RECALL_FILE, self._accumulated[part], names)
 
 
 def build_detector(

@@ -12,7 +12,6 @@ from evonorm_jax.search.evolution.pareto import pareto_front
 from evonorm_jax.search.evolution.search_state import (
     Candidate,
     CandidateResult,
-    Member,
     Search,
     SearchConfig,
     replay,
@@ -127,10 +126,11 @@ def test_results_may_come_in_any_order():
     assert again.scored == search.scored
 
 
+@pytest.mark.parametrize("check_every", [1, 7, 1000])
 @pytest.mark.parametrize("stop", [0, 1, 20, 47, 90])
-def test_replay_goes_on_where_the_record_ends(stop):
+def test_replay_goes_on_where_the_record_ends(stop, check_every):
     _, events = run(CONFIG)
-    search = replay(CONFIG, SPACE, events[:stop])
+    search = replay(CONFIG, SPACE, events[:stop], check_every)
     if stop % 2:  # a candidate without its result
         (pending,) = search.pending
         assert pending == events[stop - 1]
@@ -156,6 +156,20 @@ def test_replay_refuses_the_record_of_another_search():
         replay(CONFIG, SearchSpace(num_nodes=9), events)
     with pytest.raises(UserError, match="the record has the candidate 1"):
         replay(CONFIG, SPACE, events[2:])
+
+
+def test_replay_compares_as_many_candidates_as_it_is_told():
+    _, events = run(CONFIG)
+    places = {event.id: i for i, event in enumerate(events) if isinstance(event, Candidate)}
+    foreign = dataclasses.replace(events[places[14]], graph=events[places[13]].graph)
+    events[places[14]] = foreign
+    for check_every in (1, 7):
+        with pytest.raises(UserError, match="the record has the candidate 14, n4 = "):
+            replay(CONFIG, SPACE, events[: places[15]], check_every)
+    search = replay(CONFIG, SPACE, events[: places[15]], check_every=4)
+    assert search.num_asked == 15
+    with pytest.raises(UserError, match="the record has the candidate 3, not 2"):
+        replay(CONFIG, SPACE, [events[places[i]] for i in (0, 1, 3)], check_every=100)
 
 
 def members_of(search, rows):
@@ -220,7 +234,7 @@ def test_best_and_front():
     members_of(search, [[0.5, 0.5], [0.2, 0.9], [0.6, 0.4], [0.1, 0.1], [0.5, 0.5]])
     assert search.best.id == 1
     assert [member.id for member in search.front()] == [0, 1, 2, 4]
-    assert search.best == Member(1, search.scored[1].graph, (0.2, 0.9))
+    assert search.best.scores == search.scored[1].scores == (0.2, 0.9)
 
 
 def test_pareto_front_against_its_definition():

@@ -10,7 +10,7 @@ import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.report.search_runs import load_searches
-from evonorm_jax.search.run import ledger_reader
+from evonorm_jax.search.run import ledger_file
 from evonorm_jax.search.run.ledger import Ledger
 from evonorm_jax.search.run.ledger_format import LEDGER_FILE
 from evonorm_jax.search.run.ledger_reader import read_ledger
@@ -41,22 +41,40 @@ STATEMENTS = {
     "time infinite": ("UPDATE candidates SET time = 9e999 WHERE id = 1", "id 1: time"),
     "knew more": ("UPDATE candidates SET results_before = 9 WHERE id = 1", "at most 2"),
     "knew less than none": ("UPDATE candidates SET results_before = -1 WHERE id = 1", "id 1"),
-    "first candidate gone": ("DELETE FROM candidates WHERE id = 0", "candidate is 0"),
-    "candidate renumbered": ("UPDATE candidates SET id = 7 WHERE id = 2", "id 2 is missing"),
-    "result renumbered": ("UPDATE results SET place = 5 WHERE place = 1", "place 1 is missing"),
+    "first candidate gone": ("DELETE FROM candidates WHERE id = 0", "id is 1"),
+    "candidate renumbered": ("UPDATE candidates SET id = 7 WHERE id = 2", "id is 7"),
+    "result renumbered": ("UPDATE results SET place = 5 WHERE place = 1", "place is 5"),
     "result of nobody": ("UPDATE results SET candidate = 9 WHERE place = 1", "candidate is 9"),
-    "scores no JSON": ("UPDATE results SET scores = 'x' WHERE place = 0", "id 0: scores"),
-    "scores a number": ("UPDATE results SET scores = '3' WHERE place = 0", "id 0: scores"),
+    "scores no JSON": ("UPDATE results SET scores = 'x' WHERE place = 0", "candidate 0: scores"),
+    "scores a number": ("UPDATE results SET scores = '3' WHERE place = 0", "candidate 0: scores"),
     "scores empty": ("UPDATE results SET scores = '{}' WHERE place = 0", "not empty"),
     "scores texts": ("""UPDATE results SET scores = '{"wide": "a"}'""", "percentages"),
     "scores NaN": ("""UPDATE results SET scores = '{"wide": NaN}'""", "percentages"),
     "scores above 100": ("""UPDATE results SET scores = '{"wide": 101}'""", "percentages"),
-    "details no JSON": ("UPDATE results SET details = 'x' WHERE place = 0", "id 0: details"),
-    "details a list": ("UPDATE results SET details = '[]' WHERE place = 0", "id 0: details"),
+    "details no JSON": ("UPDATE results SET details = 'x' WHERE place = 0", "candidate 0: details"),
+    "details a list": ("UPDATE results SET details = '[]' WHERE place = 0", "candidate 0: details"),
     "details quality": ("""UPDATE results SET details = '{"quality": 1}'""", "'quality'"),
-    "stage empty": ("UPDATE results SET stage = '' WHERE place = 0", "id 0: stage"),
-    "steps negative": ("UPDATE results SET steps = -1 WHERE place = 0", "id 0: steps"),
-    "seconds text": ("UPDATE results SET seconds = 'a' WHERE place = 0", "id 0: seconds"),
+    "details quality NaN": (
+        """UPDATE results SET details = '{"quality": {"wide": NaN}}'""",
+        "NaN}}', but must be an object in which 'quality' has percentages",
+    ),
+    "details losses": ("""UPDATE results SET details = '{"losses": {"wide": 2.3}}'""", "'losses'"),
+    "details a loss": ("""UPDATE results SET details = '{"losses": {"a": ["b"]}}'""", "'losses'"),
+    "details function": ("""UPDATE results SET details = '{"function": 7}'""", "'function' is"),
+    "details message": ("""UPDATE results SET details = '{"message": []}'""", "'message' is"),
+    "details norm": ("""UPDATE results SET details = '{"gradient_norm": "1"}'""", "a number"),
+    "details deep": (
+        f"""UPDATE results SET details = '{{"losses": {"[" * 100_000}'""",
+        "a JSON object",
+    ),
+    "details bytes": (
+        "UPDATE results SET details = x'00ff' WHERE place = 0",
+        "candidate 0: details",
+    ),
+    "reranked details": ("UPDATE reranked SET details = '[]'", "reranked, candidate 0: details"),
+    "stage empty": ("UPDATE results SET stage = '' WHERE place = 0", "candidate 0: stage"),
+    "steps negative": ("UPDATE results SET steps = -1 WHERE place = 0", "candidate 0: steps"),
+    "seconds text": ("UPDATE results SET seconds = 'a' WHERE place = 0", "candidate 0: seconds"),
     "reranked scores": ("UPDATE reranked SET scores = '[]'", "reranked, candidate 0: scores"),
     "start no JSON": ("UPDATE starts SET description = 'x'", "description"),
     "table gone": ("DROP TABLE results", "no such table: results"),
@@ -127,7 +145,7 @@ def test_the_whole_ledger_is_read(whole):
 
 
 def test_a_locked_ledger_is_called_locked(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_reader, "_LOCK_SECONDS", 0.01)
+    monkeypatch.setattr(ledger_file, "_LOCK_SECONDS", 0.01)
     folder = shutil.copytree(whole, tmp_path / "search")
     with contextlib.closing(sqlite3.connect(folder / LEDGER_FILE)) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -31,7 +31,7 @@ NUM_CANDIDATES = 400
 
 def history(workdir):
     """All that a ledger says but the times."""
-    entries = read_ledger(workdir).entries
+    entries = list(read_ledger(workdir).entries)
     return [
         dataclasses.replace(
             entry,
@@ -55,8 +55,9 @@ def test_the_same_seed_gives_the_same_search(tmp_path):
     assert any(entry.candidate.parent is not None for entry in one)
 
 
-def test_resumed_searches_equal_the_uninterrupted_one(tmp_path):
-    """Stopped after every few looks, and with a budget that grows."""
+def test_resumed_searches_equal_the_uninterrupted_one(tmp_path, monkeypatch):
+    """Stopped after every few looks, and with a budget that grows; every 40th is compared."""
+    monkeypatch.setattr(driver, "NUM_CHECKED", 10)
     assert fast_search.run(tmp_path / "whole", max_candidates=NUM_CANDIDATES)
     for budget in (100, 250, NUM_CANDIDATES):
         finished, looks = False, 0
@@ -101,7 +102,7 @@ def test_every_candidate_is_judged_as_the_filters_and_the_evaluator_say(tmp_path
 
 def test_without_filters_all_that_sees_x_is_evaluated(tmp_path):
     assert fast_search.run(tmp_path / "a", max_candidates=60, filters=None)
-    entries = read_ledger(tmp_path / "a").entries
+    entries = list(read_ledger(tmp_path / "a").entries)
     for entry in entries:
         sees_x = 0 in entry.candidate.graph.effective
         assert (entry.verdict.stage == "filters") == (not sees_x)
@@ -128,7 +129,7 @@ def test_a_candidate_is_filtered_and_hashed_once(tmp_path, monkeypatch, has_filt
     with Ledger(tmp_path, config) as ledger:
         settings = SearchSettings.from_config(config)
         assert Driver(settings, ledger, InlineExecutor(record), show_nothing).run(lambda: False)
-    entries = read_ledger(tmp_path).entries
+    entries = list(read_ledger(tmp_path).entries)
     hashed = [entry for entry in entries if entry.function is not None]
     assert calls == ({"reject": 60, "functional_hash": len(hashed)} if has_filters else {})
     assert bool(hashed) == has_filters
@@ -167,7 +168,7 @@ def test_a_space_that_is_used_up_is_one_message(tmp_path, monkeypatch):
         search = Driver(settings, ledger, executor, show_nothing)
         with pytest.raises(UserError, match=r"300 candidates in succession .* num_nodes=1 "):
             search.run(lambda: False)
-    entries = read_ledger(tmp_path).entries
+    entries = list(read_ledger(tmp_path).entries)
     assert all(entry.verdict.stage == "filters" for entry in entries[-300:])
     assert entries[-301].verdict.stage != "filters"
 
@@ -275,7 +276,7 @@ class Harassed:
 
     def check(self, most_repeated):
         """Nothing lost, nothing repeated, and never more than was unfinished at a kill."""
-        entries = read_ledger(self.workdir).entries
+        entries = list(read_ledger(self.workdir).entries)
         assert [entry.id for entry in entries] == list(range(self.num_candidates))
         assert sorted(entry.place for entry in entries) == list(range(self.num_candidates))
         lines = self.lines()

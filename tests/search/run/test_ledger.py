@@ -82,8 +82,27 @@ def test_what_is_added_is_read_again(tmp_path):
     assert (third.place, third.verdict, third.result_time) == (None, None, None)
     assert contents.reranked == {(0, 5): SCORED}
     assert [start["command"] for start in contents.starts] == [["me"]]
-    assert contents.best(5) == [first]
+    assert contents.entries.best(5) == [first]
     assert first.mean == pytest.approx((71.25 + 1 / 3) / 2)
+
+
+def test_entries_are_read_as_they_are_asked_for(tmp_path):
+    with Ledger(tmp_path, CONFIG) as ledger:
+        fill(ledger, count=4)
+        entries = ledger.contents().entries
+        ledger.add_result(3, dataclasses.replace(SCORED, scores={"wide": 90, "deep": 9}), place=3)
+        ledger.add_candidate(Candidate(4, GRAPH), seed=0, function=None, results_before=4)
+        later = ledger.contents().entries
+    # What came after the reading is not seen, though it stands in the file.
+    assert (len(entries), entries[3].verdict, entries[-1].place) == (4, None, None)
+    assert entries[1:3] == list(entries)[1:3]
+    assert entries[0] == later[0]
+    assert entries != later
+    assert [entry.id for entry in later.best(5)] == [3, 0]
+    assert [entry.id for entry in later.best(1, among=[0, 1, 4])] == [0]
+    assert list(later.read([3, 1])) == [later[3], later[1]]
+    with pytest.raises(IndexError):
+        later[5]
 
 
 def test_what_is_not_finite_is_null(tmp_path):
@@ -220,7 +239,7 @@ def test_a_killed_driver_leaves_no_lock_and_all_that_was_committed(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     assert done.returncode == -signal.SIGKILL
-    entries = read_ledger(tmp_path).entries
+    entries = list(read_ledger(tmp_path).entries)
     assert [entry.place for entry in entries] == [0, 1, None]
     with Ledger(tmp_path, CONFIG) as ledger:
         assert ledger.contents().entries == entries

@@ -13,8 +13,10 @@ from PIL import Image
 
 from configs import detection_recipes
 from evonorm_jax.analysis import plot_run
+from evonorm_jax.analysis.precision_recall import read_precision_recall
 from evonorm_jax.detection.coco_evaluation import average_precision
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import PRECISION_RECALL_FILE
 from evonorm_jax.training import load_run, train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.evaluation import evaluate_checkpoint
@@ -86,6 +88,18 @@ def test_pictures_show_truth_and_detections(finished):
         assert image.size == (2 * 256 + 4, 4 * 256 + 3 * 4)
         truth, found = np.asarray(image)[:, :256], np.asarray(image)[:, 260:]
     assert (truth != found).any()
+
+
+def test_precision_over_recall_has_the_average_precision(finished):
+    _, workdir, summary, _ = finished
+    curves = read_precision_recall(workdir / PRECISION_RECALL_FILE)
+    means = {curve.kind: curve for curve in curves if not curve.category_id}
+    assert len(curves) > 2  # those of the digits follow
+    for kind in ("box", "mask"):
+        for threshold in ("", "50", "75"):
+            precision = means[kind].precision[f"precision{threshold}"]
+            value = summary[f"eval/{kind}_ap{threshold}"]
+            assert precision.mean() == pytest.approx(value, abs=1e-6)
 
 
 def test_it_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
