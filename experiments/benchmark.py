@@ -123,6 +123,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 if __name__ == "__main__":
     tune_allocator()
-    from experiments import launch  # imports JAX, so after the new start
+    from experiments.process import run_main  # imports JAX, so after the new start
 
-    launch.run_main(main)
+    run_main(main)

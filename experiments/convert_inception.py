@@ -13,7 +13,7 @@ import pickle
 from pathlib import Path
 
 from evonorm_jax.errors import UserError
-from experiments.launch import run_main
+from experiments.process import run_main
 
 
 def main() -> None:

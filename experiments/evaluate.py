@@ -30,6 +30,8 @@ import jax
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop.pretrained import name_of_file
 from experiments import launch
+from experiments.hosts import add_distributed_arguments
+from experiments.process import run_main
 
 
 def main() -> None:
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument(
         "--config", metavar="FILE.py[:ARGUMENT]", help="the data set to evaluate --weights on"
     )
-    launch.add_distributed_arguments(parser)
+    add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     if arguments.weights and arguments.model is None:
         arguments.model = name_of_file(arguments.weights) or None
@@ -132,4 +134,4 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    run_main(main)

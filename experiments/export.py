@@ -24,6 +24,7 @@ from pathlib import Path
 
 from evonorm_jax.errors import UserError
 from experiments import launch
+from experiments.process import run_main
 
 FORMATS = ("jax", "safetensors", "npz")
 
@@ -97,4 +98,4 @@ def find_format(arguments: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    run_main(main)

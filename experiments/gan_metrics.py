@@ -24,6 +24,7 @@ import numpy as np
 from evonorm_jax.errors import UserError
 from evonorm_jax.npz_file import NpzFile
 from experiments import launch
+from experiments.process import run_main
 
 
 def main() -> None:
@@ -134,4 +135,4 @@ def read_images(path: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    run_main(main)

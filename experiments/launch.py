@@ -16,14 +16,8 @@ import jax
 
 from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.field_rules import check_plain, shorten
-from experiments.config_file import ROOT as ROOT
 from experiments.config_file import get_config, load_config_module
-from experiments.config_file import split_config as split_config
-from experiments.hosts import add_distributed_arguments as add_distributed_arguments
-from experiments.hosts import has_tpu as has_tpu
 from experiments.hosts import join_hosts
-from experiments.process import keep_traceback_in as keep_traceback_in
-from experiments.process import run_main as run_main
 
 if TYPE_CHECKING:
     import ml_collections

@@ -35,7 +35,9 @@ from evonorm_jax.analysis.sweep_results import read_results
 from evonorm_jax.analysis.sweeps import is_sweep
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import PRECISION_RECALL_FIGURE
-from experiments.launch import ROOT, run_main, user_path
+from experiments.config_file import ROOT
+from experiments.launch import user_path
+from experiments.process import run_main
 
 
 def main() -> None:

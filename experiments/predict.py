@@ -27,6 +27,7 @@ from typing import Any, TextIO
 
 from evonorm_jax.errors import UserError
 from experiments import launch
+from experiments.process import run_main
 
 STDOUT = "-"
 _SHARES = ("probability", "score")  # columns that a table shows in percent
@@ -297,4 +298,4 @@ def _as_text(column: str, value: Any) -> str:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    run_main(main)

@@ -25,7 +25,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.interop import load_timm_weights
 from evonorm_jax.interop.pretrained import HUB_FILE, find_weights
 from evonorm_jax.run_files import replacing
-from experiments import launch
+from experiments.process import run_main
 
 # TFDS retries a download 10 times and doubles the pause: 205 s until a machine without a network
 # hears of it. Four times are 3 s.
@@ -198,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    run_main(main)

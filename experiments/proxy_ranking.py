@@ -141,6 +141,6 @@ def write_report(output: Path) -> None:
 
 if __name__ == "__main__":
     tune_allocator()
-    from experiments import launch  # imports JAX, so after the new start
+    from experiments.process import run_main  # imports JAX, so after the new start
 
-    launch.run_main(main)
+    run_main(main)

@@ -27,6 +27,7 @@ from evonorm_jax.search.run.ledger_reader import read_ledger_config
 from evonorm_jax.search.run.rerank import WINNERS, RerankConfig, Standing, rerank, standings
 from evonorm_jax.search.run.stop_request import StopRequest
 from experiments import launch
+from experiments.process import keep_traceback_in, run_main
 from experiments.search import (
     add_worker_arguments,
     check_search,
@@ -51,7 +52,7 @@ def main() -> None:
     add_worker_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     workdir = Path(arguments.workdir)
-    launch.keep_traceback_in(workdir)
+    keep_traceback_in(workdir)
     saved = ml_collections.ConfigDict(read_ledger_config(workdir))
     plain = as_json(launch.override(saved, overrides).to_dict())
     settings = check_search(plain)
@@ -102,4 +103,4 @@ def _rows(ranked: list[Standing], networks: list[str], num_winners: int) -> list
 
 
 if __name__ == "__main__":
-    launch.run_main(main, outlive_stdout=True)
+    run_main(main, outlive_stdout=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from evonorm_jax.errors import UserError
 from experiments import launch
+from experiments.process import run_main
 
 _DEFAULT_SHEET = "samples.png"
 
@@ -150,4 +151,4 @@ def by_class(images: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    launch.run_main(main)
+    run_main(main)

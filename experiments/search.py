@@ -49,6 +49,9 @@ from evonorm_jax.search.run.rerank import RerankConfig
 from evonorm_jax.search.run.stop_request import StopRequest
 from evonorm_jax.search.run.worker import EngineFactory
 from experiments import launch
+from experiments.config_file import split_config
+from experiments.hosts import has_tpu
+from experiments.process import keep_traceback_in, run_main
 
 BEST_FILE = "best.json"
 
@@ -80,10 +83,10 @@ def main() -> None:
     if arguments.print_config:
         launch.print_config(config)
         return
-    path, form = launch.split_config(arguments.config)
+    path, form = split_config(arguments.config)
     name = f"search_{path.stem}_{form}" if form else f"search_{path.stem}"
     workdir = Path(arguments.workdir or Path("runs") / name)
-    launch.keep_traceback_in(workdir)
+    keep_traceback_in(workdir)
     plain = as_json(config.to_dict())
     settings = check_search(plain)
 
@@ -147,7 +150,7 @@ def create_executor(
 
         return RayExecutor(factory, arguments.ray, arguments.workers)
     return LocalExecutor(
-        factory, places_for_workers(arguments.workers, has_tpu=launch.has_tpu()), workdir / "logs"
+        factory, places_for_workers(arguments.workers, has_tpu=has_tpu()), workdir / "logs"
     )
 
 
@@ -188,4 +191,4 @@ def report_stop(stop: StopRequest) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main, outlive_stdout=True)
+    run_main(main, outlive_stdout=True)

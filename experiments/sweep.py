@@ -46,7 +46,9 @@ from evonorm_jax.sweeps.run import Runs
 from evonorm_jax.training import run_directory
 from evonorm_jax.training.config import check_config, complete
 from experiments import launch
-from experiments.config_file import get_cells, get_config, load_config_module
+from experiments.config_file import ROOT, get_cells, get_config, load_config_module
+from experiments.hosts import has_tpu
+from experiments.process import keep_traceback_in, run_main
 
 
 def main() -> None:
@@ -89,7 +91,7 @@ def main() -> None:
     )
     arguments, overrides = parser.parse_known_args()
     workdir = Path(arguments.workdir)
-    launch.keep_traceback_in(workdir)
+    keep_traceback_in(workdir)
     cells = load_cells(arguments.config, overrides, workdir)
     cells = select_cells(cells, arguments.only)
 
@@ -146,7 +148,7 @@ def create_runs(
         for name in ("cpus_per_run", "gpus_per_run"):
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name} is for --ray; without it, --jobs shares the machine.")
-        places = places_for_runs(arguments.jobs, has_tpu=launch.has_tpu())
+        places = places_for_runs(arguments.jobs, has_tpu=has_tpu())
         return nullcontext(LocalRuns(places, command))
     from evonorm_jax.sweeps.ray_runs import RayRuns
 
@@ -166,7 +168,7 @@ def load_cells(config_file: str, overrides: list[str], workdir: Path) -> list[Ce
     if not hasattr(module, "sweep"):
         raise UserError(
             f"--config={config_file} has no function sweep(arg). The ready sweeps are in "
-            f"{launch.ROOT / 'configs' / 'sweeps'}."
+            f"{ROOT / 'configs' / 'sweeps'}."
         )
     cells = create_cells(get_cells(module, argument), workdir)
     for cell in cells:
@@ -213,4 +215,4 @@ def report(runner: SweepRunner, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main, outlive_stdout=True)
+    run_main(main, outlive_stdout=True)

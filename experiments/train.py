@@ -40,11 +40,14 @@ from evonorm_jax.run_files import (
     read_json,
 )
 from experiments import launch
+from experiments.config_file import ROOT, split_config
+from experiments.hosts import add_distributed_arguments
+from experiments.process import keep_traceback_in, run_main
 
 if TYPE_CHECKING:
     import ml_collections
 
-DEFAULT_CONFIG = launch.ROOT / "configs" / "digits_resnet_evonorm_s0.py"
+DEFAULT_CONFIG = ROOT / "configs" / "digits_resnet_evonorm_s0.py"
 
 
 def main() -> None:
@@ -77,7 +80,7 @@ def main() -> None:
         "that of the longer run, so the learning rate may jump up",
     )
     launch.add_print_config_argument(parser)
-    launch.add_distributed_arguments(parser)
+    add_distributed_arguments(parser)
     arguments, overrides = parser.parse_known_args()
     config = launch.parse_config(arguments.config, overrides)
     if arguments.print_config:
@@ -85,7 +88,7 @@ def main() -> None:
         return
     check_fields(config, {"dataset.path": text(), "dataset.name": text()}, "config")
     workdir = Path(arguments.workdir or default_workdir(arguments.config, config))
-    launch.keep_traceback_in(workdir)
+    keep_traceback_in(workdir)
 
     launch.start_jax(arguments)
     # After start-up: they must not touch devices before.
@@ -115,7 +118,7 @@ def default_workdir(config_file: str, config: ml_collections.ConfigDict) -> Path
       config_file: FILE.py[:ARGUMENT].
       config: The config of that file, with its overrides.
     """
-    path, argument = launch.split_config(config_file)
+    path, argument = split_config(config_file)
     parts = [path.stem, argument]
     if config.dataset.path and not config.dataset.name:  # each folder has a run of its own
         parts.append(dataset_name(config.dataset))
@@ -152,4 +155,4 @@ def print_summary(summary: dict[str, float], workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    launch.run_main(main, outlive_stdout=True)
+    run_main(main, outlive_stdout=True)

@@ -13,12 +13,13 @@ from evonorm_jax.models import create_model
 from evonorm_jax.run_files import CLASSES_FILE, CONFIG_FILE, read_json
 from evonorm_jax.training import train_and_evaluate
 from experiments import launch
+from experiments.config_file import ROOT
 from experiments.train import default_workdir
 from tests.data.conftest import write_folder
 from tests.test_configs import field_names
 
-CIFAR = f"{launch.ROOT}/configs/cifar10_resnet20_evonorm_s0.py:folder"
-FILE = f"{launch.ROOT}/configs/finetune_folder.py"
+CIFAR = f"{ROOT}/configs/cifar10_resnet20_evonorm_s0.py:folder"
+FILE = f"{ROOT}/configs/finetune_folder.py"
 
 
 @pytest.mark.parametrize("arg", ["", "smoke", "npz"])
@@ -51,7 +52,7 @@ def test_each_folder_has_a_run_directory_of_its_own(file, path, workdir):
     ("image_size", "resize_size"), [(224, 256), (288, 329), (160, 183), (64, 73), (7, 8)]
 )
 def test_the_size_of_images_is_one_field(image_size, resize_size):
-    for file in (FILE, f"{FILE}:npz", f"{launch.ROOT}/configs/imagenet_r50_bn_relu.py:folder"):
+    for file in (FILE, f"{FILE}:npz", f"{ROOT}/configs/imagenet_r50_bn_relu.py:folder"):
         config = launch.parse_config(file, [f"--config.dataset.image_size={image_size}"])
         dataset = config.dataset
         assert (dataset.image_size, dataset.resize_size) == (image_size, resize_size)
@@ -66,7 +67,7 @@ def test_the_size_before_the_crop_may_be_set_apart():
         assert (dataset.image_size, dataset.resize_size) == (288, 300)
     assert dataset_config("own", "folder", image_size=16, resize_size=18).resize_size == 18
     assert dataset_config("cifar10", "folder", image_size=64).resize_size == 0
-    mobile = f"{launch.ROOT}/configs/imagenet_efficientnet_b5_evonorm_b0.py:folder"
+    mobile = f"{ROOT}/configs/imagenet_efficientnet_b5_evonorm_b0.py:folder"
     dataset = launch.parse_config(mobile, ["--config.dataset.image_size=224"]).dataset
     assert dataset.resize_size == 256  # 32 more, as for 456
 

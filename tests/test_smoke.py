@@ -10,12 +10,13 @@ from evonorm_jax.metrics import metrics_of_run
 from evonorm_jax.run_files import METADATA_FILE, read_json
 from evonorm_jax.training import train_and_evaluate
 from experiments import launch
+from experiments.config_file import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIGS = sorted(
     path.stem
-    for path in (launch.ROOT / "configs").glob("*.py")
+    for path in (ROOT / "configs").glob("*.py")
     if path.stem not in ("__init__", "arguments")
     and not path.stem.endswith("recipes")
     and not path.stem.startswith("biggan_deep_")  # test_synthesis_configs.py
@@ -52,7 +53,7 @@ def test_no_network_trains_with_the_slow_tests_alone() -> None:
 def test_smoke(name: str, tmp_path: Path) -> None:
     if "maskrcnn" in name:
         pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
-    config = launch.parse_config(f"{launch.ROOT}/configs/{name}.py:smoke", [])
+    config = launch.parse_config(f"{ROOT}/configs/{name}.py:smoke", [])
     summary = train_and_evaluate(config, tmp_path / "run", devices=jax.devices()[:1])
     assert summary["steps"] == 8
     assert summary["eval/examples"] == 20

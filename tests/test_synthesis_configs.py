@@ -15,6 +15,7 @@ from evonorm_jax.training import train_and_evaluate
 from evonorm_jax.training.model import build_gan
 from evonorm_jax.training.parallel import layout_workers
 from experiments import launch
+from experiments.config_file import ROOT
 
 DATASETS = {"imagenet128": "imagenet2012", "cifar10": "cifar10", "digits": "digits"}
 NAMES = [
@@ -104,7 +105,7 @@ def test_sweep(name, arg):
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", NAMES)
 def test_smoke(name, tmp_path):
-    config = launch.parse_config(f"{launch.ROOT}/configs/{name}.py:smoke", [])
+    config = launch.parse_config(f"{ROOT}/configs/{name}.py:smoke", [])
     summary = train_and_evaluate(config, tmp_path / "run", devices=jax.devices()[:1])
     assert summary["steps"] == 8
     assert summary["eval/examples"] == 20

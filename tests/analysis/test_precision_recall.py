@@ -12,7 +12,8 @@ from evonorm_jax.analysis.precision_recall import (
     read_precision_recall,
 )
 from evonorm_jax.errors import UserError
-from experiments import launch, plot
+from experiments import plot
+from experiments.process import run_main
 
 HEADER = "kind,category_id,name,recall,precision,precision50,precision75"
 
@@ -58,11 +59,11 @@ def test_categories_have_panels_of_their_own(tmp_path):
     figure.savefig(tmp_path / "figure.png")  # a name is no formula
 
 
-def run_main(monkeypatch, *arguments):
+def exit_code_of_plot(monkeypatch, *arguments):
     """Returns the exit code of experiments.plot."""
     monkeypatch.setattr(sys, "argv", ["plot", *map(str, arguments)])
     try:
-        launch.run_main(plot.main)
+        run_main(plot.main)
     except SystemExit as error:
         return error.code
     return 0
@@ -73,16 +74,18 @@ def test_runs_are_compared(make_run, tmp_path, monkeypatch, capsys):
     for run, scale in zip(runs, (1.0, 0.5), strict=False):
         write_table(run, scale=scale)
     output = tmp_path / "figures" / "curves.svg"
-    assert run_main(monkeypatch, *runs, "--output", output) == 0
+    assert exit_code_of_plot(monkeypatch, *runs, "--output", output) == 0
     assert (
         f"Precision over recall: {output.with_stem('precision_recall')}" in capsys.readouterr().out
     )
     text = output.with_stem("precision_recall").read_text()
     assert "EvoNorm-S0: AP 25.0 %" in text  # of boxes
     assert "BN-ReLU: AP 18.8 %" in text  # of masks
-    assert run_main(monkeypatch, *runs, "--output", output.with_stem("precision_recall")) == 2
+    assert (
+        exit_code_of_plot(monkeypatch, *runs, "--output", output.with_stem("precision_recall")) == 2
+    )
     assert "second figure of detectors" in capsys.readouterr().err
-    assert run_main(monkeypatch, runs[2], "--output", output.with_stem("alone")) == 0
+    assert exit_code_of_plot(monkeypatch, runs[2], "--output", output.with_stem("alone")) == 0
     assert "Precision over recall" not in capsys.readouterr().out
 
 

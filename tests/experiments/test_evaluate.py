@@ -15,6 +15,8 @@ from evonorm_jax.interop.safetensors_file import write_safetensors
 from evonorm_jax.training import train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
 from experiments import evaluate, launch
+from experiments.config_file import ROOT
+from experiments.process import run_main
 from tests.interop.cases import make_case
 
 
@@ -32,7 +34,7 @@ def test_a_checkpoint_gives_the_metrics_of_its_run(trained, monkeypatch, capsys)
     # The batch of the run, 2 x 4, need not fit those devices.
     arguments = ["evaluate", f"--workdir={workdir}", "--config.eval_batch_size=7"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--config.images_per_worker=3"])
-    launch.run_main(evaluate.main)
+    run_main(evaluate.main)
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["step"] == 8
     assert metrics["eval/examples"] == 20
@@ -46,13 +48,13 @@ def test_a_damaged_checkpoint_is_not_evaluated(trained, tmp_path, monkeypatch, c
     shutil.copytree(trained[0], workdir)
     (workdir / "checkpoints" / "8" / "data" / "metadata").write_text("")
     monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={workdir}"])
-    launch.run_main(evaluate.main)
+    run_main(evaluate.main)
     assert json.loads(capsys.readouterr().out)["step"] == 4
     assert (workdir / "checkpoints" / "8").exists()  # reading changes nothing
 
     monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={workdir}", "--step=8"])
     with pytest.raises(SystemExit) as error:
-        launch.run_main(evaluate.main)
+        run_main(evaluate.main)
     assert error.value.code == 2
     message = capsys.readouterr().err
     assert "is damaged: data/metadata has 0 bytes instead of" in message
@@ -70,7 +72,7 @@ def test_weights_that_are_not_finite_have_no_metrics(trained, monkeypatch, capsy
     monkeypatch.setattr(Checkpoints, "restore", diverged)
     monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={trained[0]}"])
     with pytest.raises(SystemExit) as stopped:
-        launch.run_main(evaluate.main)
+        run_main(evaluate.main)
     assert stopped.value.code == 2
     captured = capsys.readouterr()
     assert "at step 8: " in captured.err
@@ -98,13 +100,13 @@ def weights_file(tmp_path_factory):
 
 
 WEIGHTS = ["--weights={}", "--model=mobilenetv2_050.lamb_in1k"]
-SMOKE = f"--config={launch.ROOT}/configs/digits_resnet_bn_relu.py:smoke"
+SMOKE = f"--config={ROOT}/configs/digits_resnet_bn_relu.py:smoke"
 
 
 def test_weights_of_timm_are_evaluated_on_the_data_of_a_config(weights_file, monkeypatch, capsys):
     path, variables = weights_file
     monkeypatch.setattr(sys, "argv", ["evaluate", f"--weights={path}", SMOKE])
-    launch.run_main(evaluate.main)
+    run_main(evaluate.main)
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["weights"] == str(path)
     assert metrics["model"] == "mobilenetv2_050.lamb_in1k"  # the file is called so
@@ -151,7 +153,7 @@ def test_mistakes_with_weights_end_with_exit_code_2(
 ):
     monkeypatch.setattr(sys, "argv", ["evaluate", *(a.format(weights_file[0]) for a in arguments)])
     with pytest.raises(SystemExit) as error:
-        launch.run_main(evaluate.main)
+        run_main(evaluate.main)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -161,7 +163,7 @@ def test_a_config_of_something_else_is_refused(tmp_path, monkeypatch, capsys, te
     (tmp_path / "config.json").write_text(text)
     monkeypatch.setattr(sys, "argv", ["evaluate", f"--workdir={tmp_path}"])
     with pytest.raises(SystemExit) as error:
-        launch.run_main(evaluate.main)
+        run_main(evaluate.main)
     assert error.value.code == 2
     assert "config.json" in capsys.readouterr().err
 
@@ -179,6 +181,6 @@ def test_a_config_of_something_else_is_refused(tmp_path, monkeypatch, capsys, te
 def test_mistakes_end_with_exit_code_2(trained, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, "argv", ["evaluate", *(a.format(trained[0]) for a in arguments)])
     with pytest.raises(SystemExit) as error:
-        launch.run_main(evaluate.main)
+        run_main(evaluate.main)
     assert error.value.code == 2
     assert message in capsys.readouterr().err

@@ -16,14 +16,15 @@ from evonorm_jax.gan.classifier_file import read_classifier
 from evonorm_jax.interop.safetensors_file import read_safetensors, write_safetensors
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.run_directory import read_config
-from experiments import export, launch
+from experiments import export
+from experiments.process import run_main
 
 
 def run(monkeypatch, *arguments):
     """Returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
     try:
-        launch.run_main(export.main)
+        run_main(export.main)
     except SystemExit as error:
         return error.code
     return 0

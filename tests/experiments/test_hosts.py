@@ -12,6 +12,7 @@ import pytest
 
 from evonorm_jax.errors import UserError
 from experiments import hosts, launch
+from experiments.hosts import add_distributed_arguments
 from tests.experiments.command_line import ROOT
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -34,7 +35,7 @@ def calls(monkeypatch):
 
 def start(*flags):
     parser = argparse.ArgumentParser()
-    launch.add_distributed_arguments(parser)
+    add_distributed_arguments(parser)
     launch.start_jax(parser.parse_args(flags))
 
 

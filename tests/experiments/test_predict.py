@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import evonorm_jax
-from experiments import launch, predict
+from experiments import predict
+from experiments.process import run_main
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def run(monkeypatch, *arguments):
     """Returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
     try:
-        launch.run_main(predict.main)
+        run_main(predict.main)
     except SystemExit as error:
         return error.code
     return 0

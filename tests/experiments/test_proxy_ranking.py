@@ -6,7 +6,8 @@ import pytest
 
 from evonorm_jax.search.engine import engine
 from evonorm_jax.search.engine.verdicts import Verdict
-from experiments import launch, proxy_ranking
+from experiments import proxy_ranking
+from experiments.process import run_main
 
 
 class KnowingEngine:
@@ -37,7 +38,7 @@ def rank(monkeypatch, tmp_path):
         monkeypatch.setattr(engine, "Engine", make)
         sizes = ("--random=1", "--children=1", f"--output={tmp_path / 'ranking'}")
         monkeypatch.setattr(sys, "argv", ["ranking", "--data=small.npz", *sizes, *arguments])
-        launch.run_main(proxy_ranking.main)
+        run_main(proxy_ranking.main)
         return made
 
     return run

@@ -244,7 +244,8 @@ def test_an_unknown_form_is_refused(series):
 
 
 def test_the_config_is_printed(monkeypatch, capsys, tmp_path):
-    from experiments import launch, search
+    from experiments import search
+    from experiments.process import run_main
 
     arguments = [
         "--print_config",
@@ -253,6 +254,6 @@ def test_the_config_is_printed(monkeypatch, capsys, tmp_path):
         f"--workdir={tmp_path / 'search'}",
     ]
     monkeypatch.setattr(sys, "argv", ["search", *arguments])
-    launch.run_main(search.main)
+    run_main(search.main)
     assert json.loads(capsys.readouterr().out)["seed"] == 7
     assert not (tmp_path / "search").exists()

@@ -14,6 +14,7 @@ import pytest
 
 from evonorm_jax.analysis.sweeps import load_sweep
 from experiments import launch
+from experiments.process import run_main
 from tests.experiments import command_line
 
 CONFIG = "configs/sweeps/digits_batch_size.py:smoke"
@@ -127,7 +128,7 @@ def main_in_process(monkeypatch, *arguments):
 
     monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
     with pytest.raises(SystemExit) as error:
-        launch.run_main(sweep.main)
+        run_main(sweep.main)
     return error.value.code
 
 

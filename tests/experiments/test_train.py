@@ -13,7 +13,7 @@ import pytest
 from configs import recipes
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
-from experiments import launch
+from experiments.process import run_main
 from tests.experiments import command_line
 
 CONFIG = "configs/digits_resnet_evonorm_s0.py:smoke"
@@ -107,7 +107,7 @@ def main_in_process(monkeypatch, *arguments):
 
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     with pytest.raises(SystemExit) as error:
-        launch.run_main(train.main)
+        run_main(train.main)
     return error.value.code
 
 
@@ -191,7 +191,7 @@ def test_the_config_is_printed_with_its_overrides(monkeypatch, capsys, tmp_path)
         f"--workdir={tmp_path / 'run'}",
     ]
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
-    launch.run_main(train.main)
+    run_main(train.main)
     printed = json.loads(capsys.readouterr().out)
     expected = recipes.digits("evonorm_s0")
     expected.optimizer.momentum = 0.5

@@ -1,5 +1,7 @@
 """Every layer against the float64 oracle: values and gradients, training and evaluation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,13 @@ from evonorm_jax import norm_act_names
 from tests.layers import oracle
 from tests.layers.deviations import case_with_oracle, deviation, make_case, make_layer, run_layer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GROUPS = 3
 MODES = [(name, True) for name in norm_act_names()] + [(name, False) for name in oracle.TRACKED]
+
+# In one program: one operation after the other, they would be compiled one by one.
+run_compiled = jax.jit(run_layer, static_argnums=(0, 2))
 
 
 def check(value, reference, dtype, tolerance):
@@ -29,7 +36,7 @@ def check(value, reference, dtype, tolerance):
 @pytest.mark.parametrize(("name", "train"), MODES)
 def test_values_and_gradients(name, train, dtype):
     case, (y, by_x, by_params) = case_with_oracle(name, dtype, groups=GROUPS, train=train)
-    got_y, got_x, got_params, _ = run_layer(make_layer(name, GROUPS), case, train)
+    got_y, got_x, got_params, _ = run_compiled(make_layer(name, GROUPS), case, train)
     check(got_y, y, dtype, 1e-6)
     check(got_x, by_x, dtype, 2e-6)
     assert got_params.keys() == by_params.keys()
@@ -44,7 +51,7 @@ def test_values_and_gradients(name, train, dtype):
 def test_float64_is_computed_in_float64(name):
     with jax.enable_x64(True):
         case, (y, by_x, by_params) = case_with_oracle(name, "float64", groups=GROUPS)
-        got_y, got_x, got_params, updates = run_layer(make_layer(name, GROUPS), case)
+        got_y, got_x, got_params, updates = run_compiled(make_layer(name, GROUPS), case, True)
         assert got_y.dtype == got_x.dtype == jnp.float64
         assert deviation(got_y, y)[1] < 1e-14
         assert deviation(got_x, by_x)[1] < 1e-8
@@ -58,7 +65,7 @@ def test_large_offset(name):
     """Mean 1000, standard deviation 1.5: what `E[x^2] - E[x]^2` in float32 does not survive."""
     case = make_case(name, offset=1000.0)
     y = oracle.apply(name, case.float64().x, case.float64().params, groups=GROUPS)
-    got, *_ = run_layer(make_layer(name, GROUPS), case)
+    got, *_ = run_compiled(make_layer(name, GROUPS), case, True)
     # Float32 knows 1000 to 6e-5: the means, and what is left after they are taken away, too.
     assert deviation(got, y)[1] < 1e-4
 
@@ -66,7 +73,7 @@ def test_large_offset(name):
 @pytest.mark.parametrize("name", ["evonorm_b0", "evonorm_s0", "bn_swish", "rs_rej"])
 def test_jit_changes_nothing(name):
     case, layer = make_case(name), make_layer(name, GROUPS)
-    compiled = jax.jit(run_layer, static_argnums=0)(layer, case)
+    compiled = run_compiled(layer, case, True)
     for value, reference in zip(
         jax.tree.leaves(compiled), jax.tree.leaves(run_layer(layer, case)), strict=True
     ):
@@ -84,21 +91,23 @@ def test_without_activation(name, dtype):
         reference = oracle.affine(exact.x, exact.params)
         # No statistics, so neither a mode nor a mutable collection is asked for.
         y = layer.apply({"params": case.params}, case.x)
-        assert set(layer.init(jax.random.key(0), case.x)) == {"params"}
-        params = layer.init(jax.random.key(0), case.x)["params"]
+        variables = jax.eval_shape(layer.init, jax.random.key(0), case.x)
+        assert set(variables) == {"params"}
     else:
         reference = norm(exact.x, exact.params, GROUPS, 1e-5, None)
-        y, *_ = run_layer(layer, case)
-        params = layer.init(jax.random.key(0), case.x, use_running_average=False)["params"]
+        y, *_ = run_compiled(layer, case, True)
+        init = functools.partial(layer.init, use_running_average=False)
+        variables = jax.eval_shape(init, jax.random.key(0), case.x)
     check(y, reference, dtype, 1e-6)
-    assert not {"v", "threshold"} & set(params)
+    assert not {"v", "threshold"} & set(variables["params"])
 
 
 @pytest.mark.parametrize("name", norm_act_names())
 def test_parameters_and_state(name):
     """Names, shapes, dtypes and initial values of all variables: nothing more, nothing less."""
     x = jnp.ones((1, 2, 2, 6), jnp.bfloat16)
-    variables = make_layer(name, GROUPS).init(jax.random.key(0), x, use_running_average=False)
+    init = functools.partial(make_layer(name, GROUPS).init, use_running_average=False)
+    variables = jax.jit(init)(jax.random.key(0), x)
     initial = {"scale": 1, "bias": 0, "v": 1, "threshold": 0, "gate": 1}
     initial |= {"mean_mixture": 1, "var_mixture": 1, "mean": 0, "var": 1, "mean_square": 1}
     extra = oracle.EXTRA_PARAMS.get(name, {})

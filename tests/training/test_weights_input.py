@@ -16,6 +16,7 @@ from evonorm_jax.training.weights_input import (
     scale_as_weights,
 )
 from experiments import launch
+from experiments.config_file import ROOT
 
 HALF = (127.5, 127.5, 127.5)
 IMAGENET = (123.675, 116.28, 103.53)
@@ -106,15 +107,13 @@ def test_stored_images_keep_their_size():
 
 
 def test_the_documented_fine_tuning_is_of_the_network_of_its_weights():
-    text = (launch.ROOT / "docs" / "weights.md").read_text()
+    text = (ROOT / "docs" / "weights.md").read_text()
     commands = re.findall(r"^python -m experiments\.train (.*init_from=weights/.*)$", text, re.M)
     assert commands
     for command in commands:
         _, file, *arguments = shlex.split(command)
         overrides = [argument for argument in arguments if argument.startswith("--config.")]
-        config = launch.parse_config(
-            str(launch.ROOT / file.partition(":")[0]) + ":folder", overrides
-        )
+        config = launch.parse_config(str(ROOT / file.partition(":")[0]) + ":folder", overrides)
         config = scale_as_weights(config, launch.overridden_fields(overrides))
         weights = find_weights(initial_weights_name(config))
         check_twin(build_model(config, 5), weights.name, **config.model.fields)
@@ -125,12 +124,12 @@ def test_the_documented_fine_tuning_is_of_the_network_of_its_weights():
     "name",
     sorted(
         path.stem
-        for path in (launch.ROOT / "configs").glob("*.py")
+        for path in (ROOT / "configs").glob("*.py")
         if path.stem not in ("__init__", "arguments") and not path.stem.endswith("recipes")
     ),
 )
 def test_a_config_of_any_task_keeps_its_own_scale(name):
     """`experiments.train` asks for it of every run, and image synthesis starts from no weights."""
-    config = launch.parse_config(f"{launch.ROOT}/configs/{name}.py", [])
+    config = launch.parse_config(f"{ROOT}/configs/{name}.py", [])
     assert initial_weights_name(config) == ""
     assert scale_as_weights(config) is config

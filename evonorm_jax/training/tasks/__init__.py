@@ -1,6 +1,7 @@
 """What the loop can train: the table of tasks, each of them imported when it is asked for.
 
 base.py                   the contract between the loop and a task
+supervised.py             what tasks share that train one network on labelled examples
 classification.py         images into classes
 image_synthesis.py        noise and a class into images
 instance_segmentation.py  objects in images: boxes, classes and masks

@@ -25,29 +25,24 @@ from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.init_from import read_initial_weights
 from evonorm_jax.training.mixing import mix
 from evonorm_jax.training.model import build_model
-from evonorm_jax.training.optimizer import (
-    create_optimizer,
-    learning_rate_schedule,
-    peak_learning_rate,
-)
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, gather_rows, keys_at, positions
 from evonorm_jax.training.parameter_paths import stop_frozen
 from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import (
     TrainState,
-    create_train_state,
     evaluation_variables,
     initial_variables,
 )
 from evonorm_jax.training.steps import gradient_step
-from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights, Task, means
+from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights, means
+from evonorm_jax.training.tasks.supervised import SupervisedTask
 from evonorm_jax.training.trained_classifier import TrainedClassifier
 
 if TYPE_CHECKING:
     import ml_collections
 
 
-class Classification(Task):
+class Classification(SupervisedTask):
     """Trains an image classifier of `models.create_model`.
 
     Args:
@@ -76,16 +71,11 @@ class Classification(Task):
         *,
         model: nn.Module | None = None,
     ):
-        super().__init__(config, pipeline, layout, durations)
-        self.model = model or build_model(config, pipeline.num_classes, layout)
-        self.optimizer: optax.GradientTransformation | None = None
-        self._use_ema = config.ema_decay > 0
+        model = model or build_model(config, pipeline.num_classes, layout)
+        super().__init__(config, pipeline, layout, durations, model=model)
         self._evaluated: dict[str, dict[str, np.ndarray]] = {}  # rows, by the part of the metrics
-        if layout is None or durations is None:
+        if layout is None or self.optimizer is None:
             return
-        self._peak = peak_learning_rate(config.optimizer, layout.batch_size)
-        self.learning_rate = learning_rate_schedule(config.schedule, self._peak, durations)
-        self.optimizer = create_optimizer(config.optimizer, self.learning_rate)
         self._step = make_train_step(
             self.model,
             self.optimizer,
@@ -124,21 +114,6 @@ class Classification(Task):
         """Loss and accuracies; averaged weights are what a run that keeps them is judged by."""
         return CLASSIFICATION_EMA if self._use_ema else CLASSIFICATION
 
-    @property
-    def peak_rates(self) -> dict[str, float]:
-        """The learning rate after the warm-up."""
-        return {"learning_rate": self._peak}
-
-    def rates(self, step: int) -> dict[str, float]:
-        """Returns the learning rate of the update after `step` updates."""
-        return {"learning_rate": float(self.learning_rate(step))}
-
-    def headline(self) -> str:
-        """Names the network, its layer, and what of it is frozen."""
-        frozen = ", ".join(self.config.optimizer.frozen_paths)
-        name = f"{self.config.model.name} with {self.config.model.norm_act}"
-        return f"{name} ({frozen} frozen)" if frozen else name
-
     def classes(self) -> dict[str, Any]:
         """Names of the classes, and what evaluations do to images."""
         return {
@@ -159,11 +134,6 @@ class Classification(Task):
         names = self.pipeline.class_names
         return read_initial_weights(self.config, self.model, shapes, names)
 
-    def draw_state(self, seed: jax.Array | int, weights: Mapping[str, Any]) -> TrainState:
-        """Draws the variables of the network but for those that are given."""
-        variables = self._draw_variables(seed, weights)
-        return create_train_state(variables, self.optimizer, use_ema=self._use_ema)
-
     def _draw_variables(self, seed: jax.Array | int, weights: Mapping[str, Any]) -> dict[str, Any]:
         shape = self.pipeline.image_shape
         return initial_variables(self.model, shape, seed=seed, weights=weights)
@@ -173,12 +143,6 @@ class Classification(Task):
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Makes the step of `make_train_step`."""
         return self._step(state, resident, batch, key)
-
-    @property
-    def evaluations(self) -> dict[str, Evaluation]:
-        """The evaluation of the newest weights, and of their averages where there are any."""
-        averages = {"eval": False} | ({"eval_ema": True} if self._use_ema else {})
-        return {part: self._evaluation(part, ema) for part, ema in averages.items()}
 
     def _evaluation(self, part: str, ema: bool) -> Evaluation:
         def summarize(sums: dict[str, Any], rows: dict[str, np.ndarray]) -> dict[str, float]:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 from evonorm_jax.data import Pipeline
 from evonorm_jax.data.instances import InstancePipeline, create_instance_pipeline
@@ -29,28 +28,23 @@ from evonorm_jax.training.detection_pictures import write_pictures
 from evonorm_jax.training.durations import Durations
 from evonorm_jax.training.init_backbone import read_detector_weights
 from evonorm_jax.training.model import bind_layer, find_dtype
-from evonorm_jax.training.optimizer import (
-    create_optimizer,
-    learning_rate_schedule,
-    peak_learning_rate,
-)
 from evonorm_jax.training.parallel import AXIS, WorkerLayout, gather_rows, keys_at, positions
 from evonorm_jax.training.saved_run import SavedRun
 from evonorm_jax.training.state import (
     TrainState,
-    create_train_state,
     evaluation_variables,
     replace_modules,
 )
 from evonorm_jax.training.steps import gradient_step
-from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights, Task
+from evonorm_jax.training.tasks.base import Evaluated, Evaluation, InitialWeights
+from evonorm_jax.training.tasks.supervised import SupervisedTask
 from evonorm_jax.training.trained_detector import TrainedDetector
 
 #: Images of the evaluation split that are drawn with what was found in them.
 _PICTURES = 4
 
 
-class InstanceSegmentation(Task):
+class InstanceSegmentation(SupervisedTask):
     """Trains a detector of `detection.create_detector`.
 
     Its config has, beside what the loop reads: `model` with the fields of `MaskRCNN` in
@@ -69,6 +63,7 @@ class InstanceSegmentation(Task):
     """
 
     pipeline: InstancePipeline
+    model: MaskRCNN
     remedy = (
         "Try a lower config.optimizer.learning_rate_per_256, a longer "
         "config.schedule.warmup_epochs, or config.optimizer.gradient_clip_norm."
@@ -81,20 +76,12 @@ class InstanceSegmentation(Task):
         layout: WorkerLayout | None = None,
         durations: Durations | None = None,
     ):
-        super().__init__(config, pipeline, layout, durations)
         import_faster_coco_eval()  # what is missing must not be found out after an epoch
-        self.model = build_detector(config, pipeline.num_classes, layout)
-        _check_image_size(config, self.model)
-        self.optimizer: optax.GradientTransformation | None = None
-        self._use_ema = config.ema_decay > 0
+        model = build_detector(config, pipeline.num_classes, layout)
+        _check_image_size(config, model)
+        super().__init__(config, pipeline, layout, durations, model=model)
         self._pictured: dict[str, dict[str, np.ndarray]] = {}
         self._accumulated: dict[str, list[Accumulated]] = {}
-        if layout is None or durations is None:
-            return
-        self._per_device = layout.per_device
-        self._peak = peak_learning_rate(config.optimizer, layout.batch_size)
-        self.learning_rate = learning_rate_schedule(config.schedule, self._peak, durations)
-        self.optimizer = create_optimizer(config.optimizer, self.learning_rate)
 
     @classmethod
     def check(cls, config: ml_collections.ConfigDict, layout: WorkerLayout) -> None:
@@ -115,19 +102,6 @@ class InstanceSegmentation(Task):
     def metrics(self) -> RunMetrics:
         """AP of boxes and masks; averaged weights are what a run that keeps them is judged by."""
         return instance_segmentation_metrics(self.config.max_dets, ema=self._use_ema)
-
-    @property
-    def peak_rates(self) -> dict[str, float]:
-        """The learning rate after the warm-up."""
-        return {"learning_rate": self._peak}
-
-    def rates(self, step: int) -> dict[str, float]:
-        """Returns the learning rate of the update after `step` updates."""
-        return {"learning_rate": float(self.learning_rate(step))}
-
-    def headline(self) -> str:
-        """Names the network and its layer."""
-        return f"{self.config.model.name} with {self.config.model.norm_act}"
 
     def classes(self) -> dict[str, Any]:
         """Names and category ids of the classes, and what evaluations do to images."""
@@ -151,11 +125,6 @@ class InstanceSegmentation(Task):
         shapes = jax.eval_shape(self._draw_variables, 0, {})
         return read_detector_weights(self.config, self.model, shapes)
 
-    def draw_state(self, seed: jax.Array | int, weights: Mapping[str, Any]) -> TrainState:
-        """Draws the variables of the network but for those that are given."""
-        variables = self._draw_variables(seed, weights)
-        return create_train_state(variables, self.optimizer, use_ema=self._use_ema)
-
     def _draw_variables(self, seed: jax.Array | int, weights: Mapping[str, Any]) -> dict[str, Any]:
         images = jnp.zeros((1, *self.pipeline.image_shape), jnp.float32)
         return replace_modules(self.model.init(jax.random.key(seed), images), weights)
@@ -169,7 +138,8 @@ class InstanceSegmentation(Task):
         the key of the step and the position in the global batch.
         """
         data_key, sample_key = jax.random.split(key)
-        places = positions(self._per_device)
+        assert self.layout is not None
+        places = positions(self.layout.per_device)
         examples = self.pipeline.train_examples(resident, batch, keys_at(data_key, places))
         examples["key"] = keys_at(sample_key, places)
         return gradient_step(
@@ -198,12 +168,6 @@ class InstanceSegmentation(Task):
         losses = detection_losses(outputs, AXIS)
         named = {f"{name}_loss": value for name, value in losses.items()}
         return sum(losses.values(), jnp.zeros(())), (dict(collections), named)
-
-    @property
-    def evaluations(self) -> dict[str, Evaluation]:
-        """The evaluation of the newest weights, and of their averages where there are any."""
-        averages = {"eval": False} | ({"eval_ema": True} if self._use_ema else {})
-        return {part: self._evaluation(part, ema) for part, ema in averages.items()}
 
     def _evaluation(self, part: str, ema: bool) -> Evaluation:
         def step(state: TrainState, resident: Any, batch: Any) -> Evaluated:

@@ -25,7 +25,8 @@ from evonorm_jax.training.export import export_program
 from evonorm_jax.training.run_directory import read_config
 from evonorm_jax.training.saved_run import read_saved_run
 from evonorm_jax.training.tasks.instance_segmentation import InstanceSegmentation
-from experiments import launch, predict
+from experiments import predict
+from experiments.process import run_main
 
 pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
 
@@ -154,7 +155,7 @@ def predict_from_the_command_line(monkeypatch, *arguments):
     """Returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
     try:
-        launch.run_main(predict.main)
+        run_main(predict.main)
     except SystemExit as error:
         return error.code
     return 0
