@@ -15,6 +15,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 NAMES = [path.stem for path in NOTEBOOKS]
 COLAB = "https://colab.research.google.com/github/"
 MAX_BYTES = 60_000  # of a figure in docs/figures
+SLOW = {"07_image_synthesis"}  # trains for three minutes
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 
@@ -33,12 +34,15 @@ def cells(path):
     return found
 
 
-def test_there_are_five():
+def test_there_are_six():
     first = ["01_layers", "02_batch_size", "03_train_your_own", "04_read_results"]
-    assert [*first, "05_layer_search"] == NAMES
+    assert [*first, "05_layer_search", "07_image_synthesis"] == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in NAMES],
+)
 def test_it_runs_without_warnings_and_without_tensorflow(name, tmp_path):
     script = (
         f"import runpy, sys; sys.argv = ['render.py', {name!r}, '--output', {str(tmp_path)!r}]\n"
@@ -58,7 +62,7 @@ def test_it_runs_without_warnings_and_without_tensorflow(name, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=240 if name not in SLOW else 1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
