@@ -22,7 +22,7 @@ FIGURES = {
     "03_train_your_own": ("predictions", 70),
     "04_read_results": ("layer_times", 80),
     "05_layer_search": ("live", 80),
-    "07_image_synthesis": ("curves", 80),
+    "06_image_synthesis": ("curves", 80),
 }
 
 
