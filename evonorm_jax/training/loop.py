@@ -313,7 +313,7 @@ class _Training:
     # --------------------------------------------------------------- end
 
     def is_over(self) -> bool:
-        """Reports why steps are left, if so; returns whether they stay undone."""
+        """Whether the run has come to its end; reports why where steps are left."""
         num_steps, best = self.run.durations.num_steps, self.best
         if self.step == num_steps:
             return True
