@@ -1,6 +1,7 @@
 """Runs a launcher as a user does: in a process of its own, from the repository root."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,21 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start_two_hosts(*arguments: str, num_devices: int = 1) -> list[subprocess.Popen]:
+    """Starts `python -m experiments.train ARGUMENTS...` on two hosts of so many devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        start(
+            *("train", *arguments, f"--coordinator_address={address}", "--num_processes=2"),
+            f"--process_id={index}",
+            num_devices=num_devices,
+        )
+        for index in range(2)
+    ]
 
 
 def run(module: str, *arguments: str, num_devices: int = 1) -> subprocess.CompletedProcess:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 
 import jax
 import numpy as np
@@ -19,24 +18,14 @@ FIELDS = {"num_workers": 4, "images_per_worker": 4, "ema_decay": 0.9}
 
 def start_two_hosts(workdir, *arguments):
     """Starts the training command on two hosts, which share `workdir`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    return [
-        command_line.start(
-            "train",
-            "--config=configs/digits_resnet_evonorm_s0.py:smoke",
-            "--config.model.norm_act=evonorm_b0",
-            *(f"--config.{name}={value}" for name, value in FIELDS.items()),
-            f"--workdir={workdir}",
-            f"--coordinator_address={address}",
-            "--num_processes=2",
-            f"--process_id={index}",
-            *arguments,
-            num_devices=4,
-        )
-        for index in range(2)
-    ]
+    return command_line.start_two_hosts(
+        "--config=configs/digits_resnet_evonorm_s0.py:smoke",
+        "--config.model.norm_act=evonorm_b0",
+        *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+        f"--workdir={workdir}",
+        *arguments,
+        num_devices=4,
+    )
 
 
 def two_hosts(workdir, *arguments):
