@@ -14,7 +14,11 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.training import checksums
 from evonorm_jax.training.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.hostile
+pytestmark = [
+    pytest.mark.hostile,
+    # A read of Orbax that fails may end after its event loop, which asyncio reports to nobody.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @struct.dataclass
