@@ -211,10 +211,13 @@ class Graph:
                 "the paper has 10"
             )
         graph = cls.__new__(cls)  # its nodes are checked as they are read
-        nodes = tuple(
-            _read_node(index, text) for index, text in enumerate(texts, start=len(INITIAL_NODES))
-        )
-        object.__setattr__(graph, "nodes", nodes)
+        nodes = []
+        for index, text in enumerate(texts, start=len(INITIAL_NODES)):
+            node, primitive = _read_node(index, text)
+            if PRIMITIVES.get(node.primitive) is not primitive:  # another row than when it was read
+                _check_node(index, node)
+            nodes.append(node)
+        object.__setattr__(graph, "nodes", tuple(nodes))
         return graph
 
 
@@ -235,8 +238,8 @@ def check_depends_on_x(graph: Graph) -> None:
 # A ledger of 200,000 graphs has some 5,000 different nodes: read one by one they took 90 us a graph
 # and 2 kB of memory, shared they take 3 us and 0.2 kB.
 @functools.lru_cache(maxsize=2**14)
-def _read_node(index: int, text: str) -> Node:
-    """Returns the node of that index from its text, checked."""
+def _read_node(index: int, text: str) -> tuple[Node, Primitive]:
+    """Returns the node of that index from its text, and the primitive that it was checked by."""
     match = _NODE.fullmatch(text)
     if match is None:
         raise UserError(f"{shorten(text.strip())} is not a node: write it like n4 = mul(x, v1)")
@@ -247,7 +250,7 @@ def _read_node(index: int, text: str) -> Node:
         )
     node = Node(primitive, tuple(_node_index(text, part.strip()) for part in inputs.split(",")))
     _check_node(index, node)
-    return node
+    return node, PRIMITIVES[node.primitive]
 
 
 def _node_index(text: str, name: str) -> int:

@@ -10,7 +10,6 @@ from evonorm_jax import norm_act
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs import PRIMITIVES, Graph, Primitive, canonical, formula
 from evonorm_jax.graphs.drawing import to_dot
-from evonorm_jax.graphs.graph import _read_node
 from evonorm_jax.graphs.nodewise import NodewiseLayer
 from evonorm_jax.graphs.values import evaluate, evaluate_numpy
 from evonorm_jax.search.engine.filters import functional_hash, reject
@@ -159,6 +158,5 @@ def test_a_row_that_cannot_work_is_refused(fields, message):
 
 def test_without_the_row_there_is_no_such_primitive(monkeypatch):
     monkeypatch.delitem(PRIMITIVES, "softplus")
-    _read_node.cache_clear()  # it has read such nodes while there was a row
     with pytest.raises(UserError, match="unknown primitive 'softplus'"):
         Graph.from_text(TEXT)

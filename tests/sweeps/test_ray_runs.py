@@ -20,7 +20,7 @@ from tests.sweeps.fake_sweep import RUN, cells
 from tests.sweeps.test_runner import history, wait_until
 
 # The stand-in starts runs from this process, in which other tests have used JAX. Its warning does
-# not concern them: between fork and exec the child makes one system call.
+# not concern them: between fork and exec the child makes two system calls.
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 
 CPU_NODES = [{"CPU": 4.0}, {"CPU": 3.0}, {"node:head": 1.0}]
@@ -97,9 +97,10 @@ def test_cells_run_on_nodes_and_finished_ones_are_skipped(tmp_path, fake_ray):
 @pytest.mark.hostile
 def test_a_cell_that_is_lost_with_its_node_goes_on_elsewhere(tmp_path, fake_ray):
     ray = fake_ray(CPU_NODES)
-    ray.dying = ["start", "start"]  # at "wait" a run may have ended already
+    ray.dying = ["start", "wait"]
     listener = Listener()
-    assert run_sweep(tmp_path, listener, num_cells=1).count(CellState.FINISHED) == 1
+    # 40 ticks take 2 s, so that the run goes on when the sweep first looks after it.
+    assert run_sweep(tmp_path, listener, num_cells=1, ticks=40).count(CellState.FINISHED) == 1
     lost = "lost       bn_relu/seed=0: RayError: The node of this actor has died."
     assert listener.events.count(lost) == 2
     ray.dying = ["start"] * 3
