@@ -1,6 +1,7 @@
 """Eight virtual CPU devices and a compile cache for all tests; set before anything imports JAX."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -62,6 +63,16 @@ def forget_programs() -> Iterator[None]:
     yield
     if "jax" in sys.modules and has_many_memory_maps():
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def restored_log_levels() -> Iterator[None]:
+    """A launcher chooses what is logged for its process, which here is that of all tests."""
+    loggers = [logging.getLogger(name) for name in ("evonorm_jax", "absl")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
