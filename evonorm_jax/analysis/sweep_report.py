@@ -18,6 +18,7 @@ from evonorm_jax.analysis.sweep_tables import (
     difference_table,
     in_unit,
     metric_table,
+    training_table,
     verdict_table,
 )
 from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, load_sweep
@@ -70,6 +71,14 @@ def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
         parts += [f"Difference to BN-ReLU at the same {size}{unit}:", differences]
     if table := metric_table(sweep):
         parts += ["## All metrics", table, _about_metrics(sweep)]
+    if sweep.has_papers_metric and (table := training_table(sweep)):
+        of_size = f" at {sweep.sizes[0]:,} {sweep.axis.label}" if len(sweep.sizes) > 1 else ""
+        parts += [
+            "## Training loss",
+            table,
+            f"The mean of the last logged steps{of_size}, beside the final {metric.heading}: mean "
+            "± sample standard deviation.",
+        ]
     if sweep.axis == IMAGES_PER_WORKER and len(sweep.sizes) > 1:
         updates = "" if sweep.setting.batch_size else _SMALL_SIZES
         parts += [

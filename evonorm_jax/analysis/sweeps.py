@@ -42,6 +42,8 @@ class SweepRun:
       others: The final values of the other metrics that a report may need, as logged, by name.
       num_steps: Steps that the config asks for; 0 where it asks for epochs.
       examples: Examples that the final evaluation counted.
+      train_loss: Mean loss of the training steps that were logged last; None while the run has not
+        ended, or where it logs none.
       train_seconds: Seconds spent training, without compilation, evaluation and saving.
       date: Day of the last start, UTC, YYYY-MM-DD.
       commit: Commit of the code at that start.
@@ -56,6 +58,7 @@ class SweepRun:
     others: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_steps: int = 0
     examples: int | None = None
+    train_loss: float | None = None
     train_seconds: float | None = None
     date: str = ""
     commit: str = ""
@@ -182,13 +185,12 @@ class Sweep:
           size: Value of the axis.
           name: Metric without its part; the main metric by default.
         """
-        values = self.values(layer, size, name)
-        return Statistic(
-            mean=float(np.mean(values)) if values else None,
-            spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            finished=len(values),
-            expected=len(self.seeds),
-        )
+        return self._statistic(self.values(layer, size, name))
+
+    def train_loss(self, layer: str, size: int) -> Statistic:
+        """Computes mean and spread of the last training loss of a layer at one size."""
+        losses = (run.train_loss for run in self._runs_of(layer, size))
+        return self._statistic([loss for loss in losses if loss is not None])
 
     def difference(
         self, minuend: tuple[str, int], subtrahend: tuple[str, int]
@@ -238,12 +240,19 @@ class Sweep:
     def values(self, layer: str, size: int, name: str = "") -> list[float]:
         """Returns what `statistic` is of: the final values by seed, of the runs that have them."""
         name = name or self.metrics.main_name
-        return [
-            value
-            for run in self.runs
-            if (run.layer, self.size(run)) == (layer, size)
-            and (value := self._value(run, name)) is not None
-        ]
+        values = (self._value(run, name) for run in self._runs_of(layer, size))
+        return [value for value in values if value is not None]
+
+    def _runs_of(self, layer: str, size: int) -> list[SweepRun]:
+        return [run for run in self.runs if (run.layer, self.size(run)) == (layer, size)]
+
+    def _statistic(self, values: list[float]) -> Statistic:
+        return Statistic(
+            mean=float(np.mean(values)) if values else None,
+            spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            finished=len(values),
+            expected=len(self.seeds),
+        )
 
     def _value(self, run: SweepRun, name: str) -> float | None:
         """Returns the final value of a run in the unit that it is shown in."""
@@ -346,6 +355,7 @@ def _sweep_run(
     summary = (curve.summary if curve is not None else None) or {}
     score = summary.get(metrics.main_metric)
     others = {name: summary.get(f"{metrics.main_part}/{name}") for name in metrics.reported}
+    losses = curve.series.get("train/loss") if curve is not None and summary else None
     done = max((int(s[0][-1]) for s in curve.series.values()), default=0) if curve else 0
     return SweepRun(
         layer=run_layer(config),
@@ -356,6 +366,7 @@ def _sweep_run(
         score=None if score is None else metrics.main.factor * score,
         others={name: value for name, value in others.items() if value is not None},
         examples=summary.get(f"{metrics.main_part}/examples", summary.get("eval/examples")),
+        train_loss=None if losses is None else float(losses[2][-1]),
         train_seconds=summary.get("train_seconds"),
         date=last_start.get("time", "")[:10],
         commit=last_start.get("commit", ""),
