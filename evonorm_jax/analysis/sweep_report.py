@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evonorm_jax.analysis.sweep_figures import plot_accuracy, plot_learning_curves, setting_line
-from evonorm_jax.analysis.sweep_files import read_history
+from evonorm_jax.analysis.sweep_files import load_sweep, read_history
 from evonorm_jax.analysis.sweep_results import RESULTS_FILE, write_results
 from evonorm_jax.analysis.sweep_tables import (
     accuracy_table,
@@ -21,7 +21,7 @@ from evonorm_jax.analysis.sweep_tables import (
     training_table,
     verdict_table,
 )
-from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, load_sweep
+from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep
 from evonorm_jax.run_files import report_path, write_report
 
 ACCURACY_FILE = "accuracy.png"

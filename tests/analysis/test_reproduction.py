@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
+from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import write_results
-from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.metrics import instance_segmentation_metrics
 from evonorm_jax.norm_act import norm_act
 from experiments import launch

@@ -3,15 +3,10 @@ import json
 
 import pytest
 
-from evonorm_jax.analysis.sweep_files import read_history
+from evonorm_jax.analysis.sweep_files import is_sweep, load_sweep, read_history
 from evonorm_jax.analysis.sweep_report import report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
-from evonorm_jax.analysis.sweeps import (
-    Setting,
-    Statistic,
-    is_sweep,
-    load_sweep,
-)
+from evonorm_jax.analysis.sweeps import Setting, Statistic
 from evonorm_jax.errors import UserError
 from tests.analysis.conftest import event
 from tests.analysis.sweep_folders import write_run, write_sweep
