@@ -96,8 +96,7 @@ def nuclei(norm_act: str) -> ConfigDict:
     config.eval_batch_size = 4
     config.model.name = "maskrcnn_r18_fpn"
     config.model.norm_act = norm_act
-    if accepts_field(norm_act, "group_size"):
-        config.model.norm_act_fields.group_size = 8  # 32 groups would be of one or two channels
+    _use_small_groups(config)
     config.model.fields = ConfigDict(
         {
             "backbone_fields": {"num_filters": 32},
@@ -120,6 +119,15 @@ def nuclei(norm_act: str) -> ConfigDict:
     config.checkpoint_every_steps = 120
     config.tensorboard = False  # importing TensorFlow takes seconds
     return config
+
+
+def _use_small_groups(config: ConfigDict) -> None:
+    """Sets groups of 8 channels, because the usual 32 groups would be of one or two here.
+
+    With one channel in a group, EvoNorm-S0 diverges within 6 steps of a smoke run on COCO's recipe.
+    """
+    if accepts_field(config.model.norm_act, "group_size"):
+        config.model.norm_act_fields.group_size = 8
 
 
 def digit_scenes(norm_act: str) -> ConfigDict:
@@ -154,7 +162,8 @@ def parse_arg(config: ConfigDict, arg: str) -> ConfigDict:
 def smoke(config: ConfigDict) -> ConfigDict:
     """Shrinks a run: a tiny network, digit scenes of 64 pixels, two epochs of four steps.
 
-    Layer, optimizer, schedule, augmentation and dtype stay: they are what a smoke run tries out.
+    Layer, optimizer, schedule, augmentation and dtype stay: they are what a smoke run tries out. Only
+    the groups of a layer become those of a narrow network.
 
     Args:
       config: Is changed in place.
@@ -171,6 +180,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         fields |= _SMOKE_FPN
         image_size = 64
     config.model.fields = ConfigDict(fields)
+    _use_small_groups(config)
     config.dataset = instance_dataset_config(
         "digit_scenes",
         "generated",
