@@ -96,7 +96,7 @@ def nuclei(norm_act: str) -> ConfigDict:
     config.eval_batch_size = 4
     config.model.name = "maskrcnn_r18_fpn"
     config.model.norm_act = norm_act
-    _use_small_groups(config)
+    _set_group_size(config, 8)
     config.model.fields = ConfigDict(
         {
             "backbone_fields": {"num_filters": 32},
@@ -119,15 +119,6 @@ def nuclei(norm_act: str) -> ConfigDict:
     config.checkpoint_every_steps = 120
     config.tensorboard = False  # importing TensorFlow takes seconds
     return config
-
-
-def _use_small_groups(config: ConfigDict) -> None:
-    """Sets groups of 8 channels, because the usual 32 groups would be of one or two here.
-
-    With one channel in a group, EvoNorm-S0 diverges within 6 steps of a smoke run on COCO's recipe.
-    """
-    if accepts_field(config.model.norm_act, "group_size"):
-        config.model.norm_act_fields.group_size = 8
 
 
 def digit_scenes(norm_act: str) -> ConfigDict:
@@ -180,7 +171,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         fields |= _SMOKE_FPN
         image_size = 64
     config.model.fields = ConfigDict(fields)
-    _use_small_groups(config)
+    _set_group_size(config, 4)
     config.dataset = instance_dataset_config(
         "digit_scenes",
         "generated",
@@ -202,3 +193,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.checkpoint_every_steps = 4
     config.tensorboard = False  # importing TensorFlow takes longer than training
     return config
+
+
+def _set_group_size(config: ConfigDict, size: int) -> None:
+    """Sets the channels of a group, as the usual 32 groups would have one or two.
+
+    With one channel in a group, EvoNorm-S0 diverges within 6 steps of a smoke run on COCO's recipe.
+    """
+    if accepts_field(config.model.norm_act, "group_size"):
+        config.model.norm_act_fields.group_size = size
