@@ -1,4 +1,4 @@
-"""The recipes of instance segmentation: what a run has beside `recipes.base_config`, and three.
+"""The blocks that the configs of instance segmentation share: their fields, and three recipes.
 
 A run has no label smoothing, mixup or gradient accumulation, so its config has no such fields.
 """

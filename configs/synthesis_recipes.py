@@ -1,11 +1,11 @@
 """The blocks that the configs of image synthesis share: every field, and three recipes.
 
-Of each value the comment beside it, or the recipe, says where it is from:
+The comment beside a value, or the recipe, says where it is from:
   DeepMind      Brock, Donahue and Simonyan, arXiv:1809.11096, text and appendices
-  PyTorch code  the first author's, ajbrock/BigGAN-PyTorch
+  PyTorch code  ajbrock/BigGAN-PyTorch, by the first author of that paper
   StudioGAN     POSTECH-CVLab/PyTorch-StudioGAN
-What the EvoNorm paper changed of BigGAN-deep but for the layers of the generator is not known to
-us; its settings are taken to be DeepMind's.
+We do not know what the EvoNorm paper changed in BigGAN-deep beside the layers of the generator, and
+take DeepMind's settings.
 """
 
 from ml_collections import ConfigDict

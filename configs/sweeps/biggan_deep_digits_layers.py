@@ -7,8 +7,8 @@ Hardware: two CPU cores, minutes a run.
 Paper: gives no numbers for this data set; its Table 5 compares these layers on ImageNet.
 
 All layers have the one recipe of `biggan_deep_digits`, which was tuned for none of them. After its
-3,000 steps the distances still fall: the table says which layer is further by then, not which one
-ends better, and nothing of other data.
+3,000 steps the distances still fall. So the table says which layer is further by then, not which
+one ends better, and says nothing about other data.
 """
 
 from collections.abc import Iterator
