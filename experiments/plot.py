@@ -30,9 +30,9 @@ from evonorm_jax.analysis.curves import plot_runs
 from evonorm_jax.analysis.precision_recall import compare_precision_recall
 from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, write_reproduction
 from evonorm_jax.analysis.sweep_figures import plot_accuracy
+from evonorm_jax.analysis.sweep_files import is_sweep
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results
-from evonorm_jax.analysis.sweeps import is_sweep
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import PRECISION_RECALL_FIGURE
 from experiments.config_file import ROOT

@@ -23,7 +23,7 @@ NAMES = [
 ]
 SWEEPS = {
     "biggan_deep_digits_images_per_worker": 18,
-    "biggan_deep_digits_layers": 18,
+    "biggan_deep_digits_layers": 21,
     "biggan_deep_imagenet128_groups": 9,
 }
 

@@ -13,10 +13,11 @@ from evonorm_jax.analysis.precision_recall import (
 )
 from evonorm_jax.analysis.runs import Run, load_run, load_runs, run_labels
 from evonorm_jax.analysis.sweep_figures import draw_accuracy, plot_accuracy, plot_learning_curves
+from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results
 from evonorm_jax.analysis.sweep_tables import accuracy_table
-from evonorm_jax.analysis.sweeps import Sweep, load_sweep
+from evonorm_jax.analysis.sweeps import Sweep
 
 __all__ = [
     "Run",

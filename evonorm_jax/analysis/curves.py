@@ -23,7 +23,7 @@ from evonorm_jax.analysis.style import (
     clean_axes,
     layer_styles,
 )
-from evonorm_jax.analysis.sweeps import run_layer
+from evonorm_jax.analysis.sweep_files import run_layer
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import CURVE_FILE
 

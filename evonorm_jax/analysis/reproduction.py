@@ -6,6 +6,7 @@ they do; a test compares the two.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ _MODELS = {
 }
 _SYNTHESIS_CONFIGS = "biggan_deep_imagenet128"
 _DETECTORS = {"maskrcnn_r50_fpn": "ResNet-50-FPN", "maskrcnn_r101_fpn": "ResNet-101-FPN"}
+_SCORED_LAYERS = "search/evolution_against_random/scored.csv"  # in `results/`
 _NOT_RUN = "not run"
 _OURS = ["here", "hardware", "date", "commit"]
 
@@ -89,6 +91,8 @@ def reproduction(root: Path) -> str:
         "On CIFAR-10 the paper searches for layers and reports no accuracy of trained networks; "
         "the other data sets are ours. These records show whether its claims hold there.",
         _other_records(recorded),
+        "## Claims without a table in the paper",
+        _claims(root / "results", recorded),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -290,3 +294,45 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
                 rows.append([link, *cells, *_circumstances(runs)])
     header = ["record", "layer", *_OURS]
     return markdown_table(header, rows) if rows else _NOT_RUN
+
+
+def _claims(results: Path, recorded: Iterable[Recorded]) -> str:
+    """Returns what the paper says in its text and figures beside what was seen of it here."""
+    dynamics = "ResNet-50: EvoNorm-B0 has the higher training loss and the higher accuracy"
+    invariance = "EvoNorm-B0 and EvoNorm-S0 are scale-invariant"
+    random = "Random layers: most stay at chance, and their ranks differ between networks (Fig. 4)"
+    rows = [[dynamics, *cells] for cells in _training_dynamics(recorded)]
+    table = "[B0 is, S0 is not](layer_search.md#scale-invariance)"
+    rows.append([invariance, table, "`python -m tests.layers.scale_invariance`"])
+    rows.append([random, *_random_layers(results)])
+    return markdown_table(["the paper", "here", "record or command"], rows)
+
+
+def _training_dynamics(recorded: Iterable[Recorded]) -> list[list[str]]:
+    """Returns EvoNorm-B0 less BN-ReLU at the largest size of every sweep that has both."""
+    cells = []
+    for record in recorded:
+        sweep = record.sweep
+        if sweep is None or not sweep.has_papers_metric:
+            continue
+        layers = [sweep.find("evonorm_b0"), sweep.find("bn_relu")]
+        if None in layers:
+            continue
+        size = sweep.sizes[0]
+        b0, bn = (sweep.train_loss(str(layer), size).mean for layer in layers)
+        points = sweep.difference((str(layers[0]), size), (str(layers[1]), size))
+        if b0 is not None and bn is not None and points is not None:
+            text = f"loss {b0:.3f} against {bn:.3f}, accuracy {points.value:+.1f} points"
+            cells.append([text, f"[{record.title}](../results/{record.folder})"])
+    return cells or [[_NOT_RUN, ""]]
+
+
+def _random_layers(results: Path) -> list[str]:
+    """Returns how many random layers were trained in several networks, and their scatter."""
+    path = results / _SCORED_LAYERS
+    if not path.is_file():
+        return [_NOT_RUN, ""]
+    with path.open(encoding="utf-8", newline="") as stream:
+        scored = sum(row["strategy"] == "random search" for row in csv.DictReader(stream))
+    folder = f"../results/{path.parent.relative_to(results)}"
+    return [f"[scatter of {scored}]({folder}/scatter.png)", f"[layer search]({folder})"]

@@ -19,7 +19,8 @@ from evonorm_jax.analysis.curves import save_figure
 from evonorm_jax.analysis.labels import dataset_label, network_label
 from evonorm_jax.analysis.runs import Run
 from evonorm_jax.analysis.style import NEUTRAL, clean_axes, layer_style
-from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, run_layer
+from evonorm_jax.analysis.sweep_files import run_layer
+from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep
 from evonorm_jax.errors import UserError
 
 _COLUMNS = 3  # panels beside each other in the learning curves

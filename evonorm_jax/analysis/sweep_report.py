@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evonorm_jax.analysis.sweep_figures import plot_accuracy, plot_learning_curves, setting_line
-from evonorm_jax.analysis.sweep_files import read_history
+from evonorm_jax.analysis.sweep_files import load_sweep, read_history
 from evonorm_jax.analysis.sweep_results import RESULTS_FILE, write_results
 from evonorm_jax.analysis.sweep_tables import (
     accuracy_table,
@@ -18,9 +18,10 @@ from evonorm_jax.analysis.sweep_tables import (
     difference_table,
     in_unit,
     metric_table,
+    training_table,
     verdict_table,
 )
-from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep, load_sweep
+from evonorm_jax.analysis.sweeps import IMAGES_PER_WORKER, Sweep
 from evonorm_jax.run_files import report_path, write_report
 
 ACCURACY_FILE = "accuracy.png"
@@ -70,6 +71,14 @@ def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
         parts += [f"Difference to BN-ReLU at the same {size}{unit}:", differences]
     if table := metric_table(sweep):
         parts += ["## All metrics", table, _about_metrics(sweep)]
+    if sweep.has_papers_metric and (table := training_table(sweep)):
+        of_size = f" at {sweep.sizes[0]:,} {sweep.axis.label}" if len(sweep.sizes) > 1 else ""
+        parts += [
+            "## Training loss",
+            table,
+            f"The mean of the last logged steps{of_size}, beside the final {metric.heading}: mean "
+            "± sample standard deviation.",
+        ]
     if sweep.axis == IMAGES_PER_WORKER and len(sweep.sizes) > 1:
         updates = "" if sweep.setting.batch_size else _SMALL_SIZES
         parts += [

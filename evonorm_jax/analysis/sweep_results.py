@@ -16,8 +16,8 @@ from evonorm_jax.field_rules import shorten
 from evonorm_jax.metrics import CLASSIFICATION, Metric, RunMetrics
 
 RESULTS_FILE = "results.csv"
-# Columns that a table may lack: it is then of a sweep in epochs, with equal workers.
-_OPTIONAL = {"num_steps", "batch_size"}
+# Columns that older tables lack: they are of sweeps in epochs, with equal workers.
+_OPTIONAL = {"num_steps", "batch_size", "train_loss"}
 _REMEDY = "Write the table anew: `python -m experiments.plot WORKDIR`."
 
 
@@ -192,6 +192,7 @@ def _from_row(row: _Row, metrics: RunMetrics) -> SweepRun:
         others={name: value for name, value in others.items() if value is not None},
         num_steps=row.whole("num_steps") if "num_steps" in values else 0,
         examples=row.whole("examples") if values["examples"] else None,
+        train_loss=number("train_loss") if "train_loss" in values else None,
         train_seconds=number("train_seconds"),
         date=values["date"],
         commit=values["commit"],

@@ -14,6 +14,7 @@ from evonorm_jax.metrics import Metric
 # is 13.9 points below BN-ReLU after 400 updates and 0.5 below after 5,000, each with the whole
 # schedule (results/cifar10_jpeg_resnet56_proxy). The paper's shortest training is 5,000 steps.
 _FAIR_STEPS = 5000
+_TRAIN_LOSS = Metric("training loss", digits=3)
 # Layers without batch statistics, of which the paper says that images per worker do not matter.
 _BATCH_INDEPENDENT = ("gn_relu", "gn_swish", "frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
 
@@ -84,6 +85,25 @@ def metric_table(sweep: Sweep) -> str:
         rows.append(["real images", *([""] if several else []), *real])
     axis = [sweep.axis.label] if several else []
     return markdown_table(["layer", *axis, *(metric.column for metric in metrics)], rows)
+
+
+def training_table(sweep: Sweep) -> str:
+    """Returns layers, at the largest size, against loss in training and final main metric.
+
+    There is no table where no run has logged a training loss.
+    """
+    size = sweep.sizes[0]
+    rows = [
+        [
+            sweep.layer_label(layer),
+            _format_statistic(loss, _TRAIN_LOSS),
+            _format_statistic(sweep.statistic(layer, size), sweep.metrics.main),
+        ]
+        for layer in sweep.layers
+        if (loss := sweep.train_loss(layer, size)).mean is not None
+    ]
+    header = ["layer", _TRAIN_LOSS.label, sweep.metrics.main.column]
+    return markdown_table(header, rows) if rows else ""
 
 
 def counts_line(sweep: Sweep) -> str:

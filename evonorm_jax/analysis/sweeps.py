@@ -2,30 +2,20 @@
 
 Beside layers and seeds a sweep varies one thing, its axis: images per worker, or training steps.
 
-It is read from the run directories, finished or not; `sweep_results.py` reads it from the table
-that was made of them.
+`sweep_files.py` reads it from the run directories, finished or not, and `sweep_results.py` from the
+table that was made of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evonorm_jax.analysis.runs import Run, layer_label, load_run
+from evonorm_jax.analysis.runs import Run, layer_label
 from evonorm_jax.analysis.style import sort_layers
-from evonorm_jax.analysis.sweep_files import read_configs, read_history
-from evonorm_jax.errors import UserError
-from evonorm_jax.metrics import CLASSIFICATION, REAL_SUFFIX, RunMetrics, metrics_of_run
-from evonorm_jax.run_files import CONFIG_FILE, METADATA_FILE, read_json
-
-# What the report says of the last start of a run; all of it is text.
-_OF_A_START = ("time", "commit", "devices")
+from evonorm_jax.metrics import CLASSIFICATION, REAL_SUFFIX, RunMetrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +32,8 @@ class SweepRun:
       others: The final values of the other metrics that a report may need, as logged, by name.
       num_steps: Steps that the config asks for; 0 where it asks for epochs.
       examples: Examples that the final evaluation counted.
+      train_loss: Mean loss of the training steps that were logged last; None while the run has not
+        ended, or where it logs none.
       train_seconds: Seconds spent training, without compilation, evaluation and saving.
       date: Day of the last start, UTC, YYYY-MM-DD.
       commit: Commit of the code at that start.
@@ -56,6 +48,7 @@ class SweepRun:
     others: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_steps: int = 0
     examples: int | None = None
+    train_loss: float | None = None
     train_seconds: float | None = None
     date: str = ""
     commit: str = ""
@@ -182,13 +175,12 @@ class Sweep:
           size: Value of the axis.
           name: Metric without its part; the main metric by default.
         """
-        values = self.values(layer, size, name)
-        return Statistic(
-            mean=float(np.mean(values)) if values else None,
-            spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            finished=len(values),
-            expected=len(self.seeds),
-        )
+        return self._statistic(self.values(layer, size, name))
+
+    def train_loss(self, layer: str, size: int) -> Statistic:
+        """Computes mean and spread of the last training loss of a layer at one size."""
+        losses = (run.train_loss for run in self._runs_of(layer, size))
+        return self._statistic([loss for loss in losses if loss is not None])
 
     def difference(
         self, minuend: tuple[str, int], subtrahend: tuple[str, int]
@@ -238,12 +230,19 @@ class Sweep:
     def values(self, layer: str, size: int, name: str = "") -> list[float]:
         """Returns what `statistic` is of: the final values by seed, of the runs that have them."""
         name = name or self.metrics.main_name
-        return [
-            value
-            for run in self.runs
-            if (run.layer, self.size(run)) == (layer, size)
-            and (value := self._value(run, name)) is not None
-        ]
+        values = (self._value(run, name) for run in self._runs_of(layer, size))
+        return [value for value in values if value is not None]
+
+    def _runs_of(self, layer: str, size: int) -> list[SweepRun]:
+        return [run for run in self.runs if (run.layer, self.size(run)) == (layer, size)]
+
+    def _statistic(self, values: list[float]) -> Statistic:
+        return Statistic(
+            mean=float(np.mean(values)) if values else None,
+            spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            finished=len(values),
+            expected=len(self.seeds),
+        )
 
     def _value(self, run: SweepRun, name: str) -> float | None:
         """Returns the final value of a run in the unit that it is shown in."""
@@ -251,118 +250,3 @@ class Sweep:
             return run.score
         value = run.others.get(name)
         return None if value is None else self.metrics.find(name).factor * value
-
-
-def is_sweep(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is no run itself but holds runs below it."""
-    path = Path(path)
-    return not (path / CONFIG_FILE).exists() and next(path.rglob(CONFIG_FILE), None) is not None
-
-
-def load_sweep(path: str | os.PathLike[str]) -> Sweep:
-    """Reads all runs below a folder, whatever state they are in.
-
-    A run without a whole config is left out, and the log says so.
-
-    Raises:
-      UserError: There are none with a whole config, or they do not belong to one sweep.
-    """
-    runs, curves = [], []
-    configs = read_configs(path)
-    shared_batch = _shared_batch(configs.values())
-    settings: dict[tuple[Setting, str], Path] = {}  # the first folder that has it
-    machines = {event["machine"] for event in read_history(Path(path)) if "machine" in event}
-    machine = machines.pop() if len(machines) == 1 else ""
-    for folder, config in configs.items():
-        metadata = folder / METADATA_FILE
-        about = read_json(metadata) if metadata.exists() else {}
-        try:
-            metrics = metrics_of_run(about, config)
-        except UserError as error:
-            raise UserError(f"'{folder}': {error}") from None
-        settings.setdefault((_setting(config, shared_batch), metrics.main.axis_label), folder)
-        try:
-            curve = load_run(folder)
-        except UserError:  # started, nothing measured yet
-            curve = None
-        runs.append(_sweep_run(config, _last_start(metadata, about), metrics, curve, machine))
-        if curve is not None:
-            curves.append(curve)
-    if len(settings) > 1:
-        ((one, metric), first), ((other, other_metric), second), *_ = settings.items()
-        has = (one, other) if one != other else (metric, other_metric)
-        raise UserError(
-            f"'{path}' holds runs of different settings: {first} has {has[0]}, {second} has "
-            f"{has[1]}. "
-            "Give the folder of one sweep."
-        )
-    setting, _ = next(iter(settings))
-    return Sweep(setting, runs, metrics, curves)
-
-
-def run_layer(config: Mapping[str, Any]) -> str:
-    """Returns registered name and fields of the layer of a run: `gn_relu,group_size=8`."""
-    return _with_fields(config["model"]["norm_act"], config["model"].get("norm_act_fields", {}))
-
-
-def _shared_batch(configs: Iterable[Mapping[str, Any]]) -> int:
-    """Returns the images of a step if more or fewer workers share them; 0 for equal workers."""
-    layouts = {(c["num_workers"], c["num_workers"] * c["images_per_worker"]) for c in configs}
-    workers, batches = map(set, zip(*layouts, strict=True))
-    return batches.pop() if len(workers) > 1 and len(batches) == 1 else 0
-
-
-def _setting(config: Mapping[str, Any], shared_batch: int) -> Setting:
-    return Setting(
-        dataset=config["dataset"]["name"],
-        source=config["dataset"]["source"],
-        model=_with_fields(config["model"]["name"], config["model"].get("fields", {})),
-        num_workers=0 if shared_batch else config["num_workers"],
-        num_epochs=config["num_epochs"],
-        batch_size=shared_batch,
-    )
-
-
-def _last_start(path: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what the last start of a run noted of itself; what is damaged is left out."""
-    starts = metadata.get("starts") or [{}]
-    last = starts[-1] if isinstance(starts, list) else None
-    start = last if isinstance(last, dict) else {}
-    texts = {name: start[name] for name in _OF_A_START if isinstance(start.get(name), str)}
-    foreign = [name for name in _OF_A_START if name not in texts and start.get(name) is not None]
-    if foreign or start is not last:
-        logging.warning("%s: 'starts' is damaged, and the report leaves out what it said", path)
-    return texts
-
-
-def _sweep_run(
-    config: Mapping[str, Any],
-    last_start: Mapping[str, str],
-    metrics: RunMetrics,
-    curve: Run | None,
-    machine: str,
-) -> SweepRun:
-    devices = last_start.get("devices", "")
-    summary = (curve.summary if curve is not None else None) or {}
-    score = summary.get(metrics.main_metric)
-    others = {name: summary.get(f"{metrics.main_part}/{name}") for name in metrics.reported}
-    done = max((int(s[0][-1]) for s in curve.series.values()), default=0) if curve else 0
-    return SweepRun(
-        layer=run_layer(config),
-        images_per_worker=config["images_per_worker"],
-        seed=config["seed"],
-        steps=summary.get("steps", done),
-        num_steps=config.get("num_steps", 0),
-        score=None if score is None else metrics.main.factor * score,
-        others={name: value for name, value in others.items() if value is not None},
-        examples=summary.get(f"{metrics.main_part}/examples", summary.get("eval/examples")),
-        train_seconds=summary.get("train_seconds"),
-        date=last_start.get("time", "")[:10],
-        commit=last_start.get("commit", ""),
-        # "1 x cpu" says nothing of the machine; the sweep has noted its processors.
-        hardware=machine if machine and devices.endswith(" cpu") else devices,
-    )
-
-
-def _with_fields(name: str, fields: Mapping[str, Any]) -> str:
-    return ",".join([name, *(f"{field}={value}" for field, value in sorted(fields.items()))])

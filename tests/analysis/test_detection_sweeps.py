@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_report import report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweep_tables import metric_table
-from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.metrics import instance_segmentation_metrics
 from tests.analysis.conftest import event
 from tests.analysis.sweep_folders import write_run

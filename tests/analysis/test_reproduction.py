@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
+from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import write_results
-from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.metrics import instance_segmentation_metrics
 from evonorm_jax.norm_act import norm_act
 from experiments import launch
+from tests.analysis.conftest import event
 from tests.analysis.sweep_folders import write_run, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ def test_what_has_no_result_is_not_run(repository):
     # A layer without a config of its own takes the place of B0.
     assert f"{train}_evonorm_b0.py --config.model.norm_act=evonorm_b1 --workdir" in text
     assert len(lines(text, "| EfficientNet-B5 |", "no config of this network")) == 9
-    count = 6 * 9 + 2 * 4 + 6 + 1  # and no other records
+    count = 6 * 9 + 2 * 4 + 6 + 1 + 2  # other records and claims
     assert len(lines(text, "not run")) == count
     assert lines(text, "| BN-ReLU | 76.1 | 76.2 | 76.1 | 75.6 | 74.3 | 70.7 |")
     assert len(lines(text, "Not run here.")) == 2  # the sweeps of Table 3
@@ -116,6 +117,22 @@ def test_a_report_is_a_record(repository):
     write_sweep_report(runs, repository / "results" / "digits")
     title = "Accuracy by layer: digits"
     assert lines(reproduction(repository), f"[{title}](../results/digits)", "90.0 % at 8")
+
+
+def test_claims_without_a_table_are_set_against_what_was_measured(repository):
+    runs = repository / "runs"
+    for layer, loss, top1 in (("bn_relu", 0.9, 0.7), ("evonorm_b0", 1.1, 0.72)):
+        path = write_run(runs, layer, 8, 0, top1) / "metrics.jsonl"
+        path.write_text(path.read_text() + event(20, **{"train/loss": loss}) + "\n")
+    assert lines(reproduction(repository), "| ResNet-50: EvoNorm-B0 has", "| not run |  |")
+    write_sweep_report(runs, repository / "results" / "digits")
+    scored = repository / "results" / "search" / "evolution_against_random" / "scored.csv"
+    scored.parent.mkdir(parents=True)
+    scored.write_text("strategy,seed\nrandom search,0\nevolution,0\nrandom search,1\n")
+    text = reproduction(repository)
+    assert lines(text, "| loss 1.100 against 0.900, accuracy +2.0 points |", "results/digits)")
+    folder = "../results/search/evolution_against_random"
+    assert lines(text, f"| [scatter of 2]({folder}/scatter.png) | [layer search]({folder}) |")
 
 
 def test_recorded_detectors_stand_beside_table_4(repository):

@@ -7,10 +7,9 @@ import logging
 import pytest
 
 from evonorm_jax.analysis.runs import load_run
-from evonorm_jax.analysis.sweep_files import read_history
+from evonorm_jax.analysis.sweep_files import load_sweep, read_history
 from evonorm_jax.analysis.sweep_report import provenance, report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
-from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import CLASSIFICATION
 from tests.analysis.sweep_folders import COMMIT, write_run, write_sweep

@@ -8,11 +8,11 @@ from PIL import Image
 
 from evonorm_jax.analysis import sweep_figures
 from evonorm_jax.analysis.sweep_figures import paper_points, plot_accuracy, plot_learning_curves
-from evonorm_jax.analysis.sweep_files import read_history
+from evonorm_jax.analysis.sweep_files import load_sweep, read_history
 from evonorm_jax.analysis.sweep_report import report, write_sweep_report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweep_tables import accuracy_table, difference_table, verdict_table
-from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun, load_sweep
+from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun
 from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import Metric, RunMetrics
 from experiments import plot

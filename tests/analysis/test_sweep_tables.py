@@ -4,10 +4,11 @@ import json
 import pytest
 
 from evonorm_jax.analysis.sweep_figures import draw_accuracy
+from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_report import report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
 from evonorm_jax.analysis.sweep_tables import accuracy_table, counts_line, metric_table
-from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun, load_sweep
+from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun
 from evonorm_jax.metrics import CLASSIFICATION, image_synthesis_metrics
 from tests.analysis.sweep_folders import write_run
 

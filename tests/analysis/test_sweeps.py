@@ -3,15 +3,12 @@ import json
 
 import pytest
 
-from evonorm_jax.analysis.sweep_files import read_history
+from evonorm_jax.analysis.sweep_files import is_sweep, load_sweep, read_history
+from evonorm_jax.analysis.sweep_report import report
 from evonorm_jax.analysis.sweep_results import read_results, write_results
-from evonorm_jax.analysis.sweeps import (
-    Setting,
-    Statistic,
-    is_sweep,
-    load_sweep,
-)
+from evonorm_jax.analysis.sweeps import Setting, Statistic
 from evonorm_jax.errors import UserError
+from tests.analysis.conftest import event
 from tests.analysis.sweep_folders import write_run, write_sweep
 
 
@@ -44,6 +41,27 @@ def test_mean_and_spread_over_the_seeds(root):
     assert statistic.mean == pytest.approx(80.0)
     assert statistic.spread == pytest.approx(1.0)  # of 79, 80, 81 with n - 1
     assert statistic.complete
+
+
+def test_the_training_loss_is_the_one_logged_last_by_runs_that_have_ended(root):
+    for seed, losses in enumerate(((2.0, 0.5), (2.0, 0.7))):
+        path = root / "bn_relu" / "images_per_worker=8" / f"seed={seed}" / "metrics.jsonl"
+        rows = [
+            event(step, **{"train/loss": loss}) for step, loss in zip((10, 20), losses, strict=True)
+        ]
+        path.write_text(path.read_text() + "\n".join(rows) + "\n")
+    sweep = load_sweep(root)
+    loss = sweep.train_loss("bn_relu", 8)
+    assert (loss.mean, loss.finished, loss.expected) == (pytest.approx(0.6), 2, 3)
+    assert sweep.train_loss("bn_relu", 2).mean is None
+    (root / "bn_relu" / "images_per_worker=8" / "seed=1" / "summary.json").unlink()
+    assert load_sweep(root).train_loss("bn_relu", 8).mean == 0.5
+
+    lines = report(sweep, []).splitlines()
+    assert "| BN-ReLU | 0.600 ± 0.141 (2 of 3 seeds) | 96.0 ± 1.0 |" in lines
+    assert not any(line.startswith("| GN-ReLU |") and "0.6" in line for line in lines)
+    write_results(sweep, root / "results.csv")
+    assert read_results(root / "results.csv").train_loss("bn_relu", 8) == loss
 
 
 def test_a_difference_comes_with_its_standard_error(root):

@@ -61,7 +61,7 @@ class Target:
       last_record: When it last wrote into a folder what it has worked out, in seconds since 1970.
       phase: What it was doing, told from the files in the folder.
       start_up: Seconds from its start to its first record, as last seen.
-      work: Seconds from there to its end, when nobody kills it.
+      work: Seconds from there to its end in a new folder, as last seen.
     """
 
     module: str
@@ -86,14 +86,21 @@ class Target:
         self.start_up = time.time() - started
 
     def run(self, workdir: Path) -> None:
-        """To the end, as a user would have it; notes how long it takes."""
+        """To the end, as a user would have it."""
+        is_new = not workdir.exists()
         process, started = self.start(workdir)
         self.wait_for_work(process, workdir, started)
+        self.end(process, started, is_new)
+
+    def end(self, process: subprocess.Popen, started: float, is_new: bool) -> None:
+        """Waits for the end; notes how long the work takes, where none of it was done before."""
         assert_ended_well(process)
-        self.work = time.time() - started - self.start_up
+        if is_new:
+            self.work = time.time() - started - self.start_up
 
     def kill(self, workdir: Path, rng: random.Random) -> str | None:
         """Starts the command and kills it; what it was doing, None if it has ended before."""
+        is_new = not workdir.exists()
         process, started = self.start(workdir)
         seconds = rng.uniform(0, self.start_up)
         if rng.random() < 0.6:
@@ -102,7 +109,7 @@ class Target:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         if process.poll() is not None:
-            assert_ended_well(process)
+            self.end(process, started, is_new)
             return None
         os.kill(process.pid, signal.SIGSTOP)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evonorm_jax.analysis.sweeps import load_sweep
+from evonorm_jax.analysis.sweep_files import load_sweep
 from experiments import launch
 from experiments.process import run_main
 from tests.experiments import command_line

@@ -13,8 +13,8 @@ from PIL import Image
 from configs import recipes
 from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis.runs import load_run
+from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_results import read_results, write_results
-from evonorm_jax.analysis.sweeps import load_sweep
 from evonorm_jax.errors import UserError
 from evonorm_jax.sweeps import create_cells
 from evonorm_jax.training import train_and_evaluate
