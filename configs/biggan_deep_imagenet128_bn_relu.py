@@ -3,8 +3,8 @@
     python -m experiments.train --config configs/biggan_deep_imagenet128_bn_relu.py
 
 Hardware: a TPU v3-128 for one to two days, or eight GPUs for weeks.
-Paper: Table 5: Inception Score and FID of this layer. Not run here, and StudioGAN
-(README) reproduces most GANs but BigGAN-deep: do not expect the table cheaply.
+Paper: Inception Score and FID of this layer in Table 5 (docs/reproduction.md). Not run here:
+docs/synthesis.md says what a run costs and what the paper leaves open.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The recipes of instance segmentation: what a run has beside `recipes.base_config`, and three.
+"""The blocks that the configs of instance segmentation share: their fields, and three recipes.
 
 A run has no label smoothing, mixup or gradient accumulation, so its config has no such fields.
 """
@@ -33,11 +33,11 @@ _SMOKE_FPN = {
 def base_config() -> ConfigDict:
     """Returns every field of instance segmentation, with its neutral value."""
     config = recipes.base_config()
-    config.task = "instance_segmentation"
+    config.task = "instance_segmentation"  # the task
     for name in recipes.CLASSIFIER_FIELDS:
         del config[name]
-    config.max_dets = (1, 10, 100)  # COCO's: detections of an image and a category that count
-    config.optimizer.nesterov = False
+    config.max_dets = (1, 10, 100)  # detections of an image and a category that count (COCO's)
+    config.optimizer.nesterov = False  # plain momentum, as in the authors' detection code
     return config
 
 

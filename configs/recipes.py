@@ -53,95 +53,95 @@ def base_config() -> ConfigDict:
     # Fields of which the comment says so may be -1: they are then chosen to fit the data, by the
     # rules of evonorm_jax/training/fit_to_data.py.
     config = ConfigDict()
-    config.task = "classification"  # what is trained: a name in evonorm_jax/training/tasks
-    config.seed = 0  # of the weights, the order of the images and all that is random in training
-    config.dtype = "float32"  # "float32" or "bfloat16": of convolutions and activations
+    config.task = "classification"  # name of a task, or package.module:Class of your own
+    config.seed = 0  # seed of the weights, of the order of images and of all randomness in training
+    config.dtype = "float32"  # dtype of convolutions and activations: "float32" or "bfloat16"
 
-    # A worker is what takes batch statistics together. Workers are laid on whatever devices there
-    # are, several to a device if need be; the global batch is num_workers * images_per_worker.
-    config.num_workers = 1
-    config.images_per_worker = 128  # -1 = fit to the data
-    config.eval_batch_size = 256  # images, over all devices; at most as many as there are
-    config.sync_batch_stats = False  # True: batch statistics over all workers together
+    # A worker is a set of images whose batch statistics are taken together. Workers are laid on
+    # whatever devices there are, several to a device if need be; the global batch is num_workers *
+    # images_per_worker.
+    config.num_workers = 1  # number of workers over all devices
+    config.images_per_worker = 128  # images of a worker in a step; -1 = fit to the data
+    config.eval_batch_size = 256  # images that all devices evaluate at a time
+    config.sync_batch_stats = False  # True: all workers take their batch statistics together
 
     config.model = ConfigDict(
         {
-            "name": "",  # of the network, see docs/models.md
-            "norm_act": "",  # of its normalisation and activation
-            "norm_act_fields": ConfigDict(),  # of the layer, such as group_size or epsilon
-            "fields": ConfigDict(),  # of the network, such as depth, dropout_rate or remat
+            "name": "",  # name of the network; docs/models.md lists them
+            "norm_act": "",  # name of its layers, one of norm_act_names() or graph:FILE
+            "norm_act_fields": ConfigDict(),  # fields of the layers, such as group_size or epsilon
+            "fields": ConfigDict(),  # fields of the network, such as depth, dropout_rate or remat
         }
     )
     config.dataset = ConfigDict()  # evonorm_jax/data/config.py explains its fields
 
-    # What the weights start from, all but a head for other classes; "" = from the seed. A run
-    # directory, or a safetensors file with the weights of this network of timm.
-    config.init_from = ""
-    config.init_from_model = ""
+    # The weights that a run starts from. A head for other classes is new all the same.
+    config.init_from = ""  # a run directory or a safetensors file; "" = weights drawn by the seed
+    config.init_from_model = ""  # timm's name of the network; "" = what the file is called
 
-    # Length of the run: exactly one of the two, the other stays 0.
-    config.num_epochs = 0.0
-    config.num_steps = 0  # -1 = fit to the data, unless num_epochs is set
+    # Length of the run: exactly one of the two is set, the other stays 0.
+    config.num_epochs = 0.0  # passes through the training images
+    config.num_steps = 0  # training steps; -1 = fit to the data, unless num_epochs is set
 
     config.optimizer = ConfigDict(
         {
             "name": "sgd",  # "sgd", "lars", "rmsprop", "adam" or "adamw"
-            # The peak: exactly one of the two, the other stays 0.
-            "learning_rate_per_256": 0.1,  # scales linearly with the global batch
-            "learning_rate": 0.0,  # the same for any batch; -1 = fit to data and weights
-            # Further settings. A comment names the optimizers that alone have one.
-            "momentum": 0.9,  # sgd, lars and rmsprop
-            "nesterov": True,  # the same
-            "weight_decay": 1e-4,  # on the kernels of convolutions and dense layers only
-            "gradient_clip_norm": 0.0,  # of the whole gradient; 0 = off
-            "rmsprop_decay": 0.9,  # of the mean square
-            "rmsprop_epsilon": 1e-3,  # inside the root
-            "lars_trust_coefficient": 1e-3,  # times the norm of weights over that of gradients
-            "adam_beta1": 0.9,  # adam and adamw: decay of the mean
-            "adam_beta2": 0.999,  # of the mean square
-            "adam_epsilon": 1e-8,  # outside the root
-            # Parts of the network, by patterns of the paths in parameters.txt of a run.
-            "frozen_paths": (),  # keep their values: ("stem_*", "stage1_*")
-            "rate_multipliers": (),  # learn at another rate: ("head=10",); the first match counts
-            # Below 1: each layer learns at that share of the rate of the next one.
-            "layer_decay": 1.0,  # 1 = off
-            "layer_paths": (),  # from the images on: ("stem_*", "stage1_*", ..., "head*")
+            # The peak of the learning rate: exactly one of the two is set, the other stays 0.
+            "learning_rate_per_256": 0.1,  # rate at 256 images; it scales with the global batch
+            "learning_rate": 0.0,  # rate at any global batch; -1 = fit to data and weights
+            # Further settings. Where a comment names optimizers, the others ignore the field.
+            "momentum": 0.9,  # sgd, lars, rmsprop: decay of the momentum
+            "nesterov": True,  # sgd, lars, rmsprop: Nesterov momentum
+            "weight_decay": 1e-4,  # decay of the kernels of convolutions and dense layers
+            "gradient_clip_norm": 0.0,  # largest norm of the whole gradient; 0 = off
+            "rmsprop_decay": 0.9,  # rmsprop: decay of the mean square
+            "rmsprop_epsilon": 1e-3,  # rmsprop: constant inside the root
+            "lars_trust_coefficient": 1e-3,  # lars: factor of the weights' norm over the gradient's
+            "adam_beta1": 0.9,  # adam, adamw: decay of the mean
+            "adam_beta2": 0.999,  # adam, adamw: decay of the mean square
+            "adam_epsilon": 1e-8,  # adam, adamw: constant outside the root
+            # Parts of the network, named by patterns of the paths in parameters.txt of a run.
+            "frozen_paths": (),  # parts that keep their values: ("stem_*", "stage1_*")
+            "rate_multipliers": (),  # parts with another rate: ("head=10",); the first match counts
+            # Each layer learns at a share of the rate of the next one.
+            "layer_decay": 1.0,  # the share; 1 = off
+            "layer_paths": (),  # layers from the images on: ("stem_*", "stage1_*", ..., "head*")
         }
     )
     config.schedule = ConfigDict(
         {
             "name": "cosine",  # "cosine", "step", "constant" or "exponential"
-            "warmup_epochs": 0.0,  # linear from 0; -1 = fit to the data
-            "boundaries": (30 / 90, 60 / 90, 80 / 90),  # step: fractions of the whole run
-            "decay_factor": 0.1,  # step and exponential: at each boundary, every decay_epochs
-            "decay_epochs": 2.4,  # exponential
+            "warmup_epochs": 0.0,  # epochs of linear warm-up from 0; -1 = fit to the data
+            "boundaries": (30 / 90, 60 / 90, 80 / 90),  # step: fractions of the run
+            "decay_factor": 0.1,  # step: at each boundary; exponential: every decay_epochs
+            "decay_epochs": 2.4,  # exponential: epochs between two decays
         }
     )
 
     config.label_smoothing = 0.0  # probability that is spread evenly over all classes
-    config.mixup_alpha = 0.0  # of the Beta distribution of weights of images; 0 = off
-    config.cutmix_alpha = 0.0  # of that of areas; 0 = off, with mixup one of the two for each image
+    config.mixup_alpha = 0.0  # parameter of the Beta distribution of mixup's weights; 0 = off
+    config.cutmix_alpha = 0.0  # the same of CutMix's areas; with both, an image gets one of the two
     config.random_erasing = 0.0  # probability that noise fills a rectangle of an image
 
-    # What each class weighs in the loss of training.
-    config.class_weights = ()  # one positive number for each; () = all alike
+    # Weights of the classes in the loss of training.
+    config.class_weights = ()  # one positive number for each class; () = all alike
     config.balanced_classes = False  # True: each class as a whole weighs the same
 
-    config.ema_decay = 0.0  # moving average of the weights, evaluated as well; 0 = off
-    config.gradient_accumulation_steps = 1  # micro-batches that one update is computed in
+    config.ema_decay = 0.0  # decay of an average of the weights, evaluated as well; 0 = off
+    config.gradient_accumulation_steps = 1  # micro-batches that a step is computed in
 
-    config.log_every_steps = 100  # metrics of training
-    config.eval_every_epochs = 1.0  # 0 = at the end; -1 = fit to the data
-    config.checkpoint_every_steps = 1000  # and before every evaluation
-    config.keep_checkpoints = 2  # the newest ones
-    config.keep_best_checkpoint = True  # one more: that of the best evaluation by the main metric
-    # Evaluations one after the other that may bring no better main metric; then the run ends.
+    config.log_every_steps = 100  # steps between two rows of training metrics
+    config.eval_every_epochs = 1.0  # epochs between evaluations; 0 = at the end; -1 = fit to data
+    config.checkpoint_every_steps = 1000  # steps between checkpoints; each evaluation has one too
+    config.keep_checkpoints = 2  # number of newest checkpoints that stay
+    config.keep_best_checkpoint = True  # True: the one with the best main metric stays as well
+    # The run ends after so many evaluations in a row without a better main metric.
     config.early_stopping_patience = 0  # 0 = off
 
-    config.tensorboard = True  # event files too, where TensorFlow is installed
+    config.tensorboard = True  # True: event files as well, where TensorFlow is installed
     config.metric_writers = ()  # classes of your own that get the metrics, "package.module:Class"
-    config.profile_start_step = 0  # first step of a trace of the devices, from 1
-    config.profile_steps = 0  # how many steps it takes; 0 = off
+    config.profile_start_step = 0  # first step of a trace of the devices; steps count from 1
+    config.profile_steps = 0  # number of steps that are traced; 0 = off
     return config
 
 

@@ -1,11 +1,11 @@
 """The blocks that the configs of image synthesis share: every field, and three recipes.
 
-Of each value the comment beside it, or the recipe, says where it is from:
+The comment beside a value, or the recipe, says where it is from:
   DeepMind      Brock, Donahue and Simonyan, arXiv:1809.11096, text and appendices
-  PyTorch code  the first author's, ajbrock/BigGAN-PyTorch
+  PyTorch code  ajbrock/BigGAN-PyTorch, by the first author of that paper
   StudioGAN     POSTECH-CVLab/PyTorch-StudioGAN
-What the EvoNorm paper changed of BigGAN-deep but for the layers of the generator is not known to
-us; its settings are taken to be DeepMind's.
+We do not know what the EvoNorm paper changed in BigGAN-deep beside the layers of the generator, and
+take DeepMind's settings.
 """
 
 from ml_collections import ConfigDict
@@ -34,8 +34,8 @@ def base_config(norm_act: str) -> ConfigDict:
     optimizer = config.optimizer
     for field in _NOT_OF_SYNTHESIS:
         del config[field]
-    config.task = "image_synthesis"
-    config.model.norm_act = norm_act  # of the generator; the discriminator normalises nothing
+    config.task = "image_synthesis"  # the task
+    config.model.norm_act = norm_act  # name of the generator's layers; the discriminator has none
 
     # Adam with betas 0 and 0.999: DeepMind. Its epsilon: PyTorch code. The rates do not follow the
     # batch: those of SA-GAN, a batch of 256, were the best of BigGAN's at small batches as well.
@@ -44,21 +44,28 @@ def base_config(norm_act: str) -> ConfigDict:
         section.update({"name": "adam", "learning_rate_per_256": 0.0, "weight_decay": 0.0})
         section.update({"adam_beta1": 0.0, "adam_beta2": 0.999, "adam_epsilon": 1e-6})
         config[f"{player}_optimizer"] = section
-    config.schedule.name = "constant"  # DeepMind
-    config.discriminator_steps = 2  # updates for each of the generator; a step has so many batches
+    config.schedule.name = "constant"  # as DeepMind has it (arXiv:1809.11096)
+    config.discriminator_steps = 2  # updates of the discriminator for one of the generator
 
-    # Averages of the generator's weights, which are what is sampled: equal to the weights for so
-    # many steps, then moving by the decay. PyTorch code.
-    config.ema_decay = 0.9999
-    config.ema_start_steps = 20_000
-    config.orthogonal_regularization = 0.0  # weight of the penalty. PyTorch code.
-    # Batch statistics for sampling: the mean over so many batches of noise, each as large as the
-    # one whose statistics are taken together in training (0) or of so many images. 0 passes: the
-    # running ones. Layers without batch statistics have neither. 100 passes: DeepMind.
-    config.standing_passes = 100
-    config.standing_batch_size = 0
-    # Figures of samples at every evaluation, see evonorm_jax/training/sample_figures.py.
-    config.figures = ConfigDict({"network": "", "num_samples": 10_000, "reference": "train"})
+    # Averages of the generator's weights, which are what is sampled. Both values are those of
+    # BigGAN's PyTorch code.
+    config.ema_decay = 0.9999  # decay of the averages
+    config.ema_start_steps = 20_000  # steps until which the averages equal the weights
+
+    config.orthogonal_regularization = 0.0  # weight of the penalty, as in the PyTorch code
+
+    # Batch statistics for sampling, of layers that have any: the mean over batches of noise.
+    config.standing_passes = 100  # number of batches (100: DeepMind); 0 = running statistics
+    config.standing_batch_size = 0  # images of a batch; 0 = as many as share statistics in training
+
+    # Figures of samples at every evaluation; evonorm_jax/training/sample_figures.py computes them.
+    config.figures = ConfigDict(
+        {
+            "network": "",  # what sees images: "digits", a .npz or .safetensors file; "" = nothing
+            "num_samples": 10_000,  # number of samples
+            "reference": "train",  # split that samples are compared with: "train" or "eval"
+        }
+    )
     return config
 
 

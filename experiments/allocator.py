@@ -1,4 +1,4 @@
-"""glibc's allocator as a CPU run wants it; imports nothing heavy, because it starts Python anew."""
+"""Settings of glibc for runs on a CPU; imports nothing heavy, because it starts Python anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first thing in a launcher's process; imports nothing heavy, because Ctrl-C may come any time.
+"""What a launcher's process does first; imports nothing heavy, because Ctrl-C may come any time.
 
 `python -m experiments.NAME` imports the package `experiments` first, and that calls
 `prepare_process`, seconds before JAX is imported and the launcher itself begins.

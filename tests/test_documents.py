@@ -195,9 +195,9 @@ def test_the_readme_has_the_papers_numbers():
 
 
 def test_the_architecture_has_every_room():
-    house = read("docs/architecture.md").partition("## The house")[2].partition("## ")[0]
+    rooms = read("docs/architecture.md").partition("## The rooms")[2].partition("## ")[0]
     names = {re.sub(r"^search/(?=\w)", "", room) for room in test_rooms.ROOMS}
-    assert sorted(name for name in names if name not in house) == []
+    assert sorted(name for name in names if name not in rooms) == []
 
 
 def test_the_reference_has_every_package():

@@ -1,4 +1,4 @@
-"""What sweeps share: which runs a batch-size experiment has."""
+"""The runs of a batch-size experiment, which several sweeps share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

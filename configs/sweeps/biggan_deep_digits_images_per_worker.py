@@ -6,8 +6,9 @@
 Hardware: two CPU cores, minutes a run.
 Paper: gives no numbers for this data set.
 
-The batch stays, only the images whose statistics BatchNorm takes together change: from all 64 on
-one worker to pairs on 32. Samples are drawn with standing statistics of batches as large.
+The batch stays at 64 images. Only the number of images whose statistics BatchNorm takes together
+changes, from 64 on one worker to 2 on each of 32. Samples are drawn with standing statistics of
+batches of that many images.
 """
 
 from collections.abc import Iterator

@@ -9,8 +9,8 @@ Paper: gives no numbers for this data set; its Table 5 compares six of these lay
 GN-Swish, the seventh, shows how much of what EvoNorm-S0 does comes from its smooth activation.
 
 All layers have the one recipe of `biggan_deep_digits`, which was tuned for none of them. After its
-3,000 steps the distances still fall: the table says which layer is further by then, not which one
-ends better, and nothing of other data.
+3,000 steps the distances still fall. So the table says which layer is further by then, not which
+one ends better, and says nothing about other data.
 """
 
 from collections.abc import Iterator

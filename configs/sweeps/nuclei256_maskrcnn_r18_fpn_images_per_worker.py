@@ -7,7 +7,8 @@
 Hardware: two CPU cores, 20 minutes a run on one of them.
 Paper: gives no numbers for this; detectors have one or two images on a device as a rule.
 
-The batch of 4 stays, only the images whose statistics BatchNorm takes together change.
+The batch stays at 4 images. Only the number of images whose statistics BatchNorm takes together
+changes.
 """
 
 from collections.abc import Iterator

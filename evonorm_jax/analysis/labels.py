@@ -28,7 +28,6 @@ _NETWORKS = {
     r"maskrcnn_r(\d+)_preact_fpn": r"Mask R-CNN of pre-activation ResNet-\1-FPN",
     r"maskrcnn_spinenet(\d+)(s?)": r"Mask R-CNN of SpineNet-\1\2",
 }
-_MOST_FIELDS = 8  # of a network; with more a title is a list of sizes
 
 
 def dataset_label(name: str, source: str = "") -> str:
@@ -40,11 +39,13 @@ def dataset_label(name: str, source: str = "") -> str:
     return "fake images" if source == "fake" else _DATASETS.get(name, name)
 
 
-def network_label(name: str, fields: Mapping[str, Any] | None = None) -> str:
+def network_label(
+    name: str, fields: Mapping[str, Any] | None = None, *, most_fields: int = 8
+) -> str:
     """Writes name and fields of a network as the literature does.
 
-    The depth that a CIFAR ResNet was given takes the place of that in its name. Of more than eight
-    fields, such as those of a small detector, there is the number alone.
+    The depth that a CIFAR ResNet was given takes the place of that in its name. Of more fields than
+    `most_fields`, such as those of a small detector, there is the number alone.
 
     >>> network_label("cifar_resnet20", {"depth": 8}), network_label("resnet50_v1")
     ('ResNet-8', 'ResNet-50 v1.5')
@@ -61,6 +62,6 @@ def network_label(name: str, fields: Mapping[str, Any] | None = None) -> str:
             name = re.sub(pattern, label, name)
             break
     rest = ", ".join(f"{field}={value}" for field, value in fields.items())
-    if len(fields) > _MOST_FIELDS:
+    if len(fields) > most_fields:
         rest = f"{len(fields)} fields set"
     return f"{name} ({rest})" if rest else name

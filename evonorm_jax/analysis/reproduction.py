@@ -65,11 +65,11 @@ def reproduction(root: Path) -> str:
     recorded = read_recorded(root / "results")
     parts = [
         "# Reproduction",
-        "The paper's tables line by line: its number, the command that runs ours, and what it "
-        'gave. "Not run" is just that: nothing here is estimated. Made by '
-        "`python -m experiments.plot --ledger` from `configs/` and `results/`.",
+        "The paper's tables line by line: its number, the command that runs ours, and what came "
+        "out where it was run here. Nothing is estimated. `python -m experiments.plot --ledger` "
+        "writes this page from `configs/` and `results/`.",
         "The paper's numbers are those of arXiv:2004.02967v1: ImageNet top-1 and COCO's average "
-        "precision in percent, one run each as far as it says, and Table 5's own measures.",
+        "precision in percent, of one run each as far as it says, and Table 5's own measures.",
         "## Table 2: layers with batch statistics",
         _table_2(root / "configs", recorded),
         "## Table 3: accuracy against images per worker",
@@ -89,7 +89,7 @@ def reproduction(root: Path) -> str:
         _table_5(root / "configs", recorded),
         "## Data sets without numbers in the paper",
         "On CIFAR-10 the paper searches for layers and reports no accuracy of trained networks; "
-        "the digits are ours. These records show whether its claims hold there.",
+        "the other data sets are ours. These records show whether its claims hold there.",
         _other_records(recorded),
         "## Claims without a table in the paper",
         _claims(root / "results", recorded),
@@ -116,9 +116,9 @@ def _table_2(configs: Path, recorded: Iterable[Recorded]) -> str:
         name, title = _MODELS[model]
         for norm_act, number in lines.items():
             command = _train_command(configs, name, norm_act)
-            ours = _our_cells(recorded, model, None, norm_act, 128)
-            rows.append([title, layer_label(norm_act), f"{number:.1f}", command, *ours])
-    return markdown_table(["network", "layer", "paper", "command", *_OURS], rows)
+            ours = _in_one_cell(_our_cells(recorded, model, None, norm_act, 128))
+            rows.append([title, layer_label(norm_act), f"{number:.1f}", ours, command])
+    return markdown_table(["network", "layer", "paper", "here", "command"], rows)
 
 
 def _train_command(configs: Path, model: str, norm_act: str) -> str:
@@ -144,10 +144,11 @@ def _table_4(configs: Path, recorded: Iterable[Recorded]) -> str:
             if (configs / config).exists():
                 command = f"`python -m experiments.train --config configs/{config}`"
             values = [f"{number.box_ap:.1f}", f"{number.mask_ap:.1f}"]
-            ours = _our_cells(recorded, model, None, norm_act, 8, belongs=_is_coco)
-            rows.append([_DETECTORS[model], layer_label(norm_act), *values, command, *ours])
-    header = ["network", "layer", "paper: box AP", "paper: mask AP", "command", "here: mask AP"]
-    return markdown_table([*header, *_OURS[1:]], rows)
+            cells = _our_cells(recorded, model, None, norm_act, 8, belongs=_is_coco)
+            ours = _in_one_cell(cells)
+            rows.append([_DETECTORS[model], layer_label(norm_act), *values, ours, command])
+    header = ["network", "layer", "paper: box AP", "paper: mask AP", "here: mask AP", "command"]
+    return markdown_table(header, rows)
 
 
 def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[str]:
@@ -160,13 +161,22 @@ def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[st
             f"`python -m experiments.sweep --config configs/sweeps/{config.name} "
             f"--workdir runs/{config.stem}`"
         )
-    rows = []
+    sizes = paper.BATCH_SIZE_IMAGES_PER_WORKER
+    published, ours = [], []
     for norm_act, numbers in paper.BATCH_SIZE[model].items():
-        for size, number in zip(paper.BATCH_SIZE_IMAGES_PER_WORKER, numbers, strict=True):
-            ours = _our_cells(recorded, model, workers, norm_act, size)
-            rows.append([layer_label(norm_act), str(size), f"{number:.1f}", *ours])
-    table = markdown_table(["layer", "images per worker", "paper", *_OURS], rows)
-    return [f"### {title}, {workers} workers", command, table]
+        label = layer_label(norm_act)
+        published.append([label, *(f"{number:.1f}" for number in numbers)])
+        for size in sizes:
+            number, *circumstances = _our_cells(recorded, model, workers, norm_act, size)
+            if number != _NOT_RUN:
+                ours.append([label, str(size), number, *circumstances])
+    return [
+        f"### {title}, {workers} workers",
+        command,
+        "The paper's accuracy by images per worker:",
+        markdown_table(["layer", *map(str, sizes)], published),
+        markdown_table(["layer", "images per worker", *_OURS], ours) if ours else "Not run here.",
+    ]
 
 
 def _table_5(configs: Path, recorded: Iterable[Recorded]) -> str:
@@ -174,10 +184,12 @@ def _table_5(configs: Path, recorded: Iterable[Recorded]) -> str:
     for norm_act, numbers in paper.IMAGE_SYNTHESIS.items():
         config = configs / f"{_SYNTHESIS_CONFIGS}_{norm_act}.py"
         command = f"`python -m experiments.train --config configs/{config.name}`"
-        ours = _our_fid(recorded, norm_act)
-        cells = [command if config.exists() else "no config of this layer", *ours]
+        cells = [
+            _in_one_cell(_our_fid(recorded, norm_act)),
+            command if config.exists() else "no config of this layer",
+        ]
         rows.append([layer_label(norm_act), *numbers, *cells])
-    return markdown_table(["layer", "Inception Score", "FID", "command", *_OURS], rows)
+    return markdown_table(["layer", "Inception Score", "FID", "here", "command"], rows)
 
 
 def _our_fid(recorded: Iterable[Recorded], norm_act: str) -> list[str]:
@@ -236,6 +248,11 @@ def _our_cells(
     return [_NOT_RUN, "", "", ""]
 
 
+def _in_one_cell(cells: Sequence[str]) -> str:
+    """Joins a number and its circumstances for tables that have no room for four columns."""
+    return ", ".join(cell for cell in cells if cell)
+
+
 def _is_imagenet(sweep: Sweep) -> bool:
     return _reads_imagenet(sweep) and sweep.has_papers_metric
 
@@ -261,7 +278,7 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
     for record in recorded:
         link = f"[{record.title}](../results/{record.folder})"
         if (sweep := record.sweep) is None:
-            rows.append([link, "", "", "", "", ""])
+            rows.append([link, "", "see the record", "", "", ""])
         elif not (_is_imagenet(sweep) or _is_coco(sweep)):
             metric = sweep.metrics.main
             unit = f" {metric.unit}".rstrip()
@@ -288,7 +305,7 @@ def _claims(results: Path, recorded: Iterable[Recorded]) -> str:
     table = "[B0 is, S0 is not](layer_search.md#scale-invariance)"
     rows.append([invariance, table, "`python -m tests.layers.scale_invariance`"])
     rows.append([random, *_random_layers(results)])
-    return markdown_table(["the paper", "here", "of"], rows)
+    return markdown_table(["the paper", "here", "record or command"], rows)
 
 
 def _training_dynamics(recorded: Iterable[Recorded]) -> list[list[str]]:

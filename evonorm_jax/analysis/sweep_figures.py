@@ -25,6 +25,8 @@ from evonorm_jax.errors import UserError
 
 _COLUMNS = 3  # panels beside each other in the learning curves
 _LETTERS = 11  # that fit into an inch of a title
+_FIELDS_IN_TITLES = 2  # of a network; the report beside the figure has all of them
+_FEW_POINTS = 3  # of a curve: without markers they would be a stroke
 
 
 def plot_accuracy(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
@@ -72,7 +74,7 @@ def draw_accuracy(sweep: Sweep) -> Figure:
         }
         handles.append(Line2D([], [], label="some seeds missing", **hollow))
     axis.set_ylabel(sweep.metrics.main.axis_label)
-    axis.set_title(_wrapped(setting_line(sweep), figure), fontsize=10)
+    axis.set_title(_title(sweep, figure), fontsize=10)
     clean_axes(axis)
     if handles:
         axis.legend(handles=handles, frameon=False, fontsize=9)
@@ -138,6 +140,7 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
             _draw_curves(axis, runs, _curve_style(sweep, layer))
         axis.set_title(f"{size:,} {sweep.axis.label}", fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
+        axis.set_xlim(left=0)
         axis.label_outer()
         clean_axes(axis)
     for axis in axes[len(sweep.sizes) :]:
@@ -146,8 +149,7 @@ def plot_learning_curves(sweep: Sweep, output: str | os.PathLike[str]) -> Path:
     figure.supylabel(sweep.metrics.main.axis_label, fontsize=10)
     seeds = len(sweep.seeds)
     spread = f"\nmean of {seeds} seeds, in the band from the lowest to the highest"
-    title = _wrapped(setting_line(sweep), figure)
-    figure.suptitle(title + (spread if seeds > 1 else ""), fontsize=10)
+    figure.suptitle(_title(sweep, figure) + (spread if seeds > 1 else ""), fontsize=10)
     handles = [
         Line2D([], [], label=sweep.layer_label(layer), **_curve_style(sweep, layer))
         for layer in sweep.layers
@@ -171,8 +173,8 @@ def paper_points(sweep: Sweep) -> dict[str, tuple[float, ...]]:
     return dict(paper.BATCH_SIZE[setting.model]) if same else {}
 
 
-def setting_line(sweep: Sweep) -> str:
-    """Says in one line what the runs share."""
+def setting_line(sweep: Sweep, *, most_fields: int = 8) -> str:
+    """Says in one line what the runs share; of more fields of the network, how many there are."""
     setting = sweep.setting
     workers = "1 worker" if setting.num_workers == 1 else f"{setting.num_workers} workers"
     if setting.batch_size:
@@ -182,7 +184,8 @@ def setting_line(sweep: Sweep) -> str:
     if setting.num_epochs:
         length = f"{setting.num_epochs:g} epochs"
     name, *pairs = re.split(r",(?=\w+=)", setting.model)  # a value may hold commas
-    model = network_label(name, dict(pair.partition("=")[::2] for pair in pairs))
+    fields = dict(pair.partition("=")[::2] for pair in pairs)
+    model = network_label(name, fields, most_fields=most_fields)
     data = dataset_label(setting.dataset, setting.source)
     return f"{data}, {model}, {workers}, {length}"
 
@@ -192,9 +195,13 @@ def _curve_style(sweep: Sweep, layer: str) -> dict[str, Any]:
     return {**layer_style(layer, sweep.layers), "marker": "None", "linewidth": 1.5}
 
 
-def _wrapped(title: str, figure: Figure) -> str:
-    """Breaks a title into lines that are no longer than the figure is wide."""
-    return textwrap.fill(title, int(_LETTERS * figure.get_figwidth()))
+def _title(sweep: Sweep, figure: Figure) -> str:
+    """Says what the runs share, in lines that are no longer than the figure is wide."""
+    line = setting_line(sweep, most_fields=_FIELDS_IN_TITLES)
+    # Lines end behind a comma: "1 worker" stays together.
+    parts = ", ".join(part.replace(" ", "\xa0") for part in line.split(", "))
+    lines = textwrap.fill(parts[:1].upper() + parts[1:], int(_LETTERS * figure.get_figwidth()))
+    return lines.replace("\xa0", " ")
 
 
 def _draw_layer(
@@ -253,6 +260,7 @@ def _draw_curves(axis: Axes, runs: list[Run], style: dict[str, Any]) -> None:
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = np.array([[curve[epoch] for epoch in epochs] for curve in curves])
     values = runs[0].metrics.main.factor * values
-    axis.plot(epochs, values.mean(0), **style)
+    few: dict[str, Any] = {"marker": "o", "markersize": 4, "clip_on": False}
+    axis.plot(epochs, values.mean(0), **{**style, **(few if len(epochs) <= _FEW_POINTS else {})})
     low, high = values.min(0), values.max(0)
     axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)

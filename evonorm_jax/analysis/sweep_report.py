@@ -59,9 +59,9 @@ def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:
     end = "epoch" if sweep.setting.num_epochs else "step"
     parts = [
         f"# {_capital(metric.heading)} {against}: {sweep.setting.dataset}",
-        f"{setting_line(sweep)}. {_capital(metric.label)}{in_unit(metric, 'percent')} after the "
-        f"last {end}, mean ± sample standard deviation over {_count(len(sweep.seeds), 'seed')}."
-        f"{_resolution(sweep)}",
+        f"{_capital(setting_line(sweep))}. {_capital(metric.label)}{in_unit(metric, 'percent')} "
+        f"after the last {end}, mean ± sample standard deviation over "
+        f"{_count(len(sweep.seeds), 'seed')}.{_resolution(sweep)}",
         accuracy_table(sweep),
         f"![{metric.heading}]({ACCURACY_FILE})",
     ]

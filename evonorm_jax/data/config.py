@@ -15,38 +15,38 @@ if TYPE_CHECKING:
 SOURCES = ("embedded", "fake", "folder", "npz", "tfds")
 
 _FIELDS: dict[str, Any] = {
-    # Where it comes from.
-    "path": "",  # folder root, .npz file, or TFDS data_dir; "" = the default place
-    "in_memory": True,  # True: uint8 on every device, augmented there; False: streamed by the host
-    "train_split": "train",  # subfolder, TFDS split or x_<split> key; "train[:90%]" takes a part
-    "eval_split": "test",
-    # Of a class folder without these two: what is drawn of each class for evaluation.
-    "eval_fraction": 0.2,
-    "split_seed": 0,
+    # Where the images come from.
+    "path": "",  # class folder, .npz file or data_dir of TFDS; "" = the default place
+    "in_memory": True,  # True: lie as uint8 on every device; False: are streamed by the host
+    "train_split": "train",  # subfolder, TFDS split or key x_<split>; "train[:90%]" takes a part
+    "eval_split": "test",  # the same for evaluation
+    # A class folder without these two subfolders is split by itself.
+    "eval_fraction": 0.2,  # share of each class that is for evaluation
+    "split_seed": 0,  # seed that draws it
     # What the network sees.
-    "image_size": 32,  # pixels; in training unless train_crop_size is set; -1 = fit to the data
-    "train_crop_size": 0,  # pixels; 0 = image_size
-    "resize_size": 0,  # of the shorter side before the centre crop, pixels; 0 = image_size
-    "mean": (127.5, 127.5, 127.5),  # per channel, units 0 ... 255; its length is the channels
-    "std": (127.5, 127.5, 127.5),
-    "exif_orientation": True,  # turn photographs upright; False: as stored, as TFDS and tf.data do
+    "image_size": 32,  # side, pixels; in training unless train_crop_size is set; -1 = fit to data
+    "train_crop_size": 0,  # side in training, pixels; 0 = image_size
+    "resize_size": 0,  # shorter side before the centre crop, pixels; 0 = image_size
+    "mean": (127.5, 127.5, 127.5),  # mean of each channel, units 0 ... 255
+    "std": (127.5, 127.5, 127.5),  # standard deviation of each channel, the same units
+    "exif_orientation": True,  # True: photographs are turned upright; False: stay as stored
     "resize_method": "bicubic",  # "bicubic" without antialiasing, or "area": the mean of the pixels
     # Augmentation.
     "train_crop": "random",  # streaming: "random" (resized), or "center" as in evaluation
     "flip": False,  # mirror left to right with probability 1/2
     "pad": 0,  # in memory: zeros added on each side before the random crop, pixels
     "min_crop_area": 0.08,  # streaming: smallest share of the image in a random resized crop
-    "randaugment_layers": 0,  # streaming: operations per image; 0 = off
-    "randaugment_magnitude": 0,  # 0 ... 30, see randaugment.py
+    "randaugment_layers": 0,  # streaming: operations of RandAugment on an image; 0 = off
+    "randaugment_magnitude": 0,  # strength of RandAugment, 0 ... 30; see randaugment.py
     "autoaugment": False,  # streaming: the ImageNet policy of AutoAugment, see autoaugment.py
-    # Sizes of fake data; for a real set 0 = read them, anything else must agree with them.
-    "num_train_examples": 0,
-    "num_eval_examples": 0,
-    "num_classes": 0,
+    # Sizes of fake data. Those of a real set are read where 0 stands, and checked otherwise.
+    "num_train_examples": 0,  # images of the training split
+    "num_eval_examples": 0,  # images of the evaluation split
+    "num_classes": 0,  # number of classes
     # Streaming by tf.data.
-    "shuffle_buffer": 16_384,  # TFDS records (still compressed, 2 GB of ImageNet)
+    "shuffle_buffer": 16_384,  # TFDS records that are shuffled at a time (2 GB of ImageNet)
     "num_parallel_calls": -1,  # images decoded at once; -1 = tf.data decides
-    "prefetch": 2,  # batches
+    "prefetch": 2,  # batches that are prepared ahead
 }
 
 _RULES = {name: like(value) for name, value in {"name": "", "source": "", **_FIELDS}.items()}

@@ -30,13 +30,12 @@ PLACEMENTS = {
 _HEADER = """\
 # The networks
 
-Made by `python -m evonorm_jax.models.table > docs/models.md`. Parameters are trainable values with
-{imagenet} classes, {cifar} for the CIFAR networks; EvoNorm-B0 and S0 have one vector `v` more for
-every layer that is not linear. Multiply-adds are those of convolutions and dense layers for one
-image of the size given, the one that the network was designed for; every network takes other sizes,
-too. A linear layer stands without its nonlinearity, an EvoNorm as its affine map alone. The `_v1`
-networks activate after the sum, which a layer that normalises and activates in one cannot: they
-refuse it.
+`python -m evonorm_jax.models.table > docs/models.md` writes this page. Parameters are counted with
+{imagenet} classes, {cifar} for the CIFAR networks. With EvoNorm-B0 or S0 every layer that is not
+linear has one more vector, `v`. Multiply-adds are those of convolutions and dense layers for one
+image of the size that the network was designed for; every network takes other sizes as well. A
+linear layer is one without its activation, which leaves the affine map of an EvoNorm. The `_v1`
+networks activate after the residual sum, and refuse a layer that normalises and activates in one.
 
 | name | parameters, BatchNorm | EvoNorm-B0, S0 | multiply-adds | image | where the layer stands |
 |---|---:|---:|---:|---:|---|

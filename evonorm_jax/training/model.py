@@ -50,7 +50,7 @@ def build_gan(
 
     Args:
       config: Its `model`, `dtype`, `dataset` and workers are read.
-      num_classes: Of the data set.
+      num_classes: Number of classes of the data set.
       layout: The workers in training; None for players that only evaluate.
 
     Raises:

@@ -66,7 +66,7 @@ def test_ap_of_masks_and_boxes_stand_by_layer_with_their_spread(tmp_path, older)
     text = report(sweep, [])
     assert text.startswith(
         "# Mask AP by layer: nuclei256\n\n"
-        "nuclei, Mask R-CNN of ResNet-18-FPN (9 fields set), 1 worker, 2 epochs. Mask AP in percent"
+        "Nuclei, Mask R-CNN of ResNet-18-FPN (9 fields set), 1 worker, 2 epochs. Mask AP in percent"
     )
     assert "top-1" not in text
     assert "test images is" not in text  # AP is no share of the images

@@ -231,7 +231,7 @@ def test_accuracy_is_drawn_against_size_descending(root, tmp_path, figures):
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     bars = "bars: ± one standard deviation of 3 seeds"
     assert labels == ["BN-ReLU", "GN-ReLU", "EvoNorm-S0", bars]
-    assert axis.get_title() == "digits of 8x8 pixels, ResNet-20, 1 worker, 2 epochs"
+    assert axis.get_title() == "Digits of 8x8 pixels, ResNet-20, 1 worker, 2 epochs"
     with Image.open(output) as image:
         assert min(image.size) > 500
 

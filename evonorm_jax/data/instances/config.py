@@ -12,26 +12,26 @@ from evonorm_jax.field_rules import check_fields, like
 SOURCES = ("coco_json", "embedded", "generated")
 
 _FIELDS: dict[str, Any] = {
-    # Where it comes from.
+    # Where the images come from.
     "path": "",  # coco_json: the folder with annotations/instances_<split>.json and <split>/
-    "in_memory": True,  # True: on every device; False: coco_json alone, read as training goes on
-    "train_split": "train",  # "train[:90%]" takes a part
-    "eval_split": "val",
-    "keep_category_ids": False,  # coco_json, True: a class is a category id, as for COCO's 91
+    "in_memory": True,  # True: lie on every device; False (coco_json): are read as training goes on
+    "train_split": "train",  # name of the split; "train[:90%]" takes a part
+    "eval_split": "val",  # the same for evaluation
+    "keep_category_ids": False,  # coco_json: True makes classes of category ids, 91 for COCO
     # What the network sees.
     "image_size": 256,  # side of the canvas that every picture is fitted into, pixels
     "exif_orientation": True,  # coco_json: objects lie on the upright photograph; False: as stored
-    "mean": (123.675, 116.28, 103.53),  # RGB, units 0 ... 255: of ImageNet
-    "std": (58.395, 57.12, 57.375),
-    "max_instances": 100,  # objects of an image in training; the smallest of more are left out
+    "mean": (123.675, 116.28, 103.53),  # mean of red, green and blue, units 0 ... 255: ImageNet's
+    "std": (58.395, 57.12, 57.375),  # standard deviation of each, the same units
+    "max_instances": 100,  # most objects of an image in training; the smallest are left out
     "mask_size": 56,  # side of an object's mask within its box; a multiple of 8
     # Augmentation.
     "flip": True,  # mirror left to right with probability 1/2
     "scale_jitter": (1.0, 1.0),  # the picture is scaled by a factor between these
-    # Sizes of generated scenes; for a real set 0 = read them, anything else must agree with them.
-    "num_train_examples": 0,
-    "num_eval_examples": 0,
-    "num_classes": 0,  # the background, class 0, included
+    # Sizes of generated scenes. Those of a real set are read where 0 stands, and checked otherwise.
+    "num_train_examples": 0,  # images of the training split
+    "num_eval_examples": 0,  # images of the evaluation split
+    "num_classes": 0,  # number of classes with the background, which is class 0
     "digit_sizes": (16, 48),  # generated: sides of the digits, pixels
     # Reading as training goes on.
     "prefetch": 2,  # batches that are read ahead
