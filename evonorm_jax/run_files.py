@@ -223,7 +223,7 @@ def _parse_block(lines: list[bytes]) -> list[Any]:
         parsed = json.loads(b"[" + _SEPARATOR[1:] + _SEPARATOR.join(lines) + b"]")
     except (ValueError, RecursionError):
         parsed = []
-    # A value that is broken over two lines holds the mark between them, so that one is missing here.
+    # A value that is broken over two lines holds the mark between them, which is missing here.
     if len(parsed) == 2 * len(lines) and parsed[::2] == [_MARK] * len(lines):
         return parsed[1::2]
     return [_parse_line(line) for line in lines]

@@ -186,7 +186,7 @@ def test_rows_that_are_no_events_are_counted_once(tmp_path, caplog):
 #: What becomes as many values as lines, or stays JSON, where lines are merely joined by commas.
 BROKEN = [
     [b'{"step": 1', b'"epoch": 1}', b'{"step": 2}, {"step": 3}'],
-    [b'{"step": 1, "a": [{}', b'{}]}', b'{"step": 2}, {"step": 3}'],
+    [b'{"step": 1, "a": [{}', b"{}]}", b'{"step": 2}, {"step": 3}'],
     [b'{"step": 1', b"}", b'{"step": 2}'],
     [b"[1", b"2]", b'{"step": 2}],[{"step": 3}'],
     [b'{"step": 1}', b"", b'{"step": 2}, {"step": 3}'],
