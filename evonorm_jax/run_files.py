@@ -251,18 +251,28 @@ def append_json_line(path: Path, row: dict[str, Any]) -> None:
         stream.write(json.dumps(row) + "\n")
 
 
-def report_path(folder: Path, heading: str) -> Path:
+def report_path(folder: Path, heading: str, beside: Iterable[str] = ()) -> Path:
     """Returns the file that a report goes to: `README.md`, unless that is somebody else's.
+
+    Write the report before the files beside it: from then on they are known to be its own.
 
     Args:
       folder: The folder of the report, which need not be there.
       heading: The first line of the report. Reports from before there was a mark are known by it.
+      beside: Names of the files that the report brings along. They may be there already beside an
+        earlier report alone.
 
     Raises:
-      UserError: A file of another origin is at every place for it.
+      UserError: A file of another origin is at every place for the report, or for a file beside it.
     """
     for path in (folder / name for name in REPORT_FILES):
         if not path.exists():
+            if there := [name for name in beside if (folder / name).exists()]:
+                raise UserError(
+                    f"{folder / there[0]} is there already, without a report of evonorm_jax that "
+                    "it belongs to, and stays as it is: move it, or name another folder with "
+                    "--output."
+                )
             return path
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

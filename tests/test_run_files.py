@@ -117,6 +117,20 @@ def test_a_report_replaces_no_file_of_the_users(there, expected, tmp_path):
 
 
 @pytest.mark.hostile
+@pytest.mark.parametrize("notes", [None, "# My notes\n"])
+def test_files_beside_a_report_are_its_own_or_stay(notes, tmp_path):
+    if notes:
+        (tmp_path / "README.md").write_text(notes)
+    names = ("results.csv", "accuracy.png")
+    path = run_files.report_path(tmp_path, HEADING, names)
+    (tmp_path / "accuracy.png").touch()
+    with pytest.raises(UserError, match=r"accuracy\.png is there already, without a report"):
+        run_files.report_path(tmp_path, HEADING, names)
+    run_files.write_report(path, REPORT)
+    assert run_files.report_path(tmp_path, HEADING, names) == path
+
+
+@pytest.mark.hostile
 def test_a_report_is_replaced_while_its_mark_stands(tmp_path):
     path = run_files.report_path(tmp_path, HEADING)
     run_files.write_report(path, REPORT)
@@ -207,11 +221,10 @@ def test_lines_are_read_together_as_strictly_as_one_by_one(lines, tmp_path):
 
 
 @pytest.mark.hostile
-def test_lines_of_any_parts_of_json_are_read_as_strictly_as_one_by_one(tmp_path):
-    rng, path = random.Random(0), tmp_path / "metrics.jsonl"
+def test_lines_of_any_parts_of_json_are_read_as_strictly_as_one_by_one():
+    rng = random.Random(0)
     parts = [b"{", b"}", b"[", b"]", b",", b'"step":', b'"a":', b"1", b'{"step":2}', b"\n", b"\n"]
-    for _ in range(300):
-        path.write_bytes(b"".join(rng.choices(parts, k=rng.randrange(12))))
-        rows = (line.row for line in run_files.read_json_lines(path))
-        expected = [row for row in rows if row is not None and run_files.is_event(row)]
-        assert list(run_files.read_events(path)) == expected, path.read_bytes()
+    for _ in range(2000):
+        lines = b"".join(rng.choices(parts, k=rng.randrange(12))).splitlines(keepends=True)
+        one_by_one = [run_files._parse_line(line) for line in lines]
+        assert run_files._parse_block(lines) == one_by_one, lines

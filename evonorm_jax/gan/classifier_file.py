@@ -10,7 +10,6 @@ classifier of the digits is a ResNet-8 with 64 features. These commands made its
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.gan.features import FeatureNetwork, classifier_features
 from evonorm_jax.models import create_model
 from evonorm_jax.npz_file import NpzFile
+from evonorm_jax.run_files import replacing
 
 DIGITS_CLASSIFIER = Path(__file__).with_name("digits_classifier.npz")
 
@@ -54,12 +54,9 @@ def write_classifier(
     if overflow := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise UserError(f"{overflow[0]} has values that float16 cannot hold.")
     about = {"format": _FORMAT, "model": dict(model), "mean": list(mean), "std": list(std)}
-    path = Path(path)
-    whole = path.with_name(path.name + ".part")
-    with whole.open("wb") as file:
-        arrays["about"] = np.array(json.dumps(about))
+    arrays["about"] = np.array(json.dumps(about))
+    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(whole, path)
 
 
 def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:

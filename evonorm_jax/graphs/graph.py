@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.field_rules import shorten
 from evonorm_jax.graphs.primitives import PRIMITIVES, Primitive
+from evonorm_jax.run_files import replacing
 
 #: Names of nodes 0 to 3; node i > 3 is called `n<i>`.
 INITIAL_NODES = ("x", "0", "v0", "v1")
@@ -183,8 +184,9 @@ class Graph:
         return cls._from_node_texts(nodes)
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Writes a graph file with the graph and `metadata`."""
-        Path(path).write_text(self.to_json(**metadata), encoding="utf-8")
+        """Writes a graph file, whole or not at all, with the graph and `metadata`."""
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(self.to_json(**metadata), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Graph":
