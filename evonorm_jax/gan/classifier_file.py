@@ -77,22 +77,26 @@ def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
             raise KeyError(_FORMAT)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # a UserError is a ValueError
+        _check_numbers(arrays | {name: np.asarray(about[name]) for name in ("mean", "std")})
+        if len(about["mean"]) != len(about["std"]) or min(about["std"]) <= 0:
+            raise ValueError("std must be above 0, with as many values as mean")
+        return classifier_features(
+            create_model(**about["model"]),
+            traverse_util.unflatten_dict(
+                {name: array.astype(np.float32) for name, array in arrays.items()}, sep="/"
+            ),
+            mean=about["mean"],
+            std=about["std"],
+            name=path.name,
+        )
+    # A UserError is a ValueError; the IndexError is that of a name that is an array and a folder.
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise UserError(
             f"{path} is not there or no classifier that experiments.export wrote ({error})."
         ) from error
-    variables = traverse_util.unflatten_dict(
-        {name: array.astype(np.float32) for name, array in arrays.items()}, sep="/"
-    )
-    return classifier_features(
-        create_model(**about["model"]),
-        variables,
-        mean=about["mean"],
-        std=about["std"],
-        name=path.name,
-    )
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise ValueError(f"{name} must hold finite numbers alone")
