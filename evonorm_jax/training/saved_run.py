@@ -15,7 +15,11 @@ from flax import traverse_util
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.field_rules import block, check_fields, flag, optional, whole
-from evonorm_jax.interop.safetensors_file import read_metadata, read_safetensors
+from evonorm_jax.interop.safetensors_file import (
+    check_finite,
+    read_metadata,
+    read_safetensors,
+)
 from evonorm_jax.run_files import CLASSES_FILE, CONFIG_FILE, read_json
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
 from evonorm_jax.training.config import check_config, complete
@@ -87,7 +91,7 @@ def read_saved_run(
       newest_weights: Whether to take the newest weights although the run kept averages.
 
     Raises:
-      UserError: It is no run, or has no such checkpoint.
+      UserError: It is no run, has no such checkpoint, or one with weights that are not finite.
     """
     if Path(path).suffix == _ENDING:
         return _read_file(Path(path), step, newest_weights)
@@ -106,7 +110,7 @@ def read_saved_run(
     if newest_weights:
         averages = {}
     classes_file = workdir / CLASSES_FILE
-    return SavedRun(
+    saved = SavedRun(
         source=str(path),
         step=step,
         config=config,
@@ -114,6 +118,9 @@ def read_saved_run(
         averaged=bool(averages),
         classes=read_json(classes_file) if classes_file.exists() else None,
     )
+    # Of a file that is found where its tensors are read.
+    check_finite(traverse_util.flatten_dict(saved.variables, sep="/"), saved.describe())
+    return saved
 
 
 def _read_file(path: Path, step: int | None, newest_weights: bool) -> SavedRun:

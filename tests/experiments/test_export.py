@@ -14,6 +14,7 @@ from configs import recipes
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan.classifier_file import read_classifier
 from evonorm_jax.interop.safetensors_file import read_metadata, read_safetensors, write_safetensors
+from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.run_directory import read_config
 from experiments import export
@@ -120,6 +121,20 @@ def test_a_run_starts_from_weights(trained_run, weights_file):
     config.init_from_model, config.model.norm_act = "", "evonorm_s0"
     with pytest.raises(UserError, match="norm_act is 'evonorm_b0', that of the new run 'evonorm_s"):
         task.initial_weights()
+
+
+@pytest.mark.hostile
+def test_weights_that_are_not_finite_are_not_used(trained_run, monkeypatch):
+    read_variables = Checkpoints.read_variables
+
+    def diverged(self, step=None):
+        step, variables, averages = read_variables(self, step)
+        return step, variables, jax.tree.map(lambda x: x * np.nan, averages)
+
+    monkeypatch.setattr(Checkpoints, "read_variables", diverged)
+    with pytest.raises(UserError, match=r"averages: .* not finite .* the first is 'params/"):
+        evonorm_jax.load_run(trained_run.workdir)
+    assert evonorm_jax.load_run(trained_run.workdir, newest_weights=True).step
 
 
 def test_files_that_cannot_be_loaded(weights_file, tmp_path):

@@ -50,7 +50,7 @@ class DigitScenes(ResidentInstances):
         if (size := sizes[1] * config.image_size**2 * _PIXEL_BYTES) > MAX_BYTES:
             raise UserError(
                 f"{sizes[1]:,} scenes of {config.image_size} pixels to evaluate on take "
-                f"{size / 2**30:,.0f} GiB: set config.dataset.num_eval_examples or image_size lower."
+                f"{size / 2**30:,.0f} GiB: lower config.dataset.num_eval_examples or image_size."
             )
         digits = load_digits(dataset_config("digits", "embedded"))
         self._digits = digits.train_images[..., 0], digits.train_labels
