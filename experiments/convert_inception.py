@@ -13,6 +13,7 @@ import pickle
 from pathlib import Path
 
 from evonorm_jax.errors import UserError
+from experiments import launch
 from experiments.process import run_main
 
 
@@ -26,12 +27,14 @@ def main() -> None:
     )
     parser.add_argument("weights", metavar="FILE.pth")
     parser.add_argument("--output", metavar="FILE.safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     arguments = parser.parse_args()
 
     weights = Path(arguments.weights)
     output = Path(arguments.output or weights.with_suffix(".safetensors"))
     if not weights.is_file():
         raise UserError(f"{weights} is not there; name the .pth file of torch-fidelity's weights.")
+    launch.check_output(output, "--output", overwrite=arguments.overwrite)
     try:
         import torch
     except ModuleNotFoundError as error:

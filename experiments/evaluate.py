@@ -63,6 +63,9 @@ def main() -> None:
         "matrix, pictures of detections and their precision over recall, sheets of samples",
     )
     parser.add_argument(
+        "--overwrite", action="store_true", help="let --output be a folder that has files already"
+    )
+    parser.add_argument(
         "--model",
         metavar="TIMM_NAME",
         help="whose --weights they are: resnet50.a1_in1k (default: what the file is called)",
@@ -131,6 +134,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if superfluous := [f"--{name}" for name in others if given[name] is not None]:
         flag = "--workdir" if arguments.workdir else "--weights"
         raise UserError(f"{' and '.join(superfluous)} cannot go with {flag}; see --help.")
+    if arguments.output:
+        folder = Path(arguments.output)
+        launch.check_output_folder(folder, "--output", overwrite=arguments.overwrite)
 
 
 if __name__ == "__main__":

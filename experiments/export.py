@@ -51,7 +51,8 @@ def main() -> None:
     arguments = parser.parse_args()
     output = Path(arguments.output)
     chosen = find_format(arguments)
-    launch.check_output(output, "--output", overwrite=arguments.overwrite)
+    for path in (output, described(output)) if chosen == "jax" else (output,):
+        launch.check_output(path, "--output", overwrite=arguments.overwrite)
     launch.start_jax()
     logging.getLogger("evonorm_jax").setLevel(logging.WARNING)  # training has said the rest
 
@@ -76,9 +77,15 @@ def main() -> None:
                 options["platforms"] = arguments.platforms.split(",")
             about = export.export_program(run, output, **options)
             print(
-                f"{output}.json: inputs, outputs and classes; for {', '.join(about['platforms'])}"
+                f"{described(output)}: inputs, outputs and classes; for "
+                f"{', '.join(about['platforms'])}"
             )
     print(f"{output}: {saved.config.model.name} of step {saved.step}{weights}")
+
+
+def described(output: Path) -> Path:
+    """Returns the place of what describes a program: FILE.json beside it."""
+    return output.with_name(f"{output.name}.json")
 
 
 def find_format(arguments: argparse.Namespace) -> str:

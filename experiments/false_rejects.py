@@ -82,7 +82,7 @@ def write_report(
     import jax
 
     from evonorm_jax.provenance import command, machine
-    from evonorm_jax.run_files import report_path
+    from evonorm_jax.run_files import replacing, report_path
     from evonorm_jax.run_files import write_report as write_marked
     from evonorm_jax.search.report.false_reject_rates import as_csv, as_markdown
 
@@ -97,8 +97,9 @@ def write_report(
         "",
         as_markdown(records, protocol),
     ]
-    write_marked(report_path(output, lines[0]), "\n".join(lines))
-    (output / "candidates.csv").write_text(as_csv(records, protocol), encoding="utf-8")
+    write_marked(report_path(output, lines[0], ("candidates.csv",)), "\n".join(lines))
+    with replacing(output / "candidates.csv") as temporary:
+        temporary.write_text(as_csv(records, protocol), encoding="utf-8")
     print("\n".join(lines))
 
 

@@ -47,6 +47,18 @@ def check_output(path: Path, name: str, *, overwrite: bool = False) -> None:
         raise UserError(f"{name}={path}: there is no folder {path.parent}; make it first.")
 
 
+def check_output_folder(folder: Path, name: str, *, overwrite: bool = False) -> None:
+    """Refuses a folder to write into that has files already, or is none.
+
+    Raises:
+      UserError: The message names the argument, the path and the remedy.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{name}={folder} is a file: name a folder.")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise UserError(f"{name}={folder} is not empty: name a new folder, or add --overwrite.")
+
+
 def parse_config(
     file: str, overrides: list[str], kind: str = "training"
 ) -> ml_collections.ConfigDict:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from evonorm_jax.analysis.curves import plot_runs
+from evonorm_jax.analysis.curves import check_replaceable, plot_runs
 from evonorm_jax.analysis.precision_recall import compare_precision_recall
 from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, write_reproduction
 from evonorm_jax.analysis.sweep_figures import plot_accuracy
@@ -58,7 +58,8 @@ def main() -> None:
         type=user_path,
         metavar="FILE",
         help="the picture to write, .png, .svg or .pdf (default: curves.png, accuracy.png); of a "
-        "sweep or searches, the folder for all files (default: that of the sweep; figures)",
+        "sweep or searches, the folder for all files (default: that of the sweep; figures); files "
+        "that were not written here stay as they are",
     )
     parser.add_argument(
         "--metric",
@@ -76,7 +77,9 @@ def main() -> None:
     if arguments.ledger:
         print(write_reproduction(ROOT))
     elif len(paths) == 1 and paths[0].endswith(".csv"):
-        print(plot_accuracy(read_results(paths[0]), output or "accuracy.png"))
+        picture = Path(output or "accuracy.png")
+        check_replaceable(picture)
+        print(plot_accuracy(read_results(paths[0]), picture))
     elif len(paths) == 1 and is_sweep(paths[0]):
         for file in write_sweep_report(paths[0], Path(output or paths[0])):
             print(file)
@@ -95,8 +98,10 @@ def _plot_runs(paths: list[str], output: Path, metrics: list[str]) -> None:
     """Draws the curves and, without --metric, the precision of detectors over their recall."""
     if output.stem == Path(PRECISION_RECALL_FIGURE).stem:
         raise UserError(f"--output '{output}' is what the second figure of detectors is called.")
-    print(f"Curves of {len(paths)} run(s): {plot_runs(paths, output, metrics)}")
     second = output.with_name(PRECISION_RECALL_FIGURE).with_suffix(output.suffix)
+    for picture in (output, second):
+        check_replaceable(picture)
+    print(f"Curves of {len(paths)} run(s): {plot_runs(paths, output, metrics)}")
     if not metrics and (picture := compare_precision_recall(paths, second)):
         print(f"Precision over recall: {picture}")
 

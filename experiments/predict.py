@@ -106,11 +106,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name)
         if path and path != STDOUT:
             launch.check_output(Path(path), f"--{name}", overwrite=arguments.overwrite)
-    folder = Path(arguments.draw) if arguments.draw else None
-    if folder and folder.is_file():
-        raise UserError(f"--draw={folder} is a file: name a folder.")
-    if folder and folder.exists() and any(folder.iterdir()) and not arguments.overwrite:
-        raise UserError(f"--draw={folder} is not empty: name a new folder, or add --overwrite.")
+    if arguments.draw:
+        launch.check_output_folder(Path(arguments.draw), "--draw", overwrite=arguments.overwrite)
 
 
 def chosen_options(arguments: argparse.Namespace, known: Iterable[str]) -> dict[str, Any]:

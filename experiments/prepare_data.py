@@ -25,6 +25,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.interop import load_timm_weights
 from evonorm_jax.interop.pretrained import HUB_FILE, find_weights
 from evonorm_jax.run_files import replacing
+from experiments.launch import check_output
 from experiments.process import run_main
 
 # TFDS retries a download 10 times and doubles the pause: 205 s until a machine without a network
@@ -75,7 +76,9 @@ def prepare(dataset: str, data_dir: str, manual_dir: str) -> str:
     return str(builder.data_path)
 
 
-def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str]) -> tuple[int, int]:
+def pack_folder(
+    folder: str, npz: str, image_size: int, splits: tuple[str, str], *, overwrite: bool = False
+) -> tuple[int, int]:
     """Writes a class folder as an .npz file that the source "npz" reads.
 
     Returns:
@@ -91,6 +94,7 @@ def pack_folder(folder: str, npz: str, image_size: int, splits: tuple[str, str])
             f"'{npz}' cannot be written: --npz must name a file in a folder that exists and that"
             " you may write to."
         )
+    check_output(path, "--npz", overwrite=overwrite)
     config = dataset_config(
         "folder",
         "folder",
@@ -179,6 +183,7 @@ def main() -> None:
     parser.add_argument("--manual_dir", default="", help="where files lie that you downloaded")
     parser.add_argument("--weights_dir", default="weights", help="where --weights are written")
     parser.add_argument("--npz", default="", help="file to write for --from_folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --npz")
     parser.add_argument("--image_size", type=int, default=32, help="pixels, for --from_folder")
     parser.add_argument("--train_split", default="train", help="for --from_folder")
     parser.add_argument("--eval_split", default="test", help="for --from_folder")
@@ -192,7 +197,11 @@ def main() -> None:
     else:
         splits = (arguments.train_split, arguments.eval_split)
         train, evaluation = pack_folder(
-            arguments.from_folder, arguments.npz, arguments.image_size, splits
+            arguments.from_folder,
+            arguments.npz,
+            arguments.image_size,
+            splits,
+            overwrite=arguments.overwrite,
         )
         print(f"{arguments.npz}: {train} training and {evaluation} evaluation images")
 

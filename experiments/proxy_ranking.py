@@ -105,9 +105,10 @@ def write_report(output: Path) -> None:
     """Writes README.md, layers.csv and ranking.png, and prints the first."""
     import jax
 
+    from evonorm_jax.analysis.curves import save_figure
     from evonorm_jax.errors import UserError
     from evonorm_jax.provenance import command, machine
-    from evonorm_jax.run_files import report_path
+    from evonorm_jax.run_files import replacing, report_path
     from evonorm_jax.run_files import write_report as write_marked
     from evonorm_jax.search.report.ranking_figure import draw_ranking
     from evonorm_jax.search.report.ranking_tables import as_csv, as_markdown, ranked_scores
@@ -133,9 +134,11 @@ def write_report(output: Path) -> None:
         "![proxies against long training](ranking.png)",
         "",
     ]
-    write_marked(report_path(output, lines[0]), "\n".join(lines))
-    (output / "layers.csv").write_text(as_csv(scores), encoding="utf-8")
-    draw_ranking(scores).savefig(output / "ranking.png", dpi=150)
+    report = report_path(output, lines[0], ("layers.csv", "ranking.png"))
+    write_marked(report, "\n".join(lines))
+    with replacing(output / "layers.csv") as temporary:
+        temporary.write_text(as_csv(scores), encoding="utf-8")
+    save_figure(draw_ranking(scores), output / "ranking.png")
     print("\n".join(lines))
 
 

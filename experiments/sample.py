@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import replacing
 from experiments import launch
 from experiments.process import run_main
 
@@ -50,8 +51,9 @@ def main() -> None:
         metavar="FILE.png",
         help=f"all images as one, by class (default: {_DEFAULT_SHEET}, if nothing else is named)",
     )
-    output.add_argument("--folder", metavar="FOLDER", help="a PNG file for each image; a new one")
+    output.add_argument("--folder", metavar="FOLDER", help="a PNG file for each image")
     output.add_argument("--npz", metavar="FILE.npz", help="arrays: images (uint8) and labels")
+    output.add_argument("--overwrite", action="store_true", help="replace what is there")
     arguments = parser.parse_args()
     check_arguments(arguments)
     launch.start_jax()
@@ -83,11 +85,14 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name)
         if path is not None and not path.endswith(ending):
             raise UserError(f"--{name}={path}: name a file that ends in {ending}.")
-    folder = arguments.folder
-    if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()):
-        raise UserError(f"--folder={folder} is not empty: name a new folder.")
-    if not (arguments.sheet or folder or arguments.npz):
+    if not (arguments.sheet or arguments.folder or arguments.npz):
         arguments.sheet = _DEFAULT_SHEET
+    for name in ("sheet", "npz"):
+        if path := getattr(arguments, name):
+            launch.check_output(Path(path), f"--{name}", overwrite=arguments.overwrite)
+    if arguments.folder:
+        folder = Path(arguments.folder)
+        launch.check_output_folder(folder, "--folder", overwrite=arguments.overwrite)
 
 
 def parse_classes(text: str | None, num_classes: int) -> list[int]:
@@ -128,10 +133,8 @@ def write(
             write_png(Path(arguments.folder) / f"{i:0{digits}}_class{label}.png", image)
         print(f"  folder  {arguments.folder}")
     if arguments.npz:
-        part = Path(arguments.npz + ".part")
-        with part.open("wb") as file:
+        with replacing(Path(arguments.npz)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, images=images, labels=labels)
-        part.replace(arguments.npz)
         print(f"  arrays  {arguments.npz}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 
 import numpy as np
 import pytest
@@ -116,6 +117,20 @@ def test_a_report_replaces_no_file_of_the_users(there, expected, tmp_path):
 
 
 @pytest.mark.hostile
+@pytest.mark.parametrize("notes", [None, "# My notes\n"])
+def test_files_beside_a_report_are_its_own_or_stay(notes, tmp_path):
+    if notes:
+        (tmp_path / "README.md").write_text(notes)
+    names = ("results.csv", "accuracy.png")
+    path = run_files.report_path(tmp_path, HEADING, names)
+    (tmp_path / "accuracy.png").touch()
+    with pytest.raises(UserError, match=r"accuracy\.png is there already, without a report"):
+        run_files.report_path(tmp_path, HEADING, names)
+    run_files.write_report(path, REPORT)
+    assert run_files.report_path(tmp_path, HEADING, names) == path
+
+
+@pytest.mark.hostile
 def test_a_report_is_replaced_while_its_mark_stands(tmp_path):
     path = run_files.report_path(tmp_path, HEADING)
     run_files.write_report(path, REPORT)
@@ -180,3 +195,36 @@ def test_rows_that_are_no_events_are_counted_once(tmp_path, caplog):
     assert [row["step"] for row in run_files.read_events(path)] == [1, 2]
     assert caplog.text.count("\n") == 1
     assert f"{path}:2 and 7 more lines are not complete events" in caplog.text
+
+
+#: What becomes as many values as lines, or stays JSON, where lines are merely joined by commas.
+BROKEN = [
+    [b'{"step": 1', b'"epoch": 1}', b'{"step": 2}, {"step": 3}'],
+    [b'{"step": 1, "a": [{}', b"{}]}", b'{"step": 2}, {"step": 3}'],
+    [b'{"step": 1', b"}", b'{"step": 2}'],
+    [b"[1", b"2]", b'{"step": 2}],[{"step": 3}'],
+    [b'{"step": 1}', b"", b'{"step": 2}, {"step": 3}'],
+    [b'{"step": 1}]', b'[{"step": 2}'],
+    [b'{"step": 1, "a": "x', b'y"}'],
+]
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("lines", BROKEN)
+def test_lines_are_read_together_as_strictly_as_one_by_one(lines, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([b'{"step": 0}', *lines, b'{"step": 9}']))
+    one_by_one = [line.row for line in run_files.read_json_lines(path)]
+    expected = [row for row in one_by_one if row is not None]
+    assert list(run_files.read_events(path)) == expected
+    assert [expected[0], expected[-1]] == [{"step": 0}, {"step": 9}]
+
+
+@pytest.mark.hostile
+def test_lines_of_any_parts_of_json_are_read_as_strictly_as_one_by_one():
+    rng = random.Random(0)
+    parts = [b"{", b"}", b"[", b"]", b",", b'"step":', b'"a":', b"1", b'{"step":2}', b"\n", b"\n"]
+    for _ in range(2000):
+        lines = b"".join(rng.choices(parts, k=rng.randrange(12))).splitlines(keepends=True)
+        one_by_one = [run_files._parse_line(line) for line in lines]
+        assert run_files._parse_block(lines) == one_by_one, lines

@@ -25,7 +25,14 @@ from evonorm_jax.analysis.style import (
 )
 from evonorm_jax.analysis.sweep_files import run_layer
 from evonorm_jax.errors import UserError
-from evonorm_jax.run_files import CURVE_FILE
+from evonorm_jax.run_files import CURVE_FILE, replacing
+
+# What says in a picture who made it, so that nobody else's is replaced; other formats hold no text.
+_MARK = "drawn by evonorm_jax"
+_MARKS = {
+    "png": {"Software": _MARK},
+    **{kind: {"Creator": _MARK} for kind in ("svg", "pdf", "ps", "eps")},
+}
 
 
 def plot_run(run_dir: str | os.PathLike[str]) -> Path:
@@ -112,8 +119,23 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], *, dpi: int = 15
     if output.suffix.lstrip(".") not in formats:
         raise UserError(f"--output '{output}' must end in one of .{', .'.join(sorted(formats))}.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=dpi)
+    kind = output.suffix.lstrip(".")
+    with replacing(output) as temporary:
+        figure.savefig(temporary, dpi=dpi, format=kind, metadata=_MARKS.get(kind))
     return output
+
+
+def check_replaceable(output: Path) -> None:
+    """Refuses the place of a picture where a file lies that `save_figure` did not mark as its own.
+
+    Raises:
+      UserError: One does.
+    """
+    if output.is_file() and _MARK.encode() not in output.read_bytes():
+        raise UserError(
+            f"--output '{output}' is there already and no figure of evonorm_jax: name another "
+            "file, or move that one."
+        )
 
 
 def _resolve_metric(metric: str, runs: Sequence[Run]) -> list[str]:

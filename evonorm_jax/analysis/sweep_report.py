@@ -9,7 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evonorm_jax.analysis.sweep_figures import plot_accuracy, plot_learning_curves, setting_line
+from evonorm_jax.analysis.curves import save_figure
+from evonorm_jax.analysis.sweep_figures import (
+    CURVES_DPI,
+    draw_accuracy,
+    draw_learning_curves,
+    setting_line,
+)
 from evonorm_jax.analysis.sweep_files import load_sweep, read_history
 from evonorm_jax.analysis.sweep_results import RESULTS_FILE, write_results
 from evonorm_jax.analysis.sweep_tables import (
@@ -40,16 +46,15 @@ def write_sweep_report(path: str | os.PathLike[str], output: str | os.PathLike[s
     path, output = Path(path), Path(output)
     sweep = load_sweep(path)
     text = report(sweep, read_history(path))
-    readme = report_path(output, text.partition("\n")[0])
-    files = [
-        plot_accuracy(sweep, output / ACCURACY_FILE),
-        plot_learning_curves(sweep, output / CURVES_FILE),
-        output / RESULTS_FILE,
-        readme,
-    ]
-    write_results(sweep, output / RESULTS_FILE)
+    names = (ACCURACY_FILE, CURVES_FILE, RESULTS_FILE)
+    readme = report_path(output, text.partition("\n")[0], names)
+    figures = draw_accuracy(sweep), draw_learning_curves(sweep)  # which may find nothing to draw
+    output.mkdir(parents=True, exist_ok=True)
     write_report(readme, text)
-    return files
+    save_figure(figures[0], output / ACCURACY_FILE)
+    save_figure(figures[1], output / CURVES_FILE, dpi=CURVES_DPI)
+    write_results(sweep, output / RESULTS_FILE)
+    return [*(output / name for name in names), readme]
 
 
 def report(sweep: Sweep, history: list[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from evonorm_jax.analysis.sweeps import Setting, Sweep, SweepRun
 from evonorm_jax.errors import UserError
 from evonorm_jax.field_rules import shorten
 from evonorm_jax.metrics import CLASSIFICATION, Metric, RunMetrics
+from evonorm_jax.run_files import write_csv
 
 RESULTS_FILE = "results.csv"
 # Columns that older tables lack: they are of sweeps in epochs, with equal workers.
@@ -29,17 +30,14 @@ def write_results(sweep: Sweep, path: Path) -> None:
     reader takes a table without them to hold.
     """
     setting, metric = dataclasses.asdict(sweep.setting), _metric_columns(sweep.metrics)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        measured = set().union(*(run.others for run in sweep.runs), sweep.metrics.shown)
-        names = [name for name in sweep.metrics.reported if name in measured]
-        rows = [setting | _to_row(run, sweep.metrics, names) | metric for run in sweep.runs]
-        writer.writerow(rows[0])
-        for row in rows:
-            values = row.values()
-            writer.writerow(
-                "" if v is None else f"{v:.10g}" if type(v) is float else v for v in values
-            )
+    measured = set().union(*(run.others for run in sweep.runs), sweep.metrics.shown)
+    names = [name for name in sweep.metrics.reported if name in measured]
+    rows = [setting | _to_row(run, sweep.metrics, names) | metric for run in sweep.runs]
+    write_csv(path, [[*rows[0]], *([_as_text(value) for value in row.values()] for row in rows)])
+
+
+def _as_text(value: Any) -> Any:
+    return "" if value is None else f"{value:.10g}" if type(value) is float else value
 
 
 def read_results(path: str | os.PathLike[str]) -> Sweep:

@@ -10,7 +10,6 @@ classifier of the digits is a ResNet-8 with 64 features. These commands made its
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.gan.features import FeatureNetwork, classifier_features
 from evonorm_jax.models import create_model
 from evonorm_jax.npz_file import NpzFile
+from evonorm_jax.run_files import replacing
 
 DIGITS_CLASSIFIER = Path(__file__).with_name("digits_classifier.npz")
 
@@ -54,12 +54,9 @@ def write_classifier(
     if overflow := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise UserError(f"{overflow[0]} has values that float16 cannot hold.")
     about = {"format": _FORMAT, "model": dict(model), "mean": list(mean), "std": list(std)}
-    path = Path(path)
-    whole = path.with_name(path.name + ".part")
-    with whole.open("wb") as file:
-        arrays["about"] = np.array(json.dumps(about))
+    arrays["about"] = np.array(json.dumps(about))
+    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(whole, path)
 
 
 def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
@@ -80,22 +77,26 @@ def read_classifier(path: str | Path = DIGITS_CLASSIFIER) -> FeatureNetwork:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
             raise KeyError(_FORMAT)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # a UserError is a ValueError
+        _check_numbers(arrays | {name: np.asarray(about[name]) for name in ("mean", "std")})
+        if len(about["mean"]) != len(about["std"]) or min(about["std"]) <= 0:
+            raise ValueError("std must be above 0, with as many values as mean")
+        return classifier_features(
+            create_model(**about["model"]),
+            traverse_util.unflatten_dict(
+                {name: array.astype(np.float32) for name, array in arrays.items()}, sep="/"
+            ),
+            mean=about["mean"],
+            std=about["std"],
+            name=path.name,
+        )
+    # A UserError is a ValueError; the IndexError is that of a name that is an array and a folder.
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise UserError(
             f"{path} is not there or no classifier that experiments.export wrote ({error})."
         ) from error
-    variables = traverse_util.unflatten_dict(
-        {name: array.astype(np.float32) for name, array in arrays.items()}, sep="/"
-    )
-    return classifier_features(
-        create_model(**about["model"]),
-        variables,
-        mean=about["mean"],
-        std=about["std"],
-        name=path.name,
-    )
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise ValueError(f"{name} must hold finite numbers alone")

@@ -16,7 +16,7 @@ from evonorm_jax.gan.discriminator import Discriminator
 from evonorm_jax.gan.generator import Generator, ModuleFactory
 from evonorm_jax.gan.spectral_norm import SpectralNorm
 from evonorm_jax.gan.stages import FIRST_SIZE, STAGES
-from evonorm_jax.models.classifier import check_positive_int
+from evonorm_jax.models.classifier import check_positive, check_positive_int
 from evonorm_jax.models.registry import find, float_dtype
 from evonorm_jax.norm_act import norm_act as bind_layer
 
@@ -169,6 +169,7 @@ def create_gan(
         "discriminator_num_filters", discriminator_num_filters, stages.discriminator, attention
     )
     _check_channels(image_channels, head_features)
+    check_positive("spectral_epsilon", spectral_epsilon)
     generator = Generator(
         widths=stages.generator,
         num_classes=num_classes,
@@ -236,7 +237,10 @@ def _check_width(
 
 def _check_channels(image_channels: int, head_features: int | None) -> None:
     check_positive_int("image_channels", image_channels)
-    if head_features is not None and head_features < image_channels:
+    if head_features is None:
+        return
+    check_positive_int("head_features", head_features)
+    if head_features < image_channels:
         raise UserError(
             f"head_features={head_features}: the image has {image_channels} channels, so give at "
             "least that many, or None."

@@ -7,7 +7,6 @@ such as a `sampling.Sampler`. All return images `[rows, columns, H, W, C]` for `
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from evonorm_jax.gan.sampling import draw_noise
+from evonorm_jax.run_files import replacing
 
 Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -43,9 +43,8 @@ def write_png(path: Path, image: np.ndarray) -> None:
     contents = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(contents, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(contents.getvalue())
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(contents.getvalue())
 
 
 def class_sheet(

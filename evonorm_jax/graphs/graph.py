@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.field_rules import shorten
 from evonorm_jax.graphs.primitives import PRIMITIVES, Primitive
+from evonorm_jax.run_files import replacing
 
 #: Names of nodes 0 to 3; node i > 3 is called `n<i>`.
 INITIAL_NODES = ("x", "0", "v0", "v1")
@@ -183,8 +184,9 @@ class Graph:
         return cls._from_node_texts(nodes)
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Writes a graph file with the graph and `metadata`."""
-        Path(path).write_text(self.to_json(**metadata), encoding="utf-8")
+        """Writes a graph file, whole or not at all, with the graph and `metadata`."""
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(self.to_json(**metadata), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Graph":
@@ -211,10 +213,10 @@ class Graph:
                 "the paper has 10"
             )
         graph = cls.__new__(cls)  # its nodes are checked as they are read
-        nodes = []
+        nodes, primitive_now = [], PRIMITIVES.get
         for index, text in enumerate(texts, start=len(INITIAL_NODES)):
-            node, primitive = _read_node(index, text)
-            if PRIMITIVES.get(node.primitive) is not primitive:  # another row than when it was read
+            node, name, primitive = _read_node(index, text)
+            if primitive_now(name) is not primitive:  # another row than when it was read
                 _check_node(index, node)
             nodes.append(node)
         object.__setattr__(graph, "nodes", tuple(nodes))
@@ -238,8 +240,8 @@ def check_depends_on_x(graph: Graph) -> None:
 # A ledger of 200,000 graphs has some 5,000 different nodes: read one by one they took 90 us a graph
 # and 2 kB of memory, shared they take 3 us and 0.2 kB.
 @functools.lru_cache(maxsize=2**14)
-def _read_node(index: int, text: str) -> tuple[Node, Primitive]:
-    """Returns the node of that index from its text, and the primitive that it was checked by."""
+def _read_node(index: int, text: str) -> tuple[Node, str, Primitive]:
+    """Returns the node of that index, and name and row of the primitive that it was checked by."""
     match = _NODE.fullmatch(text)
     if match is None:
         raise UserError(f"{shorten(text.strip())} is not a node: write it like n4 = mul(x, v1)")
@@ -250,7 +252,7 @@ def _read_node(index: int, text: str) -> tuple[Node, Primitive]:
         )
     node = Node(primitive, tuple(_node_index(text, part.strip()) for part in inputs.split(",")))
     _check_node(index, node)
-    return node, PRIMITIVES[node.primitive]
+    return node, node.primitive, PRIMITIVES[node.primitive]
 
 
 def _node_index(text: str, name: str) -> int:
@@ -274,22 +276,23 @@ def _node_text(index: int, node: Node) -> str:
 
 
 def _check_node(index: int, node: Node) -> None:
-    text = _node_text(index, node)
     primitive = PRIMITIVES.get(node.primitive)
     if primitive is None:
         hint = did_you_mean(node.primitive, PRIMITIVES)
         known = ", ".join(PRIMITIVES)
-        raise UserError(f"{text}: unknown primitive {node.primitive!r}.{hint} Known: {known}")
+        raise UserError(
+            f"{_node_text(index, node)}: unknown primitive {node.primitive!r}.{hint} Known: {known}"
+        )
     if len(node.inputs) != primitive.arity:
         raise UserError(
-            f"{text}: {node.primitive} takes {primitive.arity} "
+            f"{_node_text(index, node)}: {node.primitive} takes {primitive.arity} "
             f"input{'s' if primitive.arity > 1 else ''}, not {len(node.inputs)}"
         )
     # In an order of the nodes that has no such reference there is no cycle either.
     later = [i for i in node.inputs if not 0 <= i < index]
     if later:
         raise UserError(
-            f"{text}: a node takes initial nodes (x, 0, v0, v1) and nodes before it, and "
-            f"{'itself' if later[0] == index else node_name(later[0])} is none of them; order the "
-            "nodes so that no reference looks ahead (in a cycle one always does)"
+            f"{_node_text(index, node)}: a node takes initial nodes (x, 0, v0, v1) and nodes "
+            f"before it, and {'itself' if later[0] == index else node_name(later[0])} is none "
+            "of them; order the nodes so that no reference looks ahead (in a cycle one always does)"
         )

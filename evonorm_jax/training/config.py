@@ -122,10 +122,10 @@ TASK_FIELDS = {
         "discriminator_steps": whole(1, 1000),
         "ema_start_steps": whole(0),
         "orthogonal_regularization": _AMOUNT,
-        "standing_passes": whole(0),
+        "standing_passes": whole(0, 10_000),  # the paper makes 100
         "standing_batch_size": whole(0, 2**20),
         "figures.network": text(),
-        "figures.num_samples": whole(1),
+        "figures.num_samples": whole(1, 10**7),
         "figures.reference": text(),
     },
 }

@@ -15,7 +15,6 @@ from flax import traverse_util
 from evonorm_jax.detection import MaskRCNN
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
-from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.training.init_from import check_no_timm_name, read_initial_weights
 from evonorm_jax.training.saved_run import SavedRun, holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
@@ -42,7 +41,6 @@ def read_detector_weights(
         return read_initial_weights(config, model, wanted)
     if saved:
         variables, source = _classifier_of(config, saved)
-        check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
     else:
         variables, source = _read_timm_weights(config, model)
     wanted = {name: tree["backbone"] for name, tree in wanted.items() if "backbone" in tree}

@@ -12,7 +12,6 @@ from flax import traverse_util
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
-from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.run_files import as_json
 from evonorm_jax.training.saved_run import SavedRun, holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
@@ -60,7 +59,6 @@ def read_initial_weights(
     if holds_run(config.init_from):
         saved = _read_run(config)
         variables, source = saved.variables, saved.describe()
-        check_finite(traverse_util.flatten_dict(variables, sep="/"), source)
         remedy = _describe_network(saved.config.model.fields, config.model.fields) or remedy
         their_names = (saved.classes or {}).get("class_names")
     else:

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING, Any
 from flax import traverse_util
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.interop.safetensors_file import read_metadata, read_safetensors
-from evonorm_jax.run_files import CLASSES_FILE, read_json
+from evonorm_jax.field_rules import block, check_fields, flag, optional, whole
+from evonorm_jax.interop.safetensors_file import (
+    check_finite,
+    read_metadata,
+    read_safetensors,
+)
+from evonorm_jax.run_files import CLASSES_FILE, CONFIG_FILE, read_json
 from evonorm_jax.training.checkpoint import Checkpoints, has_checkpoint
-from evonorm_jax.training.config import complete
+from evonorm_jax.training.config import check_config, complete
 from evonorm_jax.training.run_directory import read_config
 
 if TYPE_CHECKING:
@@ -28,6 +33,13 @@ if TYPE_CHECKING:
 METADATA_KEY = "evonorm_jax"
 
 _ENDING = ".safetensors"
+
+_ABOUT = {
+    "step": whole(0),
+    "averaged": flag(),
+    "config": block(),
+    "classes": optional(block()),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +91,16 @@ def read_saved_run(
       newest_weights: Whether to take the newest weights although the run kept averages.
 
     Raises:
-      UserError: It is no run, or has no such checkpoint.
+      UserError: It is no run, has no such checkpoint, or one with weights that are not finite.
     """
     if Path(path).suffix == _ENDING:
         return _read_file(Path(path), step, newest_weights)
     workdir = Path(path)
     config = read_config(workdir)
+    try:
+        check_config(config)
+    except UserError as error:
+        raise UserError(f"{workdir / CONFIG_FILE}: {error}") from None
     if not has_checkpoint(workdir):
         raise UserError(
             f"{workdir} has no finished checkpoint yet: let the run go on to its first one."
@@ -94,7 +110,7 @@ def read_saved_run(
     if newest_weights:
         averages = {}
     classes_file = workdir / CLASSES_FILE
-    return SavedRun(
+    saved = SavedRun(
         source=str(path),
         step=step,
         config=config,
@@ -102,6 +118,9 @@ def read_saved_run(
         averaged=bool(averages),
         classes=read_json(classes_file) if classes_file.exists() else None,
     )
+    # Of a file that is found where its tensors are read.
+    check_finite(traverse_util.flatten_dict(saved.variables, sep="/"), saved.describe())
+    return saved
 
 
 def _read_file(path: Path, step: int | None, newest_weights: bool) -> SavedRun:
@@ -123,7 +142,9 @@ def _read_file(path: Path, step: int | None, newest_weights: bool) -> SavedRun:
             averaged=about["averaged"],
             classes=about["classes"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+        check_fields(about, _ABOUT, METADATA_KEY)
+    # The IndexError is that of a name that is a tensor and a folder of others.
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata ({error!r}): export it again.") from error
     if step not in (None, saved.step) or (newest_weights and saved.averaged):
         asked = "the newest weights" if step in (None, saved.step) else f"step {step}"
@@ -136,4 +157,6 @@ def _read_file(path: Path, step: int | None, newest_weights: bool) -> SavedRun:
 def _as_config(content: dict[str, Any]) -> ml_collections.ConfigDict:
     from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
 
-    return complete(ConfigDict(content))
+    config = complete(ConfigDict(content))
+    check_config(config)
+    return config

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from flax import traverse_util
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan import Gan
@@ -21,6 +22,7 @@ from evonorm_jax.gan.sampling import (
     draw_noise,
     with_standing_statistics,
 )
+from evonorm_jax.interop.safetensors_file import check_finite
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.config import check_config
 from evonorm_jax.training.model import build_gan
@@ -84,7 +86,8 @@ def load_generator(
       config: Config of the run, possibly with other values; its own by default.
 
     Raises:
-      UserError: There is no such checkpoint, or the run trained something else.
+      UserError: There is no such checkpoint, its weights are not finite, or the run trained
+        something else.
     """
     config = config or read_config(Path(workdir))
     check_task(config, workdir)
@@ -95,6 +98,8 @@ def load_generator(
     num_classes = len(generator["params"]["class_embedding"]["embedding"])
     gan = build_gan(config, num_classes)
     params = averages["params"]["generator"] if averages and not newest_weights else None
+    used = {**generator, "params": generator["params"] if params is None else params}
+    check_finite(traverse_util.flatten_dict(used, sep="/"), f"{workdir} at step {step}")
     # Compiled once for the whole of it: the standing statistics are many passes.
     prepare = jax.jit(lambda variables, params: sampling_variables(config, gan, variables, params))
     return TrainedGenerator(config, step, gan, Sampler(gan, prepare(generator, params)))

@@ -13,7 +13,8 @@ import evonorm_jax
 from configs import recipes
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan.classifier_file import read_classifier
-from evonorm_jax.interop.safetensors_file import read_safetensors, write_safetensors
+from evonorm_jax.interop.safetensors_file import read_metadata, read_safetensors, write_safetensors
+from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.run_directory import read_config
 from experiments import export
@@ -122,6 +123,20 @@ def test_a_run_starts_from_weights(trained_run, weights_file):
         task.initial_weights()
 
 
+@pytest.mark.hostile
+def test_weights_that_are_not_finite_are_not_used(trained_run, monkeypatch):
+    read_variables = Checkpoints.read_variables
+
+    def diverged(self, step=None):
+        step, variables, averages = read_variables(self, step)
+        return step, variables, jax.tree.map(lambda x: x * np.nan, averages)
+
+    monkeypatch.setattr(Checkpoints, "read_variables", diverged)
+    with pytest.raises(UserError, match=r"averages: .* not finite .* the first is 'params/"):
+        evonorm_jax.load_run(trained_run.workdir)
+    assert evonorm_jax.load_run(trained_run.workdir, newest_weights=True).step
+
+
 def test_files_that_cannot_be_loaded(weights_file, tmp_path):
     stranger = tmp_path / "stranger.safetensors"
     write_safetensors({"a": np.zeros(1)}, stranger)
@@ -130,6 +145,27 @@ def test_files_that_cannot_be_loaded(weights_file, tmp_path):
     write_safetensors({"a": np.zeros(1)}, stranger, {"evonorm_jax": '{"step": 1}'})
     with pytest.raises(UserError, match="has damaged metadata"):
         evonorm_jax.load_run(stranger)
+    about = json.loads(read_metadata(weights_file)["evonorm_jax"])
+    for change in (
+        {"step": "x"},
+        {"step": -1},
+        {"averaged": "x"},
+        {"classes": [1]},
+        {"config": [1]},
+        {"config": None},
+        {"config": {}},
+        {"config": {**about["config"], "dataset": {}}},
+        {"config": {**about["config"], "seed": -1}},
+    ):
+        text = json.dumps(about | change)
+        write_safetensors({"a": np.zeros(1)}, stranger, {"evonorm_jax": text})
+        with pytest.raises(UserError, match="has damaged metadata"):
+            evonorm_jax.load_run(stranger)
+    for names, text in ((["a"], "[" * 100_000), (["a", "a/b"], json.dumps(about))):
+        tensors = {name: np.zeros(1) for name in names}
+        write_safetensors(tensors, stranger, {"evonorm_jax": text})
+        with pytest.raises(UserError, match="has damaged metadata"):
+            evonorm_jax.load_run(stranger)
     stranger.write_text("no such file")
     with pytest.raises(UserError, match="is not a safetensors file, or a damaged one"):
         evonorm_jax.load_run(stranger)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.training import train_and_evaluate
+from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.trained_generator import load_generator
 from experiments import gan_metrics, sample
 from tests.training.tasks.test_image_synthesis import tiny_config
@@ -74,6 +75,19 @@ def test_bad_input(workdir, monkeypatch, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         run(sample, monkeypatch, "--workdir", workdir, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.hostile
+def test_weights_that_are_not_finite_draw_nothing(workdir, monkeypatch):
+    read_variables = Checkpoints.read_variables
+
+    def diverged(self, step=None):
+        step, variables, averages = read_variables(self, step)
+        return step, variables, jax.tree.map(lambda x: x * np.nan, averages)
+
+    monkeypatch.setattr(Checkpoints, "read_variables", diverged)
+    with pytest.raises(UserError, match=r"at step 8: .* not finite .* the first is 'params/"):
+        load_generator(workdir)
 
 
 @pytest.mark.parametrize("module", [sample, gan_metrics])

@@ -1,6 +1,7 @@
 """Features of images, the classifier that comes along, and the report of all figures."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +157,56 @@ def test_files_that_are_no_classifier(tmp_path):
     for path in (tmp_path / "missing.npz", text, other):
         with pytest.raises(UserError, match=rf"{path.name} is not there or no classifier"):
             read_classifier(path)
+
+
+@pytest.fixture(scope="module")
+def contents():
+    with np.load(DIGITS_CLASSIFIER) as file:
+        arrays = {name: file[name] for name in file.files}
+    return arrays, json.loads(str(arrays.pop("about")))
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": 3},
+        {"model": []},
+        {"model": {"name": "x", "num_classes": 10}},
+        {"model": {"name": "cifar_resnet20", "num_classes": 10, "depth": "8"}},
+        {"mean": "x"},
+        {"mean": None},
+        {"mean": [float("nan")]},
+        {"std": [0]},
+        {"std": [1, 2]},
+        {"std": {}},
+    ],
+)
+def test_a_damaged_description_of_a_classifier(change, contents, tmp_path):
+    arrays, about = contents
+    check_no_classifier(tmp_path / "c.npz", {**arrays, "about": json.dumps(about | change)})
+
+
+@pytest.mark.hostile
+def test_damaged_arrays_of_a_classifier(contents, tmp_path):
+    arrays, about = contents
+    name = next(iter(arrays))
+    for key, array in (
+        (name, np.array("x")),
+        (name, np.full_like(arrays[name], np.nan)),
+        (name, arrays[name].astype(complex)),
+        (f"{name}/deeper", np.zeros(1)),
+    ):
+        changed = {**arrays, key: array, "about": json.dumps(about)}
+        check_no_classifier(tmp_path / "c.npz", changed)
+    no_mean = {field: about[field] for field in about if field != "mean"}
+    check_no_classifier(tmp_path / "c.npz", {**arrays, "about": json.dumps(no_mean)})
+
+
+def check_no_classifier(path, contents):
+    np.savez(path, **contents)
+    with pytest.raises(UserError, match=r"c\.npz is not there or no classifier"):
+        read_classifier(path)
 
 
 # The report.

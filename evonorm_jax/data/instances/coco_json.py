@@ -13,7 +13,6 @@ import functools
 import json
 import logging
 import math
-import numbers
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,9 @@ from evonorm_jax.data.pillow_images import (
     describe,
 )
 from evonorm_jax.data.splits import parse_split, split_slice
-from evonorm_jax.detection.coco_masks import decode_mask
+from evonorm_jax.detection.coco_masks import check_segmentation, decode_mask
 from evonorm_jax.errors import UserError
+from evonorm_jax.field_rules import is_finite_number, shorten
 from evonorm_jax.input_files import printable
 
 logger = logging.getLogger(__name__)
@@ -213,7 +213,9 @@ def _category_names(content: Mapping[str, Any], file: pathlib.Path) -> dict[int,
         number = record["id"]
         if number < 0:
             raise UserError(f"{file}: category id {number} is negative.")
-        names[number] = str(record.get("name", number))
+        names[number] = name = str(record.get("name", number))
+        if name != name.encode("utf-8", "replace").decode():  # JSON can hold halves of characters
+            raise UserError(f"{file}: category {number} has the name {name!r}, which is no text.")
     return names
 
 
@@ -250,10 +252,12 @@ def _read_split(
     annotations, instances = [], collections.defaultdict(list)
     for record in content["annotations"]:
         where = f"{file}: annotation {record['id']}"
-        if (image_id := record.get("image_id")) not in sizes:
-            raise UserError(f"{where} has the image_id {image_id!r}, which no image has.")
-        if (category := record.get("category_id")) not in classes:
-            raise UserError(f"{where} has the category_id {category!r}, which no category has.")
+        if type(image_id := record.get("image_id")) is not int or image_id not in sizes:
+            raise UserError(f"{where} has the image_id {shorten(image_id)}, which no image has.")
+        if type(category := record.get("category_id")) is not int or category not in classes:
+            raise UserError(
+                f"{where} has the category_id {shorten(category)}, which no category has."
+            )
         box = _read_box(record, where)
         if image_id not in wanted:
             continue
@@ -279,10 +283,12 @@ def _read_split(
 def _read_box(record: Record, where: str) -> tuple[float, float, float, float]:
     """`bbox` as `(y1, x1, y2, x2)`."""
     box = record.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side) for side in box):
-        raise UserError(f"{where} has the bbox {box!r}; expected [x, y, width, height].")
-    if not _is_number(record.get("area", 0)):
-        raise UserError(f"{where} has the area {record['area']!r}; expected a number of pixels.")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)):
+        raise UserError(f"{where} has the bbox {shorten(box)}; expected [x, y, width, height].")
+    if not is_finite_number(area := record.get("area", 0)) or area < 0:
+        raise UserError(f"{where} has the area {shorten(area)}; expected a number of pixels.")
+    if (crowd := record.get("iscrowd")) not in (0, 1, None):
+        raise UserError(f"{where} has the iscrowd {shorten(crowd)}; expected 0 or 1.")
     x, y, width, height = (float(side) for side in box)
     return y, x, y + height, x + width
 
@@ -312,15 +318,10 @@ def _instance(
 
 
 def _check_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> None:
-    """Finds without decoding what `decode_mask` would refuse: a second for all of COCO."""
-    polygons = segmentation if isinstance(segmentation, list) else None
-    fine = (
-        all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
-        if polygons
-        else isinstance(segmentation, dict) and list(segmentation.get("size", ())) == list(size)
-    )
-    if not fine:
-        _decode(segmentation, size, where)  # says what is wrong
+    try:
+        check_segmentation(segmentation, size)
+    except UserError as error:
+        raise UserError(f"{where}: {error}.") from error
 
 
 def _decode(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
@@ -341,10 +342,9 @@ def _field(record: Record, name: str, kind: type, group: str, file: pathlib.Path
     if not isinstance(value, kind) or isinstance(value, bool):
         number = record.get("id", "without id")
         raise UserError(
-            f"{file}: {group}, {number}: {name} is {value!r}; expected {kind.__name__}."
+            f"{file}: {group}, {shorten(number)}: {name} is {shorten(value)}; expected "
+            f"{kind.__name__}."
         )
+    if kind is int and abs(value) >= 2**63:  # average precision is computed by ids of 64 bits
+        raise UserError(f"{file}: {group}: {name} is {shorten(value)}; expected less than 2**63.")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

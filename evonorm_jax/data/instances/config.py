@@ -37,6 +37,10 @@ _FIELDS: dict[str, Any] = {
     "prefetch": 2,  # batches that are read ahead
 }
 
+# More than any picture, any image of cells and any head of masks has. Every object has a mask on
+# the device, and the programs of far larger ones take hours to compile.
+_MAX_SIDE, _MAX_INSTANCES, _MAX_MASK_SIZE = 2**14, 10_000, 1024
+
 _RULES = {name: like(value) for name, value in {"name": "", "source": "", **_FIELDS}.items()}
 
 _DATASETS: dict[str, dict[str, Any]] = {
@@ -100,13 +104,16 @@ def check_instance_fields(config: ml_collections.ConfigDict) -> None:
     rules = {
         "source": (config.source in SOURCES, f"one of {', '.join(SOURCES)}"),
         "in_memory": (config.in_memory or streams, "True for all sources but coco_json"),
-        "image_size": (side > 0, "a positive number of pixels"),
+        "image_size": (0 < side <= _MAX_SIDE, f"1 to {_MAX_SIDE:,} pixels"),
         "mean": (len(config.mean) == 3, "3 values (RGB), in units of 0 ... 255"),
         "std": (len(config.std) == 3 and min(config.std) > 0, "3 positive values"),
-        "max_instances": (config.max_instances >= 1, "1 or more"),
+        "max_instances": (
+            1 <= config.max_instances <= _MAX_INSTANCES,
+            f"1 to {_MAX_INSTANCES:,}",
+        ),
         "mask_size": (
-            config.mask_size > 0 and config.mask_size % 8 == 0,
-            "a positive multiple of 8 pixels",
+            0 < config.mask_size <= _MAX_MASK_SIZE and config.mask_size % 8 == 0,
+            f"a multiple of 8 pixels, up to {_MAX_MASK_SIZE:,}",
         ),
         "scale_jitter": (
             len(jitter) == 2 and 0 < jitter[0] <= jitter[1],

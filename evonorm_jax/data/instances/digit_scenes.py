@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from evonorm_jax.data import dataset_config
-from evonorm_jax.data.arrays import load_digits
+from evonorm_jax.data.arrays import MAX_BYTES, load_digits
 from evonorm_jax.data.instances.masks import coco_truth
 from evonorm_jax.data.instances.pipeline import ResidentInstances
 from evonorm_jax.data.pipeline import Batch
@@ -28,6 +28,8 @@ CLASS_NAMES = ("background", *map(str, range(10)))
 _INK = 0.4
 #: A digit of which fewer pixels are visible is no object.
 _MIN_PIXELS = 24
+#: What a pixel of an evaluation scene takes: three colours, and the number of its digit.
+_PIXEL_BYTES = 7
 #: Seed of the evaluation scenes, and how many are drawn at once.
 _EVAL_SEED, _EVAL_BATCH = 20, 50
 
@@ -44,6 +46,11 @@ class DigitScenes(ResidentInstances):
                 "The scenes are generated: config.dataset.num_train_examples and num_eval_examples "
                 f"are {sizes[0]} and {sizes[1]} and must be 1 or more, and config.dataset.path is "
                 f"{config.path!r} and must be empty."
+            )
+        if (size := sizes[1] * config.image_size**2 * _PIXEL_BYTES) > MAX_BYTES:
+            raise UserError(
+                f"{sizes[1]:,} scenes of {config.image_size} pixels to evaluate on take "
+                f"{size / 2**30:,.0f} GiB: lower config.dataset.num_eval_examples or image_size."
             )
         digits = load_digits(dataset_config("digits", "embedded"))
         self._digits = digits.train_images[..., 0], digits.train_labels

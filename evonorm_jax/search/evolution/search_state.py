@@ -182,6 +182,7 @@ class Search:
         self._num_asked = 0
         self._scored_ids, self._scores = array("q"), array("d")
         self._best: Member | None = None
+        self._best_mean = -math.inf
         # Of the Pareto front, by scores: the places of those who have them, in `scored`.
         self._front: dict[tuple[float, ...], list[int]] = {}
 
@@ -283,8 +284,8 @@ class Search:
         member = Member(id, self._pending.pop(id).graph, values)
         self._scored_ids.append(id)
         self._scores.extend(values)
-        if self._best is None or member.mean > self._best.mean:
-            self._best = member
+        if (mean := member.mean) > self._best_mean:
+            self._best, self._best_mean = member, mean
         self._join_front(values)
         if self.config.strategy == "evolution":
             self.population.append(member)  # a full one drops its oldest member

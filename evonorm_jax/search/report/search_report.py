@@ -9,12 +9,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from evonorm_jax.analysis.curves import save_figure
 from evonorm_jax.analysis.sweep_report import short_commit
 from evonorm_jax.graphs.drawing import draw_graph
-from evonorm_jax.run_files import report_path, write_report
+from evonorm_jax.run_files import replacing, report_path, write_report
 from evonorm_jax.search.report.search_figures import FIGURES
 from evonorm_jax.search.report.search_runs import MEASURES, SearchRun, load_searches
 from evonorm_jax.search.report.search_tables import find_winners, summarize
+
+SCORED_FILE = "scored.csv"
 
 
 def write_search_report(
@@ -37,20 +40,21 @@ def write_search_report(
     """
     runs, folder = load_searches(paths), Path(folder)
     summary = summarize(runs)
-    report = report_path(folder, summary.partition("\n")[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
     # Without scores there is nothing else to see.
-    for name in FIGURES if any(run.scored for run in runs) else ("fates",):
-        files.append(folder / f"{name}.png")
-        FIGURES[name](runs).savefig(files[-1], dpi=150)
-    for place, winner in enumerate(find_winners(runs), start=1):
-        path = folder / f"winner_{place}.png"
-        draw_graph(winner.entry.candidate.graph, path)
-        files.append(path)
+    figures = list(FIGURES) if any(run.scored for run in runs) else ["fates"]
+    graphs = [winner.entry.candidate.graph for winner in find_winners(runs)]
+    winners = [f"winner_{place}" for place, _ in enumerate(graphs, start=1)]
+    files = [folder / f"{name}.png" for name in (*figures, *winners)]
+    names = [*(file.name for file in files), SCORED_FILE]
+    report = report_path(folder, summary.partition("\n")[0], names)
+    folder.mkdir(parents=True, exist_ok=True)
     pictures = "\n".join(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in files)
     write_report(report, f"{summary}\n{pictures}\n\n## How it was measured\n\n{_provenance(runs)}")
-    return [*files, report, _write_scored(runs, folder / "scored.csv")]
+    for name in figures:
+        save_figure(FIGURES[name](runs), folder / f"{name}.png")
+    for name, graph in zip(winners, graphs, strict=True):
+        draw_graph(graph, folder / f"{name}.png")
+    return [*files, report, _write_scored(runs, folder / SCORED_FILE)]
 
 
 def _provenance(runs: Sequence[SearchRun]) -> str:
@@ -65,14 +69,14 @@ def _provenance(runs: Sequence[SearchRun]) -> str:
         ("machine of the driver", {start.get("machine", "") for start in starts}),
     ):
         lines.append(f"- {label}: {', '.join(sorted(values - {''})) or 'unknown'}")
-    lines.append("- every scored layer: [scored.csv](scored.csv)")
+    lines.append(f"- every scored layer: [{SCORED_FILE}]({SCORED_FILE})")
     return "\n".join(lines)
 
 
 def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:
     """Writes what the figures of accuracies show, for readers who have no ledger."""
     header = ["search", "strategy", "seed", "candidate", "parent", *MEASURES, *runs[0].networks]
-    with path.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*header, "graph"])
         for run in runs:

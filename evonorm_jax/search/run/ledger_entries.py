@@ -192,7 +192,7 @@ class LedgerEntries(Sequence[LedgerEntry]):
             for number, (graph,) in enumerate(connection.execute(query, (len(self),))):
                 yield self._candidate(number, graph)
 
-    def result(self, place: int, anchors: Sequence[str]) -> CandidateResult:
+    def result(self, place: int, anchors: tuple[str, ...]) -> CandidateResult:
         """Returns what the search was told, as its result number `place`.
 
         Args:
@@ -202,13 +202,22 @@ class LedgerEntries(Sequence[LedgerEntry]):
         candidate, reason = self.ids[place], self.reasons[place]
         if reason is not None:
             return CandidateResult(candidate, rejected=reason)
+        if self._networks[place] == anchors:
+            return CandidateResult(candidate, scores=tuple(self._values(place)))
         scores = self.scores(place)
         return CandidateResult(candidate, scores=tuple(scores[name] for name in anchors))
 
     def scores(self, place: int) -> dict[str, float]:
         """Returns the accuracies in percent by network, of the result number `place`."""
-        values = self._scores[self._starts[place] : self._starts[place + 1]]
-        return dict(zip(self._networks[place], values, strict=True))
+        return dict(zip(self._networks[place], self._values(place), strict=True))
+
+    def find_without(self, networks: Iterable[str]) -> int | None:
+        """Returns the first result with scores that lacks one of some networks; None if none."""
+        lacking = {known for known in self._known_networks if not {*known} >= {*networks}}
+        for place, reason in enumerate(self.reasons if lacking else ()):
+            if reason is None and self._networks[place] in lacking:
+                return place
+        return None
 
     def is_random(self, place: int) -> bool:
         """Whether the candidate of the result number `place` is a random graph, no mutation."""
@@ -230,7 +239,10 @@ class LedgerEntries(Sequence[LedgerEntry]):
 
     def mean(self, place: int) -> float:
         """Returns the mean accuracy over the networks, in percent, of the result `place`."""
-        return _mean(self._scores[self._starts[place] : self._starts[place + 1]])
+        return _mean(self._values(place))
+
+    def _values(self, place: int) -> array[float]:
+        return self._scores[self._starts[place] : self._starts[place + 1]]
 
     def _entry(self, number: int, graph: str, details: str | None) -> LedgerEntry:
         place = self._places[number]
@@ -257,8 +269,8 @@ class LedgerEntries(Sequence[LedgerEntry]):
         )
 
     def _candidate(self, number: int, graph: str) -> Candidate:
-        row = Row(self.path, f"candidates, id {number}", {"graph": graph})
         parent = self._parents[number]
+        row = Row(self.path, "candidates", {"id": number, "graph": graph}, key="id")
         return Candidate(number, row.graph("graph"), None if parent < 0 else parent)
 
 

@@ -40,16 +40,16 @@ class LedgerContents:
 
     def check_networks(self, networks: Sequence[str]) -> None:
         """Raises `UserError` unless every scored candidate has a score on each of some networks."""
-        entries = self.entries
-        for place, (candidate, reason) in enumerate(zip(entries.ids, entries.reasons, strict=True)):
-            if reason is None and not (scores := entries.scores(place)).keys() >= {*networks}:
-                Row(self.path, f"results, candidate {candidate}", {"scores": scores}).refuse(
-                    "scores", f"of all the networks {', '.join(networks)}"
-                )
+        place = self.entries.find_without(networks)
+        if place is not None:
+            name = f"results, candidate {self.entries.ids[place]}"
+            Row(self.path, name, {"scores": self.entries.scores(place)}).refuse(
+                "scores", f"of all the networks {', '.join(networks)}"
+            )
 
 
 def search_events(
-    entries: LedgerEntries, anchors: Sequence[str]
+    entries: LedgerEntries, anchors: tuple[str, ...]
 ) -> Iterator[Candidate | CandidateResult]:
     """Yields what happened, in order: a candidate for each proposal, a result for each one taken.
 
@@ -139,8 +139,9 @@ def read_about(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
     about = dict(connection.execute("SELECT key, value FROM about"))
     if (found := about.pop("format", None)) != LEDGER_FORMAT:
         raise UserError(f"{path} has the format {found!r}; this version reads {LEDGER_FORMAT!r}.")
-    row = Row(path, "about", {"config": None, **about})
-    return {key: row.object(key) for key in row.columns}
+    columns = {"config": None, **about}
+    row = Row(path, "about", columns)
+    return {key: row.object(key) for key in columns}
 
 
 def read_contents(connection: sqlite3.Connection, path: Path) -> LedgerContents:

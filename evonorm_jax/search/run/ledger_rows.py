@@ -19,6 +19,9 @@ from evonorm_jax.run_files import is_number
 from evonorm_jax.search.engine.verdicts import Verdict
 from evonorm_jax.search.evolution.search_state import Candidate
 
+# What nearly all losses are: a look at the types takes a quarter of the time of the whole rule.
+_NUMBER_OR_NULL = frozenset((float, type(None)))
+
 
 class Row:
     """A row of a ledger, of which each column is asked for with its rule.
@@ -30,8 +33,14 @@ class Row:
       key: A column whose value belongs to the name.
     """
 
+    __slots__ = ("_key", "_name", "columns", "path")
+
     def __init__(
-        self, path: Path, name: str, columns: Mapping[str, Any], key: str | None = None
+        self,
+        path: Path,
+        name: str,
+        columns: Mapping[str, Any] | sqlite3.Row,
+        key: str | None = None,
     ) -> None:
         self.path = path
         self.columns = columns
@@ -139,7 +148,9 @@ def broken_rule(details: Mapping[str, Any]) -> str | None:
     if not isinstance(quality, dict) or not all(map(_is_percent, quality.values())):
         return "an object in which 'quality' has percentages from 0 to 100 by network"
     if not isinstance(losses, dict) or not all(
-        isinstance(means, list) and all(map(_is_number_or_null, means)) for means in losses.values()
+        isinstance(means, list)
+        and (_NUMBER_OR_NULL.issuperset(map(type, means)) or all(map(_is_number_or_null, means)))
+        for means in losses.values()
     ):
         return "an object in which 'losses' has lists of numbers by network"
     return None
@@ -166,6 +177,7 @@ def read_rows(
       key: One of the columns.
       order: What the rows are sorted by, as SQL lists it.
     """
-    names = columns.split(", ")
-    for values in connection.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"):
-        yield Row(path, table, dict(zip(names, values, strict=True)), key)
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row  # which takes half the time of a dictionary
+    for values in cursor.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"):
+        yield Row(path, table, values, key)
