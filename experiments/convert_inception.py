@@ -13,6 +13,7 @@ import pickle
 from pathlib import Path
 
 from evonorm_jax.errors import UserError
+from experiments.launch import user_path
 from experiments.process import run_main
 
 
@@ -25,11 +26,11 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument("weights", metavar="FILE.pth")
-    parser.add_argument("--output", metavar="FILE.safetensors")
+    parser.add_argument("--output", type=user_path, metavar="FILE.safetensors")
     arguments = parser.parse_args()
 
     weights = Path(arguments.weights)
-    output = Path(arguments.output or weights.with_suffix(".safetensors"))
+    output = arguments.output or weights.with_suffix(".safetensors")
     if not weights.is_file():
         raise UserError(f"{weights} is not there; name the .pth file of torch-fidelity's weights.")
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.run_files import replacing
 from experiments import launch
 from experiments.process import run_main
 
@@ -47,11 +48,22 @@ def main() -> None:
     output = parser.add_argument_group("what to write")
     output.add_argument(
         "--sheet",
+        type=launch.user_path,
         metavar="FILE.png",
         help=f"all images as one, by class (default: {_DEFAULT_SHEET}, if nothing else is named)",
     )
-    output.add_argument("--folder", metavar="FOLDER", help="a PNG file for each image; a new one")
-    output.add_argument("--npz", metavar="FILE.npz", help="arrays: images (uint8) and labels")
+    output.add_argument(
+        "--folder",
+        type=launch.user_path,
+        metavar="FOLDER",
+        help="a PNG file for each image; a new one",
+    )
+    output.add_argument(
+        "--npz",
+        type=launch.user_path,
+        metavar="FILE.npz",
+        help="arrays: images (uint8) and labels",
+    )
     arguments = parser.parse_args()
     check_arguments(arguments)
     launch.start_jax()
@@ -81,13 +93,13 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     check_truncation(arguments.truncation)
     for name, ending in (("sheet", ".png"), ("npz", ".npz")):
         path = getattr(arguments, name)
-        if path is not None and not path.endswith(ending):
+        if path is not None and not path.name.endswith(ending):
             raise UserError(f"--{name}={path}: name a file that ends in {ending}.")
     folder = arguments.folder
-    if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()):
+    if folder is not None and folder.exists() and any(folder.iterdir()):
         raise UserError(f"--folder={folder} is not empty: name a new folder.")
     if not (arguments.sheet or folder or arguments.npz):
-        arguments.sheet = _DEFAULT_SHEET
+        arguments.sheet = Path(_DEFAULT_SHEET)
 
 
 def parse_classes(text: str | None, num_classes: int) -> list[int]:
@@ -120,18 +132,16 @@ def write(
     from evonorm_jax.gan.sheets import write_png, write_sheet
 
     if arguments.sheet:
-        write_sheet(Path(arguments.sheet), by_class(images, num_classes))
+        write_sheet(arguments.sheet, by_class(images, num_classes))
         print(f"  sheet   {arguments.sheet}")
     if arguments.folder:
         digits = len(str(len(images) - 1))
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            write_png(Path(arguments.folder) / f"{i:0{digits}}_class{label}.png", image)
+            write_png(arguments.folder / f"{i:0{digits}}_class{label}.png", image)
         print(f"  folder  {arguments.folder}")
     if arguments.npz:
-        part = Path(arguments.npz + ".part")
-        with part.open("wb") as file:
+        with replacing(arguments.npz) as part, part.open("wb") as file:
             np.savez_compressed(file, images=images, labels=labels)
-        part.replace(arguments.npz)
         print(f"  arrays  {arguments.npz}")
 
 
