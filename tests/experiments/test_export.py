@@ -65,7 +65,7 @@ def test_a_program_runs_in_a_process_with_jax_alone(trained_run, tmp_path, monke
 
 def test_images_in_floating_point_for_one_platform(trained_run, tmp_path, monkeypatch):
     file = tmp_path / "insects.jaxexport"
-    options = ("--platforms=cpu", "--input_dtype=float32")
+    options = ("--platforms=cpu,cpu", "--input_dtype=float32")
     assert run(monkeypatch, "--workdir", trained_run.workdir, "--output", file, *options) == 0
     program = jax_export.deserialize(bytearray(file.read_bytes()))
     assert (program.platforms, program.in_avals[0].dtype) == (("cpu",), np.float32)
