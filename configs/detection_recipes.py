@@ -153,8 +153,8 @@ def parse_arg(config: ConfigDict, arg: str) -> ConfigDict:
 def smoke(config: ConfigDict) -> ConfigDict:
     """Shrinks a run: a tiny network, digit scenes of 64 pixels, two epochs of four steps.
 
-    Layer, optimizer, schedule, augmentation and dtype stay: they are what a smoke run tries out. Only
-    the groups of a layer become those of a narrow network.
+    Layer, optimizer, schedule, augmentation and dtype stay: they are what a smoke run tries out.
+    Only the groups of a layer become those of a narrow network.
 
     Args:
       config: Is changed in place.

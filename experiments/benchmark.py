@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from pathlib import Path
 
 from experiments.allocator import tune_allocator
 
@@ -35,6 +34,7 @@ def main() -> None:
 
     from evonorm_jax.benchmarks import compile_only, suite
     from evonorm_jax.errors import UserError
+    from experiments.launch import user_path
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmark",
@@ -49,10 +49,15 @@ def main() -> None:
         help="folder of the results (default: the GPU, or the processor and its cores)",
     )
     parser.add_argument(
-        "--output", default="results/benchmarks", metavar="DIR", help="default: %(default)s"
+        "--output",
+        type=user_path,
+        default="results/benchmarks",
+        metavar="DIR",
+        help="default: %(default)s",
     )
     parser.add_argument(
         "--data",
+        type=user_path,
         metavar="PATH",
         help="input suite: class folder to read (default: made-up JPEGs); search and gpu suites: "
         "CIFAR-10 as .npz",
@@ -92,13 +97,13 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     options = suite.Options(
         quick=arguments.quick,
-        data=arguments.data,
+        data=arguments.data and str(arguments.data),
         minutes=arguments.minutes,
         stages=_names(arguments.stages),
         programs=_names(arguments.programs),
         log=functools.partial(print, flush=True),  # a suite may take hours
     )
-    output = Path(arguments.output)
+    output = arguments.output
     if arguments.suite != "aot":
         if arguments.targets or arguments.programs:
             raise UserError(

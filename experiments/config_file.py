@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evonorm_jax.errors import UserError
+from evonorm_jax.errors import UserError, did_you_mean
 from evonorm_jax.field_rules import shorten
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def load_config_module(file: str) -> tuple[types.ModuleType, str]:
     path, argument = split_config(file)
     if not path.is_file():
         raise UserError(
-            f"--config={file}: there is no file {path}. The ready ones are in {ROOT / 'configs'}."
+            f"--config={file}: there is no file {path}."
+            f"{did_you_mean(path, _ready_configs(path))} The ready ones are in {ROOT / 'configs'}."
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -61,6 +62,11 @@ def load_config_module(file: str) -> tuple[types.ModuleType, str]:
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={file}: {path} has no function get_config(arg).")
     return module, argument
+
+
+def _ready_configs(path: Path) -> list[str]:
+    """Lists the files beside the one that was named."""
+    return [str(file) for file in path.parent.glob("*.py")]
 
 
 def call_config_function(module: types.ModuleType, name: str, argument: str) -> Any:

@@ -26,12 +26,12 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument("weights", metavar="FILE.pth")
-    parser.add_argument("--output", metavar="FILE.safetensors")
+    parser.add_argument("--output", type=launch.user_path, metavar="FILE.safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     arguments = parser.parse_args()
 
     weights = Path(arguments.weights)
-    output = Path(arguments.output or weights.with_suffix(".safetensors"))
+    output = arguments.output or weights.with_suffix(".safetensors")
     if not weights.is_file():
         raise UserError(f"{weights} is not there; name the .pth file of torch-fidelity's weights.")
     launch.check_output(output, "--output", overwrite=arguments.overwrite)

@@ -47,7 +47,10 @@ def main() -> None:
         "--workdir", type=launch.user_path, help="run directory of experiments.train"
     )
     source.add_argument(
-        "--weights", metavar="FILE.safetensors", help="weights of one of timm's networks"
+        "--weights",
+        type=launch.user_path,
+        metavar="FILE.safetensors",
+        help="weights of one of timm's networks",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
@@ -58,6 +61,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--output",
+        type=launch.user_path,
         metavar="FOLDER",
         help="writes what belongs to an evaluation there: accuracy of each class and confusion "
         "matrix, pictures of detections and their precision over recall, sheets of samples",
@@ -88,7 +92,7 @@ def main() -> None:
             config, arguments.weights, arguments.model, launch.overridden_fields(overrides)
         )
     else:
-        workdir = Path(arguments.workdir)
+        workdir = arguments.workdir
         config = launch.override(run_directory.read_config(workdir), overrides)
         step = "best" if arguments.checkpoint == "best" else arguments.step
         metrics = evaluation.evaluate_checkpoint(config, workdir, step, output=arguments.output)
@@ -110,7 +114,7 @@ def as_json(metrics: dict[str, Any]) -> str:
     return json.dumps(metrics | dict.fromkeys(missing), indent=2, allow_nan=False)
 
 
-def draw_figures(folder: str) -> None:
+def draw_figures(folder: Path) -> None:
     """Draws the confusion matrix of a classifier, the precision of a detector over its recall."""
     # Here, because matplotlib takes half a second.
     from evonorm_jax.analysis import plot_confusion, plot_precision_recall

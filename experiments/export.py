@@ -5,7 +5,7 @@ Examples:
   python -m experiments.export --workdir runs/flowers --output flowers.safetensors
   python -m experiments.export --workdir runs/cifar10_resnet20 --output cifar10_classifier.npz
 
-The ending of --output says what is written, unless --format does:
+The ending of --output (.jaxexport, .safetensors, .npz) says what is written, unless --format does:
 
   jax          a program of jax.export with the weights in it, which jax alone runs, on every
                platform of --platforms. Of a classifier it takes any number of images, pixels of 0
@@ -27,6 +27,7 @@ from experiments import launch
 from experiments.process import run_main
 
 FORMATS = ("jax", "safetensors", "npz")
+_ENDINGS = {".jaxexport": "jax", ".safetensors": "safetensors", ".npz": "npz"}
 
 
 def main() -> None:
@@ -37,8 +38,10 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="run directory of experiments.train")
-    parser.add_argument("--output", required=True, metavar="FILE")
+    parser.add_argument(
+        "--workdir", type=launch.user_path, required=True, help="run directory of experiments.train"
+    )
+    parser.add_argument("--output", type=launch.user_path, required=True, metavar="FILE")
     parser.add_argument("--format", help=f"{', '.join(FORMATS)} (default: by FILE's ending)")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     parser.add_argument(
@@ -49,7 +52,7 @@ def main() -> None:
     program.add_argument("--platforms", help="where it shall run (default: cpu,cuda,tpu)")
     program.add_argument("--input_dtype", help="of the images: uint8 (default) or float32")
     arguments = parser.parse_args()
-    output = Path(arguments.output)
+    output = arguments.output
     chosen = find_format(arguments)
     for path in (output, described(output)) if chosen == "jax" else (output,):
         launch.check_output(path, "--output", overwrite=arguments.overwrite)
@@ -72,8 +75,8 @@ def main() -> None:
             export.export_classifier(run, output)
         else:
             given = vars(arguments)
-            options = {name: given[name] for name in ("input_dtype",) if given[name]}
-            if arguments.platforms:
+            options = {name: given[name] for name in ("input_dtype",) if given[name] is not None}
+            if arguments.platforms is not None:
                 options["platforms"] = arguments.platforms.split(",")
             about = export.export_program(run, output, **options)
             print(
@@ -92,14 +95,20 @@ def find_format(arguments: argparse.Namespace) -> str:
     """Returns what to write.
 
     Raises:
-      UserError: There is no such format, or an argument is of another.
+      UserError: There is no such format, no format has this ending, or an argument is of another.
     """
-    ending = Path(arguments.output).suffix.removeprefix(".")
-    chosen = arguments.format or (ending if ending in FORMATS else "jax")
+    chosen, ending = arguments.format, arguments.output.suffix
+    if chosen is None:
+        if ending not in _ENDINGS:
+            raise UserError(
+                f"--output={arguments.output}: no format has the ending {ending!r}. Take one of "
+                f"{', '.join(_ENDINGS)}, or say --format={'|'.join(FORMATS)}."
+            )
+        chosen = _ENDINGS[ending]
     if chosen not in FORMATS:
         raise UserError(f"--format={chosen} is unknown: choose one of {', '.join(FORMATS)}.")
     for name in ("platforms", "input_dtype"):
-        if chosen != "jax" and getattr(arguments, name):
+        if chosen != "jax" and getattr(arguments, name) is not None:
             raise UserError(f"--{name} is of the format jax, not of {chosen}: leave it out.")
     return chosen
 

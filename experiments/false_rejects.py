@@ -29,6 +29,7 @@ def main() -> None:
     from evonorm_jax.search.engine.protocol import ProxyProtocol
     from evonorm_jax.search.run import false_rejects
     from evonorm_jax.search.run.records import read_records
+    from experiments.launch import user_path
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.false_rejects",
@@ -38,10 +39,13 @@ def main() -> None:
     )
     parser.add_argument(
         "--data",
+        type=user_path,
         metavar="FILE",
         help="CIFAR-10 as .npz (x_train, ...); the built-in digits without",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the records")
+    parser.add_argument(
+        "--output", type=user_path, required=True, metavar="DIR", help="folder of the records"
+    )
     parser.add_argument(
         "--anchors", choices=list(ANCHOR_SIZES), default="tiny", help="default: %(default)s"
     )
@@ -54,11 +58,11 @@ def main() -> None:
 
     crop_size = 24 if arguments.data else 0
     protocol = ProxyProtocol(ANCHOR_SIZES[arguments.anchors], crop_size=crop_size)
-    output = Path(arguments.output)
+    output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     if arguments.data:
         splits = {"train_split": "train[:45000]", "eval_split": "train[49000:]"}
-        data = dataset_config("cifar10", "npz", path=arguments.data, **splits)
+        data = dataset_config("cifar10", "npz", path=str(arguments.data), **splits)
     else:
         data = dataset_config("digits", "embedded")
     path = output / "records.jsonl"

@@ -47,7 +47,10 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument(
-        "--images", metavar="FILE.npz", help="measure these, as experiments.sample writes them"
+        "--images",
+        type=launch.user_path,
+        metavar="FILE.npz",
+        help="measure these, as experiments.sample writes them",
     )
     arguments, overrides = parser.parse_known_args()
 
@@ -55,7 +58,7 @@ def main() -> None:
     from evonorm_jax.training.run_directory import read_config
 
     check_truncation(arguments.truncation)
-    config = launch.override(read_config(Path(arguments.workdir)), overrides)
+    config = launch.override(read_config(arguments.workdir), overrides)
     launch.start_jax()
     print(json.dumps(measure(arguments, config), indent=2))
 
@@ -82,7 +85,7 @@ def measure(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
     figures = SampleFigures(config, pipeline)
     if arguments.images:
         images, labels = read_images(arguments.images, pipeline.image_shape)
-        source: dict[str, Any] = {"images": arguments.images}
+        source: dict[str, Any] = {"images": str(arguments.images)}
     else:
         generator = load_generator(
             arguments.workdir,
@@ -108,7 +111,7 @@ def measure(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
     }
 
 
-def read_images(path: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def read_images(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Reads the arrays that `experiments.sample --npz` writes.
 
     Raises:

@@ -29,7 +29,7 @@ from evonorm_jax.errors import UserError
 from experiments import launch
 from experiments.process import run_main
 
-STDOUT = "-"
+STDOUT = Path("-")
 _SHARES = ("probability", "score")  # columns that a table shows in percent
 
 
@@ -57,9 +57,12 @@ def main() -> None:
         "--batch_size", type=int, help="images at a time (default: 32; 4 of a detector)"
     )
     output = parser.add_argument_group("what to write, instead of a table on the terminal")
-    output.add_argument("--json", metavar="FILE", help="a list of objects; - for the terminal")
-    output.add_argument("--csv", metavar="FILE", help="a line for each row; - for the terminal")
-    output.add_argument("--draw", metavar="FOLDER", help="of a detector: what it found, as PNG")
+    for name, metavar, text in (
+        ("--json", "FILE", "a list of objects; - for the terminal"),
+        ("--csv", "FILE", "a line for each row; - for the terminal"),
+        ("--draw", "FOLDER", "of a detector: what it found, as PNG"),
+    ):
+        output.add_argument(name, type=launch.user_path, metavar=metavar, help=text)
     output.add_argument("--overwrite", action="store_true", help="replace what is there")
     arguments = parser.parse_args()
     check_arguments(arguments)
@@ -105,9 +108,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     for name in ("json", "csv"):
         path = getattr(arguments, name)
         if path and path != STDOUT:
-            launch.check_output(Path(path), f"--{name}", overwrite=arguments.overwrite)
+            launch.check_output(path, f"--{name}", overwrite=arguments.overwrite)
     if arguments.draw:
-        launch.check_output_folder(Path(arguments.draw), "--draw", overwrite=arguments.overwrite)
+        launch.check_output_folder(arguments.draw, "--draw", overwrite=arguments.overwrite)
 
 
 def chosen_options(arguments: argparse.Namespace, known: Iterable[str]) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def find_images(names: Iterable[str]) -> list[str]:
     from evonorm_jax.data.folder_scan import EXTENSIONS
 
     found: dict[str, None] = {}
-    for name in names:
+    for name in map(os.path.expanduser, names):  # the shell leaves a quoted glob alone
         if os.path.isdir(name):
             files = sorted(_images_in(name, EXTENSIONS))
         elif os.path.exists(name):
@@ -174,7 +177,7 @@ def write(arguments: argparse.Namespace, predictions: Iterable[Any]) -> None:
                 stream = files.enter_context(_opened(path))
                 outputs.append(files.enter_context(kind(stream)))
         if arguments.draw:
-            outputs.append(files.enter_context(DrawnOutput(Path(arguments.draw))))
+            outputs.append(files.enter_context(DrawnOutput(arguments.draw)))
         if not outputs:
             outputs.append(files.enter_context(TableOutput(sys.stdout)))
         for prediction in predictions:
@@ -187,14 +190,14 @@ def write(arguments: argparse.Namespace, predictions: Iterable[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[TextIO]:
+def _opened(path: Path) -> Iterator[TextIO]:
     """Gives a stream to a file that appears whole at the end, or the standard output."""
     from evonorm_jax.run_files import replacing
 
     if path == STDOUT:
         yield sys.stdout
         return
-    with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         yield stream
 
 

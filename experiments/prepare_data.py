@@ -25,7 +25,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.interop import load_timm_weights
 from evonorm_jax.interop.pretrained import HUB_FILE, find_weights
 from evonorm_jax.run_files import replacing
-from experiments.launch import check_output
+from experiments.launch import check_output, user_path
 from experiments.process import run_main
 
 # TFDS retries a download 10 times and doubles the pause: 205 s until a machine without a network
@@ -77,7 +77,7 @@ def prepare(dataset: str, data_dir: str, manual_dir: str) -> str:
 
 
 def pack_folder(
-    folder: str, npz: str, image_size: int, splits: tuple[str, str], *, overwrite: bool = False
+    folder: str, path: Path, image_size: int, splits: tuple[str, str], *, overwrite: bool = False
 ) -> tuple[int, int]:
     """Writes a class folder as an .npz file that the source "npz" reads.
 
@@ -88,10 +88,9 @@ def pack_folder(
       UserError: The file cannot be written or the image size is impossible, which is found before
         anything is read; or the folder cannot be packed.
     """
-    path = Path(npz)
     if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise UserError(
-            f"'{npz}' cannot be written: --npz must name a file in a folder that exists and that"
+            f"'{path}' cannot be written: --npz must name a file in a folder that exists and that"
             " you may write to."
         )
     check_output(path, "--npz", overwrite=overwrite)
@@ -120,11 +119,11 @@ def pack_folder(
                 class_names=np.array(arrays.class_names),
             )
     except OSError as error:
-        raise UserError(f"'{npz}' cannot be written ({error}).") from error
+        raise UserError(f"'{path}' cannot be written ({error}).") from error
     return len(arrays.train_images), len(arrays.eval_images)
 
 
-def download_weights(name: str, folder: str) -> str:
+def download_weights(name: str, folder: Path) -> str:
     """Downloads weights that timm has published on the Hugging Face Hub, unless they are there.
 
     Args:
@@ -138,7 +137,7 @@ def download_weights(name: str, folder: str) -> str:
       UserError: There are no such weights, huggingface_hub is missing, or the download fails.
     """
     weights = find_weights(name)
-    path = Path(folder) / f"{name}.safetensors"
+    path = folder / f"{name}.safetensors"
     if path.is_file():
         return f"{path} is there already"
     by_hand = (
@@ -149,8 +148,8 @@ def download_weights(name: str, folder: str) -> str:
         import huggingface_hub
     except ModuleNotFoundError as error:
         raise UserError(
-            "Downloading weights needs the package huggingface_hub: pip install "
-            f"'evonorm-jax[hub]'. {by_hand}"
+            "Downloading weights needs the package huggingface_hub: in the clone, pip install -e "
+            f"'.[hub]'; elsewhere, pip install huggingface_hub. {by_hand}"
         ) from error
     try:
         cached = huggingface_hub.hf_hub_download(weights.repository, HUB_FILE)
@@ -178,11 +177,36 @@ def main() -> None:
     what.add_argument(
         "--weights", metavar="TIMM_NAME", help="weights of timm with their tag: resnet50.a1_in1k"
     )
-    what.add_argument("--from_folder", help="class folder <split>/<class>/<image> to pack")
-    parser.add_argument("--data_dir", default="", help="where TFDS keeps its sets (its default)")
-    parser.add_argument("--manual_dir", default="", help="where files lie that you downloaded")
-    parser.add_argument("--weights_dir", default="weights", help="where --weights are written")
-    parser.add_argument("--npz", default="", help="file to write for --from_folder")
+    what.add_argument(
+        "--from_folder",
+        type=user_path,
+        metavar="FOLDER",
+        help="class folder <split>/<class>/<image> to pack",
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=os.path.expanduser,  # a bucket (gs://...) is no Path
+        default="",
+        metavar="FOLDER",
+        help="where TFDS keeps its sets (its default)",
+    )
+    parser.add_argument(
+        "--manual_dir",
+        type=os.path.expanduser,
+        default="",
+        metavar="FOLDER",
+        help="where files lie that you downloaded",
+    )
+    parser.add_argument(
+        "--weights_dir",
+        type=user_path,
+        default="weights",
+        metavar="FOLDER",
+        help="where --weights are written",
+    )
+    parser.add_argument(
+        "--npz", type=user_path, metavar="FILE.npz", help="file to write for --from_folder"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --npz")
     parser.add_argument("--image_size", type=int, default=32, help="pixels, for --from_folder")
     parser.add_argument("--train_split", default="train", help="for --from_folder")
@@ -192,12 +216,14 @@ def main() -> None:
         print(prepare(arguments.dataset, arguments.data_dir, arguments.manual_dir))
     elif arguments.weights:
         print(download_weights(arguments.weights, arguments.weights_dir))
-    elif not arguments.npz.endswith(".npz"):
-        raise UserError(f"--from_folder needs --npz=FILE.npz to write to, not '{arguments.npz}'.")
+    elif not str(arguments.npz).endswith(".npz"):
+        raise UserError(
+            f"--from_folder needs --npz=FILE.npz to write to, not '{arguments.npz or ''}'."
+        )
     else:
         splits = (arguments.train_split, arguments.eval_split)
         train, evaluation = pack_folder(
-            arguments.from_folder,
+            str(arguments.from_folder),
             arguments.npz,
             arguments.image_size,
             splits,

@@ -36,15 +36,18 @@ _UNWRITABLE = (
     errno.EISDIR,
 )
 
+# No file can be called so: a name is too long, or links lead in a circle.
+_UNNAMEABLE = (errno.ENAMETOOLONG, errno.ELOOP)
+
 _folder: Path | None = None  # where the traceback of this process goes
 
 
 def run_main(main: Callable[[], None], *, outlive_stdout: bool = False) -> None:
     """Runs a launcher, and ends the process with one line and an exit code where it fails.
 
-    A `UserError`, or a file or folder that cannot be written, is 2. Anything unforeseen is 1; its
-    traceback goes to a file, or with `--debug` to stderr. Ctrl-C is 130. Output that nobody reads
-    any more ends it in silence with 1.
+    A `UserError`, or a file or folder that cannot be written or called so, is 2. Anything
+    unforeseen is 1; its traceback goes to a file, or with `--debug` to stderr. Ctrl-C is 130.
+    Output that nobody reads any more ends it in silence with 1.
 
     Args:
       main: The launcher.
@@ -73,6 +76,9 @@ def run_main(main: Callable[[], None], *, outlive_stdout: bool = False) -> None:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             name = f"{error.filename}: " if error.filename else ""
             _fail(f"{name}{error.strerror}. Make room, or name a place that can be written.", 2)
+        if isinstance(error, OSError) and error.errno in _UNNAMEABLE:
+            name = f"{error.filename}: " if error.filename else ""
+            _fail(f"{name}{error.strerror}. Name another file or folder.", 2)
         if debug:
             raise
         _fail(_unforeseen(error), 1)

@@ -30,6 +30,7 @@ def main() -> None:
     from evonorm_jax.search.engine.engine import Engine
     from evonorm_jax.search.run import proxy_ranking
     from evonorm_jax.search.run.proxy_ranking import LONG, PROTOCOLS
+    from experiments.launch import user_path
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.proxy_ranking",
@@ -38,14 +39,21 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--data", required=True, metavar="FILE", help="CIFAR-10 at 10 x 10 as .npz (x_train, ...)"
+        "--data",
+        type=user_path,
+        required=True,
+        metavar="FILE",
+        help="CIFAR-10 at 10 x 10 as .npz (x_train, ...)",
     )
     parser.add_argument(
         "--full",
+        type=user_path,
         metavar="FILE",
         help="CIFAR-10 at 32 x 32 as .npz, for the proxy `tiny`; left out without",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the records")
+    parser.add_argument(
+        "--output", type=user_path, required=True, metavar="DIR", help="folder of the records"
+    )
     parser.add_argument("--random", type=int, default=8, help="random graphs (default: 8)")
     parser.add_argument(
         "--children", type=int, default=9, help="mutations of known layers (default: 9)"
@@ -56,7 +64,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    output = Path(arguments.output)
+    output = arguments.output
     if arguments.report:
         write_report(output)
         return
@@ -87,13 +95,13 @@ def main() -> None:
     write_report(output)
 
 
-def datasets(small: str, full: str | None) -> dict[str, ml_collections.ConfigDict]:
+def datasets(small: Path, full: Path | None) -> dict[str, ml_collections.ConfigDict]:
     """Returns the data sets by name; layers are compared by a part of the training images."""
     from evonorm_jax.data import dataset_config
 
     splits = {"train_split": "train[:90%]", "eval_split": "train[90%:]"}
     found = {
-        "cifar10_10": dataset_config("cifar10", "npz", path=small, image_size=10, **splits),
+        "cifar10_10": dataset_config("cifar10", "npz", path=str(small), image_size=10, **splits),
         "digits": dataset_config("digits", "embedded"),
     }
     if full is not None:

@@ -48,11 +48,19 @@ def main() -> None:
     output = parser.add_argument_group("what to write")
     output.add_argument(
         "--sheet",
+        type=launch.user_path,
         metavar="FILE.png",
         help=f"all images as one, by class (default: {_DEFAULT_SHEET}, if nothing else is named)",
     )
-    output.add_argument("--folder", metavar="FOLDER", help="a PNG file for each image")
-    output.add_argument("--npz", metavar="FILE.npz", help="arrays: images (uint8) and labels")
+    output.add_argument(
+        "--folder", type=launch.user_path, metavar="FOLDER", help="a PNG file for each image"
+    )
+    output.add_argument(
+        "--npz",
+        type=launch.user_path,
+        metavar="FILE.npz",
+        help="arrays: images (uint8) and labels",
+    )
     output.add_argument("--overwrite", action="store_true", help="replace what is there")
     arguments = parser.parse_args()
     check_arguments(arguments)
@@ -83,16 +91,15 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     check_truncation(arguments.truncation)
     for name, ending in (("sheet", ".png"), ("npz", ".npz")):
         path = getattr(arguments, name)
-        if path is not None and not path.endswith(ending):
+        if path is not None and not path.name.endswith(ending):
             raise UserError(f"--{name}={path}: name a file that ends in {ending}.")
     if not (arguments.sheet or arguments.folder or arguments.npz):
-        arguments.sheet = _DEFAULT_SHEET
+        arguments.sheet = Path(_DEFAULT_SHEET)
     for name in ("sheet", "npz"):
         if path := getattr(arguments, name):
-            launch.check_output(Path(path), f"--{name}", overwrite=arguments.overwrite)
+            launch.check_output(path, f"--{name}", overwrite=arguments.overwrite)
     if arguments.folder:
-        folder = Path(arguments.folder)
-        launch.check_output_folder(folder, "--folder", overwrite=arguments.overwrite)
+        launch.check_output_folder(arguments.folder, "--folder", overwrite=arguments.overwrite)
 
 
 def parse_classes(text: str | None, num_classes: int) -> list[int]:
@@ -125,15 +132,15 @@ def write(
     from evonorm_jax.gan.sheets import write_png, write_sheet
 
     if arguments.sheet:
-        write_sheet(Path(arguments.sheet), by_class(images, num_classes))
+        write_sheet(arguments.sheet, by_class(images, num_classes))
         print(f"  sheet   {arguments.sheet}")
     if arguments.folder:
         digits = len(str(len(images) - 1))
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            write_png(Path(arguments.folder) / f"{i:0{digits}}_class{label}.png", image)
+            write_png(arguments.folder / f"{i:0{digits}}_class{label}.png", image)
         print(f"  folder  {arguments.folder}")
     if arguments.npz:
-        with replacing(Path(arguments.npz)) as temporary, temporary.open("wb") as file:
+        with replacing(arguments.npz) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, images=images, labels=labels)
         print(f"  arrays  {arguments.npz}")
 

@@ -34,6 +34,7 @@ from evonorm_jax.field_rules import check_fields, text
 from evonorm_jax.metrics import metrics_of_run
 from evonorm_jax.run_files import (
     CONFIG_FILE,
+    CONFUSION_FIGURE,
     CURVE_FILE,
     METADATA_FILE,
     METRICS_FILE,
@@ -145,11 +146,14 @@ def print_summary(summary: dict[str, float], workdir: Path) -> None:
     if summary.get("best_step", summary["steps"]) != summary["steps"]:
         value_then = metrics.main.format(summary["best_value"])
         best = f"\n  best        {value_then} after {summary['best_step']} steps"
+    classes = ""
+    if (workdir / CONFUSION_FIGURE).exists():
+        classes = f"\n  classes     {workdir / CONFUSION_FIGURE}"
     print(
         f"\ntest {metrics.main.heading} {value}{fake} after {summary['steps']} steps, "
         f"{summary['train_seconds']:.1f} s of training\n"
         f"  log         {workdir / METRICS_FILE}\n"
-        f"  curve       {workdir / CURVE_FILE}\n"
+        f"  curve       {workdir / CURVE_FILE}{classes}\n"
         f"  checkpoint  {workdir / 'checkpoints' / str(summary['steps'])}{best}"
     )
 

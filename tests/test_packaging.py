@@ -36,6 +36,14 @@ def test_requirements_txt_is_core_train_and_data():
     assert requirement_lines(ROOT / "requirements.txt") == set(map(Requirement, declared))
 
 
+def test_hints_install_from_a_clone():
+    """No index has the package, so `pip install 'evonorm-jax[...]'` would find nothing."""
+    hints = re.compile(r"evonorm[-_]jax\[")
+    files = [*ROOT.glob("evonorm_jax/**/*.py"), *ROOT.glob("experiments/*.py"), ROOT / "README.md"]
+    files += ROOT.glob("docs/**/*.md")
+    assert [file.name for file in files if hints.search(file.read_text("utf-8"))] == []
+
+
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
 def test_constraints_pin_everything_that_ci_installs(python):
     pins = constraints(python)

@@ -61,11 +61,12 @@ def draw_confusion(names: list[str], counts: np.ndarray) -> Figure:
     figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true class (%)")
     if len(names) <= _MOST_NAMES:
         axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
-        axis.set_yticks(range(len(names)), names, parse_math=False)
+        labels = [f"{name} ({count:,})" for name, count in zip(names, counts.sum(1), strict=True)]
+        axis.set_yticks(range(len(names)), labels, parse_math=False)
     if len(names) <= _MOST_NUMBERS:
         _write_shares(axis, shares)
     axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
+    axis.set_ylabel("true class (examples)" if len(names) <= _MOST_NAMES else "true class")
     total = counts.sum()
     right = 100 * np.trace(counts) / max(total, 1)
     axis.set_title(f"{right:.2f} % of {total:,} examples on the diagonal")

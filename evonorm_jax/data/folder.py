@@ -22,8 +22,10 @@ import numpy as np
 
 from evonorm_jax.data.arrays import Arrays, check_bytes
 from evonorm_jax.data.folder_scan import (
+    EXTENSIONS,
     ClassFiles,
     LeftOut,
+    has_folders,
     holds_images_alone,
     is_flat,
     is_hidden,
@@ -107,6 +109,8 @@ def _list_class_folder(config: ml_collections.ConfigDict, evaluation_only: bool)
     names = [parse_split(split)[0] for split in (config.train_split, config.eval_split)]
     if not config.path or not root.is_dir():
         where = f"There is no folder '{config.path}'" if config.path else "No folder is named"
+        if root.is_file():
+            where = f"'{config.path}' is a file"
         needed = names[1:] if evaluation_only else names
         raise UserError(
             f"{where}: config.dataset.path must name the folder that holds <class>/<image>, or"
@@ -190,7 +194,8 @@ def _list_splits(
     ):
         raise UserError(
             f"The splits '{config.train_split}' and '{config.eval_split}' of '{root}' have"
-            f" different classes: {some(different)} stand in one of them only."
+            f" different classes: {some(different)} stand in one of them only. Add their images to"
+            " the other, or remove their folders."
         )
     return ClassFolder(
         train, _take_part(evaluation.files, config.eval_split), evaluation.class_names
@@ -210,8 +215,18 @@ def _scan_split(
         there = sorted(
             entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name)
         )
+        if not any(has_folders(root / folder) for folder in there):
+            empty = (
+                f"{some(there)} of '{root}' hold no images"
+                if there
+                else f"'{root}' holds no folders"
+            )
+            raise UserError(
+                f"{empty}: config.dataset.path must name a folder with one folder for each class,"
+                f" and in it images with one of the endings {', '.join(EXTENSIONS)}."
+            )
         raise UserError(
-            f"There is no split '{name}' in '{root}', which has {some(there) or 'no folders'}: set"
+            f"There is no split '{name}' in '{root}', which has {some(there)}: set"
             f" config.dataset.{field} to the name of one of its folders, or to a part of one, such"
             " as 'train[80%:]' beside 'train[:80%]'."
         )

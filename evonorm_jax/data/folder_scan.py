@@ -102,10 +102,11 @@ def scan_classes(folder: pathlib.Path, left_out: LeftOut) -> ClassFiles:
             classes.append(entry.name)
     if len(classes) < 2:
         inner = folder / classes[0] if classes else folder
-        hint = f" Is '{inner}' the one to name?" if classes and _has_folders(inner) else ""
+        hint = f" Is '{inner}' the one to name?" if classes and has_folders(inner) else ""
+        number = "1 class folder" if classes else "no class folders"
         raise UserError(
-            f"'{folder}' has {len(classes)} class folders, but a classifier needs two or more:"
-            f" expected <class>/<image> below it.{hint}"
+            f"'{folder}' has {number}, but a classifier needs two or more: expected <class>/<image>"
+            f" below it.{hint}"
         )
     files = {name: _scan_class(folder / name, left_out) for name in classes}
     return ClassFiles(folder, files)
@@ -129,7 +130,12 @@ def is_flat(root: pathlib.Path) -> bool:
 
 def holds_images_alone(folder: pathlib.Path) -> bool:
     """Whether there are images in a folder, but no folders: then it is a class, or not sorted."""
-    return _has_images(folder) and not _has_folders(folder)
+    return _has_images(folder) and not has_folders(folder)
+
+
+def has_folders(folder: pathlib.Path) -> bool:
+    """Whether there are folders in a folder that may be classes."""
+    return any(entry.is_dir() and not is_hidden(entry.name) for entry in _entries(folder))
 
 
 def is_hidden(name: str) -> bool:
@@ -184,10 +190,6 @@ def _images_below(folder: str) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith((*EXTENSIONS, *_UNREAD_EXTENSIONS)) and not name.startswith(".")
-
-
-def _has_folders(folder: pathlib.Path) -> bool:
-    return any(entry.is_dir() and not is_hidden(entry.name) for entry in _entries(folder))
 
 
 def _has_images(folder: pathlib.Path) -> bool:

@@ -23,6 +23,10 @@ _DTYPES = (
     *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
     *("F16", "BF16", "F32", "F64"),
 )
+_DAMAGED = (
+    "{path} is not a safetensors file, or a damaged one ({error}). Download or export it again, or "
+    "name another."
+)
 _PICKLES = (".bin", ".pt", ".pth", ".pyth", ".tar")
 
 
@@ -51,7 +55,8 @@ def load_timm_weights(path: str | Path, timm_name: str, **fields: Any) -> dict[s
     if timm_name in PRETRAINED and not Path(path).exists():
         raise UserError(
             f"{path} is not there. On a machine with a network, `python -m "
-            f"experiments.prepare_data --weights {timm_name}` downloads these weights."
+            f"experiments.prepare_data --weights {timm_name}` downloads these weights; then name "
+            f"their file, weights/{timm_name}.safetensors."
         )
     state_dict = read_safetensors(path)
     try:
@@ -109,7 +114,7 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         unknown = {name: kind for name, kind in types.items() if kind not in _DTYPES}
         tensors = {} if unknown else safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
-        raise UserError(f"{path} is not a safetensors file, or a damaged one ({error}).") from error
+        raise UserError(_DAMAGED.format(path=path, error=error)) from error
     if unknown:
         name, kind = next(iter(unknown.items()))
         raise UserError(
@@ -156,7 +161,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is not a safetensors file, or a damaged one ({error}).") from error
+        raise UserError(_DAMAGED.format(path=path, error=error)) from error
 
 
 def write_safetensors(

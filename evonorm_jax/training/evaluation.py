@@ -18,6 +18,7 @@ from evonorm_jax.training.best import find_best_step
 from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.config import check_config
 from evonorm_jax.training.parallel import DataParallel
+from evonorm_jax.training.run_directory import check_classes
 from evonorm_jax.training.tasks import Evaluated, State, Task, find_task
 
 if TYPE_CHECKING:
@@ -163,13 +164,15 @@ def evaluate_checkpoint(
       `step` and the metrics by their full names, such as `eval/examples`.
 
     Raises:
-      UserError: There is no such checkpoint, it was not kept, it is of another model, or its
-        weights are not finite; or a field of the config breaks its rule.
+      UserError: There is no such checkpoint, it was not kept, it is of another model, its
+        classes are not those of the data, or its weights are not finite; or a field of the config
+        breaks its rule.
     """
     check_config(config)
     parallel = DataParallel()
     kind = find_task(config)
     task = kind(config, kind.create_pipeline(config, evaluation_only=True))
+    check_classes(Path(workdir), task.classes())
     shapes = jax.eval_shape(task.draw_state, config.seed, {})
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
         if step == "best":

@@ -80,7 +80,8 @@ def export_program(
         name: jax.ShapeDtypeStruct((batch, *shape), dtype or input_dtype)
         for name, (shape, dtype) in run.program_inputs.items()
     }
-    program = export.export(jax.jit(run.program), platforms=tuple(platforms))(*inputs.values())
+    each_once = tuple(dict.fromkeys(platforms))
+    program = export.export(jax.jit(run.program), platforms=each_once)(*inputs.values())
     outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
     about = {
         "run": run.source,

@@ -15,7 +15,11 @@ from flax import traverse_util
 from evonorm_jax.detection import MaskRCNN
 from evonorm_jax.errors import UserError
 from evonorm_jax.interop import check_twin, load_timm_weights
-from evonorm_jax.training.init_from import check_no_timm_name, read_initial_weights
+from evonorm_jax.training.init_from import (
+    check_no_timm_name,
+    read_initial_weights,
+    unknown_source,
+)
 from evonorm_jax.training.saved_run import SavedRun, holds_run, read_saved_run
 from evonorm_jax.training.tasks.base import InitialWeights
 from evonorm_jax.training.weights_input import describe_scale, initial_weights_name
@@ -70,10 +74,7 @@ def _read_timm_weights(
 ) -> tuple[dict[str, Any], str]:
     path, name = config.init_from, initial_weights_name(config)
     if not name:
-        raise UserError(
-            f"config.init_from={path!r} is no run directory. For a safetensors file, say which of "
-            "timm's networks it is of: config.init_from_model, for example 'resnet50'."
-        )
+        raise unknown_source(path)
     fields = config.model.fields.to_dict().get("backbone_fields", {})
     # What the backbones of detectors set besides; it changes nothing where layers fuse nothing.
     if hasattr(model.backbone, "residual_norm"):

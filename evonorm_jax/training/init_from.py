@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,13 +79,23 @@ def _read_timm_weights(
 ) -> tuple[dict[str, Any], str]:
     path, name = config.init_from, initial_weights_name(config)
     if not name:
-        raise UserError(
-            f"config.init_from={path!r} is no run directory. For a safetensors file, say which of "
-            "timm's networks it is of: config.init_from_model, for example 'resnet50'."
-        )
+        raise unknown_source(path)
     fields = config.model.fields.to_dict()
     check_twin(model, name, **fields)
     return load_timm_weights(path, name, **fields), f"{path} (timm's {name})"
+
+
+def unknown_source(path: str) -> UserError:
+    """Returns what to say of a `config.init_from` that is no run and has no name of timm's."""
+    if not os.path.exists(path):
+        return UserError(
+            f"config.init_from={path!r} is not there: name a run directory, a file of "
+            "experiments.export, or a safetensors file of timm's weights, with init_from_model."
+        )
+    return UserError(
+        f"config.init_from={path!r} is no run directory. For a safetensors file, say which of "
+        "timm's networks it is of: config.init_from_model, for example 'resnet50'."
+    )
 
 
 def _read_run(config: ml_collections.ConfigDict) -> SavedRun:

@@ -105,7 +105,9 @@ def _create_run(
     check_config(config)
     config = prepare(inline_layer(config), workdir)
     run_directory.check_owner(workdir, config, extend=extend)
-    return create_experiment(config, devices)
+    run = create_experiment(config, devices)
+    run_directory.check_classes(workdir, run.task.classes())
+    return run
 
 
 class _Training:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from evonorm_jax.data.folder_scan import some
 from evonorm_jax.errors import UserError
 from evonorm_jax.provenance import command, git_commit, now, versions
 from evonorm_jax.run_files import (
@@ -167,6 +169,34 @@ def check_owner(workdir: Path, config: ml_collections.ConfigDict, *, extend: boo
         )
 
 
+def check_classes(workdir: Path, classes: dict[str, Any] | None) -> None:
+    """Refuses data with other classes than those that a run has learned; changes nothing.
+
+    The labels are places in the sorted names: one folder that is renamed may shift all of them.
+
+    Args:
+      workdir: The run directory; where it names no classes, all are taken.
+      classes: What the task says of the classes of the data.
+
+    Raises:
+      UserError: The names differ, or their order.
+    """
+    theirs = read_json_or_empty(workdir / CLASSES_FILE).get("class_names")
+    ours = (classes or {}).get("class_names")
+    if not (ours and isinstance(theirs, list)) or theirs == ours:
+        return
+    missing = [str(name) for name in theirs if name not in ours]
+    new = [name for name in ours if name not in theirs]
+    differing = [
+        f"{some(names)} {what}" for names, what in ((missing, "gone"), (new, "new")) if names
+    ]
+    raise UserError(
+        f"The data have other classes than the run in {workdir} ({CLASSES_FILE}): "
+        f"{', '.join(differing) or 'the same in another order'}. Name data with the classes of the "
+        "run, by the same names, or train in another --workdir."
+    )
+
+
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """Reads the config that a run directory was made with, complete with the fields of today.
 
@@ -176,11 +206,11 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
 
     path = Path(workdir) / CONFIG_FILE
-    if not path.exists():
-        raise UserError(
-            f"{workdir} is not a run directory: it has no {CONFIG_FILE}. Name the --workdir of a "
-            "run of experiments.train."
-        )
+    if not os.path.exists(path):
+        what = f"is not a run directory: it has no {CONFIG_FILE}"
+        if not os.path.isdir(workdir):
+            what = "is a file and no run directory" if os.path.exists(workdir) else "is not there"
+        raise UserError(f"{workdir} {what}. Name the --workdir of a run of experiments.train.")
     return complete(ConfigDict(_read_config_file(path)))
 
 

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
+from evonorm_jax.benchmarks import chart
 from evonorm_jax.benchmarks import report as report_files
 from evonorm_jax.benchmarks.results import Report, Result, number
 from evonorm_jax.errors import UserError
@@ -179,6 +181,29 @@ def test_the_ratios_of_a_figure_in_json():
     (ratio,) = report_files.as_json(counted_report(), ENVIRONMENT)["ratios"]
     names = {"group": "steps", "case": "net", "contender": "ours", "rival": "theirs"}
     assert ratio == names | {"median": 0.75, "low": 0.75, "high": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "label", "lengths"), [((0.002, 0.004), "ms", [2, 4]), ((2.0, 3.0), "s", [2, 3])]
+)
+def test_bars_are_as_long_as_their_unit_says(seconds, label, lengths):
+    results = [
+        Result("steps", "net", name, seconds=(value,))
+        for name, value in zip(("ours", "theirs"), seconds, strict=True)
+    ]
+    report = Report("timed", "Timed", (), tuple(results), ())
+    axis = Figure().subplots()
+    chart._draw_bars(axis, report, "steps", "net", ["ours", "theirs"])
+    assert axis.get_xlabel() == label
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx(lengths)
+
+
+def test_bars_of_a_figure_have_its_name():
+    """Candidates per hour, say, and not the seconds that were timed beside them."""
+    axis = Figure().subplots()
+    chart._draw_bars(axis, counted_report(), "steps", "net", ["ours", "theirs", "absent"])
+    assert axis.get_xlabel() == "traffic, GB"
+    assert [bar.get_width() for bar in axis.patches] == [1.5, 2.0]
 
 
 def test_a_suite_says_what_its_quick_run_is():

@@ -169,7 +169,7 @@ def test_folders_that_cannot_be_split(flat_folder):
         (inner / class_name).mkdir(parents=True)
     (flat_folder / "all").mkdir()
     inner.rename(flat_folder / "all" / "photos")
-    with pytest.raises(UserError, match=r"has 1 class folders.* Is '.*/all/photos' the one to"):
+    with pytest.raises(UserError, match=r"has 1 class folder, .* Is '.*/all/photos' the one to"):
         list_class_folder(folder_config(flat_folder, train_split="all"))
 
 
@@ -301,16 +301,23 @@ def test_bad_folders(tmp_path):
         list_class_folder(folder_config(""))
     with pytest.raises(UserError, match="There is no folder '/does/not/exist'"):
         list_class_folder(folder_config("/does/not/exist"))
-    with pytest.raises(UserError, match=r"no split 'train' .* no folders"):
+    with pytest.raises(UserError, match=r"' holds no folders: config\.dataset\.path must name"):
         list_class_folder(folder_config(tmp_path))
+    (notes := tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"notes\.txt' is a file: config\.dataset\.path must name"):
+        list_class_folder(folder_config(notes))
+    for name in ("ant", "bee"):
+        (tmp_path / "plain" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^ant, bee of '.*plain' hold no images: .* endings \.bmp"):
+        list_class_folder(folder_config(tmp_path / "plain"))
     write_folder(tmp_path, {"train": (2, 2), "val": (2, 2)})
-    with pytest.raises(UserError, match=r"no split 'test' .* which has train, val"):
+    with pytest.raises(UserError, match=r"no split 'test' .* has plain, train, val"):
         list_class_folder(folder_config(tmp_path, eval_split="test"))
     write_folder(tmp_path, {"one": (2,)})
-    with pytest.raises(UserError, match="has 1 class folders"):
+    with pytest.raises(UserError, match="has 1 class folder, but"):
         list_class_folder(folder_config(tmp_path, train_split="one"))
     write_folder(tmp_path, {"other": (1, 1, 1)})
-    with pytest.raises(UserError, match="different classes: cat stand"):
+    with pytest.raises(UserError, match=r"different classes: cat stand .* Add their images"):
         list_class_folder(folder_config(tmp_path, eval_split="other"))
     (tmp_path / "train" / "empty").mkdir()
     with pytest.raises(UserError, match="train/empty' holds no image"):

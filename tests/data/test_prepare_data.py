@@ -194,7 +194,10 @@ def test_a_machine_without_a_network_hears_what_to_do(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (WEIGHTS, r"huggingface_hub: pip install 'evonorm-jax\[hub\]'\. Or download model\.safe"),
+        (
+            WEIGHTS,
+            r"in the clone, pip install -e '\.\[hub\]'; elsewhere, .* Or download model\.safe",
+        ),
         ("resnet50", r"Of this network: resnet50\.a1_in1k,"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_config_of_something_else_is_refused(tmp_path, monkeypatch, capsys, te
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workdir=nowhere"], "nowhere is not a run directory"),
+        (["--workdir=nowhere"], "nowhere is not there. Name the --workdir of a run"),
         (["--workdir={}", "--step=3"], "No checkpoint of step 3"),
         (["--workdir={}", "--config.model.name=cifar_resnet1"], "unknown model"),
         (["--workdir={}", "--config.model.norm_act=bn_relu"], "is of another model"),

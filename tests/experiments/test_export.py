@@ -66,7 +66,7 @@ def test_a_program_runs_in_a_process_with_jax_alone(trained_run, tmp_path, monke
 
 def test_images_in_floating_point_for_one_platform(trained_run, tmp_path, monkeypatch):
     file = tmp_path / "insects.jaxexport"
-    options = ("--platforms=cpu", "--input_dtype=float32")
+    options = ("--platforms=cpu,cpu", "--input_dtype=float32")
     assert run(monkeypatch, "--workdir", trained_run.workdir, "--output", file, *options) == 0
     program = jax_export.deserialize(bytearray(file.read_bytes()))
     assert (program.platforms, program.in_avals[0].dtype) == (("cpu",), np.float32)
@@ -181,8 +181,16 @@ def test_files_that_cannot_be_loaded(weights_file, tmp_path):
     ("arguments", "message"),
     [
         (["--format=onnx"], "--format=onnx is unknown: choose one of jax, safetensors, npz"),
-        (["--output={there}"], "there.bin is there already: name another file, or add --overwri"),
-        (["--output=no/net.bin"], "--output=no/net.bin: there is no folder no"),
+        (["--output={there}"], "there.npz is there already: name another file, or add --overwri"),
+        (["--output=no/net.npz"], "--output=no/net.npz: there is no folder no"),
+        (
+            ["--output=net.onnx"],
+            "--output=net.onnx: no format has the ending '.onnx'. Take one of .jax",
+        ),
+        (["--output=net"], "no format has the ending ''"),
+        (["--format="], "--format= is unknown"),
+        (["--platforms="], "platforms='': choose some of"),
+        (["--input_dtype="], "input_dtype='' is unknown"),
         (["--format=npz", "--platforms=cpu"], "--platforms is of the format jax, not of npz"),
         (["--platforms=abacus"], "platforms='abacus': choose some of cpu, cuda, tpu, rocm"),
         (["--input_dtype=int8"], "input_dtype='int8' is unknown: choose one of uint8, float32"),
@@ -193,13 +201,13 @@ def test_files_that_cannot_be_loaded(weights_file, tmp_path):
 def test_mistakes_end_with_exit_code_2(
     trained_run, tmp_path, monkeypatch, capsys, arguments, message
 ):
-    there = tmp_path / "there.bin"
+    there = tmp_path / "there.npz"
     there.write_text("kept")
     given = [argument.format(there=there) for argument in arguments]
-    common = ("--workdir", trained_run.workdir, "--output", tmp_path / "net.bin")
+    common = ("--workdir", trained_run.workdir, "--output", tmp_path / "net.jaxexport")
     assert run(monkeypatch, *common, *given) == 2
     assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["there.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["there.npz"]
     assert there.read_text() == "kept"
 
 

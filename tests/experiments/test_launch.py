@@ -1,4 +1,6 @@
 import argparse
+import ast
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -143,3 +145,20 @@ def test_a_folder_may_lie_in_the_home_folder(monkeypatch, capsys):
         with pytest.raises(SystemExit, match="2"):
             parser.parse_args([f"--workdir={value}"])
     assert "it is empty; name a file or a folder" in capsys.readouterr().err
+
+
+def test_every_path_may_lie_in_the_home_folder():
+    """The shell leaves the ~ of --FLAG=~/folder as it is, whatever the flag."""
+    found = []
+    for file in sorted(Path(launch.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") != "add_argument":
+                continue
+            flag = getattr(node.args[0], "value", "--json")  # predict adds its three in a loop
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            metavar = options.get("metavar", "").strip("'")
+            named = flag == "--workdir" or metavar.startswith(("FILE", "FOLDER", "DIR", "metavar"))
+            if flag.startswith("--") and named and ":" not in metavar:  # --config has its own way
+                found.append(f"{file.name} {flag}")
+                assert options.get("type", "").endswith(("user_path", "expanduser")), found[-1]
+    assert len(found) > 25

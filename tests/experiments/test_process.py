@@ -49,10 +49,16 @@ def raising(error):
         (lambda folder: (folder / "file" / "figures").mkdir(), "file/figures: Not a directory. "),
         (lambda folder: (folder / "file").mkdir(), "file: File exists. Make room, or name"),
         (lambda folder: folder.write_text(""), "Is a directory"),
+        (
+            lambda folder: (folder / ("x" * 300)).mkdir(),
+            "xx: File name too long. Name another file",
+        ),
+        (lambda folder: (folder / "circle" / "x").stat(), "symbolic links. Name another file or"),
     ],
 )
 def test_what_cannot_be_written_is_one_message(write, message, tmp_path, capsys):
     (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(SystemExit, match="2"):
         run_main(lambda: write(tmp_path))
     assert message in capsys.readouterr().err

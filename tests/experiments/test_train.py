@@ -58,7 +58,7 @@ def assert_same_run(workdir, other):
 def test_the_end_says_where_everything_is(uninterrupted):
     workdir, result = uninterrupted
     assert "test accuracy" in result.stdout
-    for name in ("metrics.jsonl", "curve.png", "checkpoints/40"):
+    for name in ("metrics.jsonl", "curve.png", "confusion_matrix.png", "checkpoints/40"):
         assert str(workdir / name) in result.stdout
         assert (workdir / name).exists()
     assert result.stderr == ""
@@ -115,6 +115,10 @@ def main_in_process(monkeypatch, *arguments):
     ("arguments", "message"),
     [
         (["--config=configs/nowhere.py"], "there is no file configs/nowhere.py"),
+        (
+            ["--config=configs/finetune_foldr.py"],
+            "Did you mean configs/finetune_folder.py? The ready",
+        ),
         (["--config.sede=1"], "config has no field 'sede'. Did you mean seed? It has: "),
         (["--config.momentum=1"], "no field 'momentum'. Did you mean config.optimizer.momentum?"),
         (["--config.optimizer.lr=1"], "config.optimizer has no field 'lr'. It has: "),

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from evonorm_jax.analysis.confusion import plot_confusion, read_confusion
+from evonorm_jax.analysis.confusion import draw_confusion, plot_confusion, read_confusion
 from evonorm_jax.errors import UserError
 from evonorm_jax.training.class_report import confusion_matrix, write_class_report
 
@@ -42,6 +42,12 @@ def test_the_tables_by_hand(tmp_path):
     }
     assert (dog["accuracy"], dog["predictions"], dog["precision"]) == ("0.500000", "2", "0.500000")
     assert (other["examples"], other["accuracy"], other["precision"]) == ("0", "", "0.000000")
+    (axis, _) = draw_confusion(read, counts).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "cat, old (3)",
+        "dog (2)",
+        f"{names[2]} (0)",
+    ]
     figure = plot_confusion(tmp_path)
     assert figure == tmp_path / "confusion_matrix.png"
     assert figure.read_bytes().startswith(b"\x89PNG")

@@ -1,11 +1,13 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import read_summary
-from evonorm_jax.training import run_directory
+from evonorm_jax.training import run_directory, train_and_evaluate
+from evonorm_jax.training.evaluation import evaluate_checkpoint
 from evonorm_jax.training.experiment import create_experiment
 
 
@@ -83,6 +85,43 @@ def test_another_config_is_refused_with_the_differing_fields(opened, config):
     assert "optimizer.momentum: 0.9 there, 0.5 here" in str(error.value)
     assert "label_smoothing" not in str(error.value)
     assert (opened / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["ant", "bee", "dog"], "cat gone, dog new"),
+        (["ant", "bee"], "cat gone"),
+        (["bee", "ant", "cat"], "the same in another order"),
+    ],
+)
+def test_data_with_other_classes_are_refused(tmp_path, names, said):
+    (tmp_path / "classes.json").write_text('{"class_names": ["ant", "bee", "cat"]}')
+    with pytest.raises(UserError, match=rf"run in .* \(classes\.json\): {said}\. Name data with"):
+        run_directory.check_classes(tmp_path, {"class_names": names})
+
+
+def test_classes_that_have_no_names_are_not_compared(tmp_path):
+    run_directory.check_classes(tmp_path, {"class_names": ["ant"]})
+    for text in ('{"class_names": null}', '{"class_names": ["ant", "bee"]}', "damaged"):
+        (tmp_path / "classes.json").write_text(text)
+        run_directory.check_classes(tmp_path, {"class_names": None})
+        run_directory.check_classes(tmp_path, None)
+
+
+def test_neither_training_nor_evaluation_takes_other_classes(trained_run, tmp_path):
+    """The labels of a renamed class would be others, in silence where their number is the same."""
+    workdir = shutil.copytree(trained_run.workdir, tmp_path / "run")
+    images = shutil.copytree(trained_run.images, tmp_path / "images")
+    for split in ("train", "val"):
+        (images / split / "ant").rename(images / split / "dog")
+    config = run_directory.read_config(workdir)
+    config.dataset.path = str(images)
+    before = (workdir / "classes.json").read_bytes()
+    for run in (evaluate_checkpoint, train_and_evaluate):
+        with pytest.raises(UserError, match="ant gone, dog new"):
+            run(config, workdir)
+    assert (workdir / "classes.json").read_bytes() == before
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, config):

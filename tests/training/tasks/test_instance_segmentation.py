@@ -266,7 +266,7 @@ def test_without_the_extra_nothing_is_written(tmp_path, monkeypatch):
         ("max_dets", (0, 10), r"config\.max_dets=\(0, 10\): expected numbers of at least 1"),
         ("model.name", "maskrcnn_r51_fpn", r"maskrcnn_r51_fpn.*maskrcnn_r50_fpn"),
         ("dataset.digit_sizes", (16, 99), r"digit_sizes is \(16, 99\), but must be .* image_size"),
-        ("init_from", "weights.safetensors", r"is no run directory.*init_from_model"),
+        ("init_from", "weights.safetensors", r"is not there: name a run .*init_from_model"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_written(tmp_path, field, value, message):

@@ -15,6 +15,7 @@ from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis.runs import load_run
 from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_results import read_results, write_results
+from evonorm_jax.data.in_memory import InMemoryPipeline
 from evonorm_jax.errors import UserError
 from evonorm_jax.sweeps import create_cells
 from evonorm_jax.training import train_and_evaluate
@@ -88,6 +89,23 @@ def test_its_rows_count_once_on_any_number_of_devices(finished):
         metrics = evaluate_checkpoint(config, workdir)
         assert (metrics["step"], metrics["eval/examples"]) == (8, 20)
         assert metrics["eval/error"] == pytest.approx(summary["eval/error"], rel=1e-5)
+
+
+def test_a_batch_is_no_larger_than_the_split(finished, monkeypatch):
+    """Ten images padded to a batch of 256 cost four times as long as ten images."""
+    _, workdir, summary, _ = finished
+    sizes, eval_batches = [], InMemoryPipeline.eval_batches
+
+    def recorded(self, *, batch_size, hosts):
+        sizes.append(batch_size)
+        return eval_batches(self, batch_size=batch_size, hosts=hosts)
+
+    monkeypatch.setattr(InMemoryPipeline, "eval_batches", recorded)
+    config = read_config(workdir)
+    config.eval_batch_size = 1000
+    metrics = evaluate_checkpoint(config, workdir)
+    assert (sizes, metrics["eval/examples"]) == ([20], 20)
+    assert metrics["eval/error"] == pytest.approx(summary["eval/error"], rel=1e-5)
 
 
 def test_it_is_drawn_and_said_by_its_own_names(finished, capsys):
