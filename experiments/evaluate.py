@@ -139,8 +139,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         flag = "--workdir" if arguments.workdir else "--weights"
         raise UserError(f"{' and '.join(superfluous)} cannot go with {flag}; see --help.")
     if arguments.output:
-        folder = Path(arguments.output)
-        launch.check_output_folder(folder, "--output", overwrite=arguments.overwrite)
+        launch.check_output_folder(arguments.output, "--output", overwrite=arguments.overwrite)
 
 
 if __name__ == "__main__":
