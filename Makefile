@@ -66,7 +66,7 @@ $(VENV)/.has-dev: pyproject.toml | venv
 
 $(VENV)/.has-notebooks: pyproject.toml | venv
 	@echo "Installing the training packages and Jupytext into $(VENV) ..."
-	@$(PIP_INSTALL) ".[train,notebooks]"
+	@$(PIP_INSTALL) ".[train,detection,notebooks]"
 	@touch $@ $(VENV)/.has-train
 
 $(VENV)/.has-docs: pyproject.toml | venv

@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 NAMES = [path.stem for path in NOTEBOOKS]
 COLAB = "https://colab.research.google.com/github/"
 MAX_BYTES = 60_000  # of a figure in docs/figures
-SLOW = {"06_image_synthesis"}  # trains for three minutes
+SLOW = {"06_image_synthesis", "07_instance_segmentation"}  # train for minutes
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 
@@ -34,7 +34,7 @@ def cells(path):
     return found
 
 
-def test_there_are_six():
+def test_there_are_seven():
     assert NAMES == [
         "01_layers",
         "02_batch_size",
@@ -42,6 +42,7 @@ def test_there_are_six():
         "04_read_results",
         "05_layer_search",
         "06_image_synthesis",
+        "07_instance_segmentation",
     ]
 
 
