@@ -57,7 +57,12 @@ def test_an_interrupted_packing_leaves_the_old_file(monkeypatch, image_folder, t
         raise error("No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", interrupted)
-    arguments = (f"--from_folder={image_folder}", f"--npz={file}", "--eval_split=val")
+    arguments = (
+        f"--from_folder={image_folder}",
+        f"--npz={file}",
+        "--eval_split=val",
+        "--overwrite",
+    )
     expected = UserError if error is OSError else error
     with pytest.raises(expected, match="No space left"):
         run_main(monkeypatch, *arguments)

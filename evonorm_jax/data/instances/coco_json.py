@@ -345,7 +345,6 @@ def _field(record: Record, name: str, kind: type, group: str, file: pathlib.Path
             f"{file}: {group}, {shorten(number)}: {name} is {shorten(value)}; expected "
             f"{kind.__name__}."
         )
-    # Average precision is computed by ids of 64 bits.
-    if isinstance(value, int) and abs(value) >= 2**63:
+    if isinstance(value, int) and abs(value) >= 2**63:  # ids of evaluations have 64 bits
         raise UserError(f"{file}: {group}: {name} is {shorten(value)}; expected less than 2**63.")
     return value
