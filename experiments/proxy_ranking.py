@@ -105,7 +105,7 @@ def datasets(small: Path, full: Path | None) -> dict[str, ml_collections.ConfigD
         "digits": dataset_config("digits", "embedded"),
     }
     if full is not None:
-        found["cifar10"] = dataset_config("cifar10", "npz", path=full, **splits)
+        found["cifar10"] = dataset_config("cifar10", "npz", path=str(full), **splits)
     return found
 
 

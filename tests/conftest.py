@@ -65,14 +65,27 @@ def forget_programs() -> Iterator[None]:
         sys.modules["jax"].clear_caches()
 
 
-@pytest.fixture(autouse=True)
-def restored_log_levels() -> Iterator[None]:
-    """A launcher chooses what is logged for its process, which here is that of all tests."""
+@contextlib.contextmanager
+def log_levels_restored() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("evonorm_jax", "absl")]
     before = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def restored_log_levels() -> Iterator[None]:
+    """A launcher chooses what is logged for its process, which here is that of all tests."""
+    with log_levels_restored():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored_log_levels_of_fixtures() -> Iterator[None]:
+    """The same for launchers in the fixtures of a module, which come before those of a test."""
+    with log_levels_restored():
+        yield
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 from jax import export as jax_export
 
 import evonorm_jax
-from configs import recipes
+from configs import synthesis_recipes
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan.classifier_file import read_classifier
 from evonorm_jax.interop.safetensors_file import read_metadata, read_safetensors, write_safetensors
@@ -230,8 +230,7 @@ def test_generators_have_weights_but_no_program(tmp_path):
     from evonorm_jax.training.export import export_weights
     from evonorm_jax.training.saved_run import SavedRun
 
-    config = recipes.base_config()
-    config.task = "image_synthesis"
+    config = synthesis_recipes.biggan_deep_digits("bn_relu")
     variables = {"params": {"generator": {"a": np.ones(2)}, "discriminator": {"b": np.zeros(3)}}}
     export_weights(SavedRun("run", 7, config, variables, False, None), tmp_path / "gan.safetensors")
     assert set(read_safetensors(tmp_path / "gan.safetensors")) == {

@@ -124,6 +124,7 @@ def test_the_backbone_is_that_of_a_file_of_timm(tmp_path):
 
 
 def test_a_file_needs_its_name(tmp_path):
+    save_file({"conv1.weight": np.zeros(1)}, tmp_path / "weights.safetensors")
     config = detector_config(tmp_path / "weights.safetensors")
     run = create_experiment(config, ONE_DEVICE)
     with pytest.raises(UserError, match="say which of timm's networks it is of"):

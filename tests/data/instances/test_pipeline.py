@@ -130,7 +130,12 @@ def test_the_embedded_set_is_whole():
         ("nuclei", "embedded", {}, "No data set 'nuclei' is embedded: there is nuclei256"),
         ("nuclei256", "embedded", {"path": "x"}, "the nuclei are part of the package"),
         ("nuclei256", "embedded", {"train_split": "test"}, "splits 'train' and 'val', not 'test'"),
-        ("nuclei256", "embedded", {"mask_size": 30}, "mask_size is 30, but must be a positive mul"),
+        (
+            "nuclei256",
+            "embedded",
+            {"mask_size": 30},
+            "mask_size is 30, but must be a multiple of 8",
+        ),
         ("nuclei256", "embedded", {"scale_jitter": (2.0, 1.0)}, "the smallest and the largest fac"),
         (
             "nuclei256",
