@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from evonorm_jax.errors import UserError
@@ -55,6 +56,16 @@ def printable(path: str | Path) -> str:
     'caf\\xe9.jpg'
     """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def some(names: Iterable[str]) -> str:
+    """Lists the first eight of the names, and how many more there are.
+
+    >>> some("abcdefghij")
+    'a, b, c, d, e, f, g, h and 2 more'
+    """
+    names = [printable(name) for name in names]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def reason(error: Exception) -> str:

@@ -47,7 +47,7 @@ def load_config_module(file: str) -> tuple[types.ModuleType, str]:
     if not path.is_file():
         raise UserError(
             f"--config={file}: there is no file {path}."
-            f"{did_you_mean(path, _ready_configs(path))} The ready ones are in {ROOT / 'configs'}."
+            f"{did_you_mean(path, _configs_beside(path))} The ready ones are in {ROOT / 'configs'}."
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -64,8 +64,8 @@ def load_config_module(file: str) -> tuple[types.ModuleType, str]:
     return module, argument
 
 
-def _ready_configs(path: Path) -> list[str]:
-    """Lists the files beside the one that was named."""
+def _configs_beside(path: Path) -> list[str]:
+    """Lists the files in the folder of one that is not there."""
     return [str(file) for file in path.parent.glob("*.py")]
 
 

@@ -31,13 +31,12 @@ from evonorm_jax.data.folder_scan import (
     is_hidden,
     is_split,
     scan_classes,
-    some,
 )
 from evonorm_jax.data.pillow_images import read_image
 from evonorm_jax.data.splits import parse_split, split_slice
 from evonorm_jax.display import WaitLog
 from evonorm_jax.errors import UserError
-from evonorm_jax.input_files import printable, reason
+from evonorm_jax.input_files import printable, reason, some
 
 if TYPE_CHECKING:
     import ml_collections

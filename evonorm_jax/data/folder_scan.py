@@ -10,10 +10,9 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.input_files import check_regular, printable
+from evonorm_jax.input_files import check_regular, printable, some
 
 #: Endings of the images that both readers decode; .jfif is JPEG by another name.
 EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".webp")
@@ -141,12 +140,6 @@ def has_folders(folder: pathlib.Path) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a folder of that name was made by a tool, such as `.ipynb_checkpoints`."""
     return name.startswith(".") or name in _TOOLS
-
-
-def some(names: Iterable[str]) -> str:
-    """Lists the first eight of the names."""
-    names = [printable(name) for name in names]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _entries(folder: str | pathlib.Path) -> list[os.DirEntry[str]]:

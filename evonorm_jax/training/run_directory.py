@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from evonorm_jax.data.folder_scan import some
 from evonorm_jax.errors import UserError
+from evonorm_jax.input_files import some
 from evonorm_jax.provenance import command, git_commit, now, versions
 from evonorm_jax.run_files import (
     CLASSES_FILE,
@@ -206,7 +206,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     from ml_collections import ConfigDict  # here, because benchmarks run where it is missing
 
     path = Path(workdir) / CONFIG_FILE
-    if not os.path.exists(path):
+    if not os.path.exists(path):  # of a name that is too long a Path would raise
         what = f"is not a run directory: it has no {CONFIG_FILE}"
         if not os.path.isdir(workdir):
             what = "is a file and no run directory" if os.path.exists(workdir) else "is not there"

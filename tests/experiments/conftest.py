@@ -25,3 +25,20 @@ def refusal(
         return capsys.readouterr().err
 
     return refuse
+
+
+@pytest.fixture
+def diverged_averages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The averages of every checkpoint are read as NaN."""
+    import jax
+    import numpy as np
+
+    from evonorm_jax.training.checkpoint import Checkpoints
+
+    read_variables = Checkpoints.read_variables
+
+    def diverged(self: Checkpoints, step: int | None = None) -> tuple[int, dict, dict]:
+        step, variables, averages = read_variables(self, step)
+        return step, variables, jax.tree.map(lambda x: x * np.nan, averages)
+
+    monkeypatch.setattr(Checkpoints, "read_variables", diverged)

@@ -14,7 +14,6 @@ from configs import synthesis_recipes
 from evonorm_jax.errors import UserError
 from evonorm_jax.gan.classifier_file import read_classifier
 from evonorm_jax.interop.safetensors_file import read_metadata, read_safetensors, write_safetensors
-from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.run_directory import read_config
 from experiments import export
@@ -124,14 +123,8 @@ def test_a_run_starts_from_weights(trained_run, weights_file):
 
 
 @pytest.mark.hostile
-def test_weights_that_are_not_finite_are_not_used(trained_run, monkeypatch):
-    read_variables = Checkpoints.read_variables
-
-    def diverged(self, step=None):
-        step, variables, averages = read_variables(self, step)
-        return step, variables, jax.tree.map(lambda x: x * np.nan, averages)
-
-    monkeypatch.setattr(Checkpoints, "read_variables", diverged)
+@pytest.mark.usefixtures("diverged_averages")
+def test_weights_that_are_not_finite_are_not_used(trained_run):
     with pytest.raises(UserError, match=r"averages: .* not finite .* the first is 'params/"):
         evonorm_jax.load_run(trained_run.workdir)
     assert evonorm_jax.load_run(trained_run.workdir, newest_weights=True).step

@@ -10,7 +10,6 @@ from PIL import Image
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.training import train_and_evaluate
-from evonorm_jax.training.checkpoint import Checkpoints
 from evonorm_jax.training.trained_generator import load_generator
 from experiments import gan_metrics, sample
 from tests.training.tasks.test_image_synthesis import tiny_config
@@ -78,14 +77,8 @@ def test_bad_input(workdir, monkeypatch, tmp_path, arguments, message):
 
 
 @pytest.mark.hostile
-def test_weights_that_are_not_finite_draw_nothing(workdir, monkeypatch):
-    read_variables = Checkpoints.read_variables
-
-    def diverged(self, step=None):
-        step, variables, averages = read_variables(self, step)
-        return step, variables, jax.tree.map(lambda x: x * np.nan, averages)
-
-    monkeypatch.setattr(Checkpoints, "read_variables", diverged)
+@pytest.mark.usefixtures("diverged_averages")
+def test_weights_that_are_not_finite_draw_nothing(workdir):
     with pytest.raises(UserError, match=r"at step 8: .* not finite .* the first is 'params/"):
         load_generator(workdir)
 

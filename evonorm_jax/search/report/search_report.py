@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from evonorm_jax.analysis.curves import save_figure
 from evonorm_jax.analysis.sweep_report import short_commit
 from evonorm_jax.graphs.drawing import draw_graph
-from evonorm_jax.run_files import replacing, report_path, write_report
+from evonorm_jax.run_files import report_path, write_csv, write_report
 from evonorm_jax.search.report.search_figures import FIGURES
 from evonorm_jax.search.report.search_runs import MEASURES, SearchRun, load_searches
 from evonorm_jax.search.report.search_tables import find_winners, summarize
@@ -76,16 +76,16 @@ def _provenance(runs: Sequence[SearchRun]) -> str:
 def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:
     """Writes what the figures of accuracies show, for readers who have no ledger."""
     header = ["search", "strategy", "seed", "candidate", "parent", *MEASURES, *runs[0].networks]
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*header, "graph"])
-        for run in runs:
-            costs = [run.cost(measure) for measure in MEASURES]
-            entries, seed = run.contents.entries, run.contents.config["seed"]
-            scored = entries.read(entries.ids[place] for place in run.scored)
-            for entry, scores, *spent in zip(scored, run.scores(), *costs, strict=True):
-                candidate = entry.candidate
-                about = [run.name, run.strategy, seed, candidate.id, candidate.parent]
-                accuracies = [f"{score:.2f}" for score in scores]
-                writer.writerow([*about, *spent, *accuracies, candidate.graph.to_text()])
+    write_csv(path, itertools.chain([[*header, "graph"]], *map(_scored_rows, runs)))
     return path
+
+
+def _scored_rows(run: SearchRun) -> Iterator[list[object]]:
+    costs = [run.cost(measure) for measure in MEASURES]
+    entries, seed = run.contents.entries, run.contents.config["seed"]
+    scored = entries.read(entries.ids[place] for place in run.scored)
+    for entry, scores, *spent in zip(scored, run.scores(), *costs, strict=True):
+        candidate = entry.candidate
+        about = [run.name, run.strategy, seed, candidate.id, candidate.parent]
+        accuracies = [f"{score:.2f}" for score in scores]
+        yield [*about, *spent, *accuracies, candidate.graph.to_text()]
