@@ -8,7 +8,8 @@ from typing import Any
 
 _DATASETS = {
     "cifar10": "CIFAR-10",
-    "cifar10_jpeg": "CIFAR-10 (JPEG)",  # the name that a run on such a copy is given
+    "cifar10_jpeg": "CIFAR-10 (JPEG)",  # the names that runs on such copies are given
+    "cifar10_jpeg_16": "CIFAR-10 (JPEG) of 16x16 pixels",
     "cifar100": "CIFAR-100",
     "coco2017": "COCO",
     "digits": "digits of 8x8 pixels",

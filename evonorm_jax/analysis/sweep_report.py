@@ -116,7 +116,8 @@ def provenance(sweep: Sweep, history: list[dict[str, Any]]) -> str:
     lines.append(f"- hardware: {_distinct(run.hardware for run in sweep.runs)}")
     training = sum(run.train_seconds or 0.0 for run in sweep.runs)
     time = f"{training / 60:.1f} min of training in {len(sweep.runs)} runs"
-    if seconds := [event["seconds"] for event in history if event["event"] == "end"]:
+    seconds = [event["seconds"] for event in history if event["event"] == "end"]
+    if seconds and len(seconds) >= len(starts):  # of a start that was killed nobody knows the time
         time += f"; {sum(seconds) / 60:.1f} min in all"
         time += f", {starts[-1]['jobs']} at a time" if starts else ""
     lines.append(f"- time: {time}")

@@ -221,6 +221,12 @@ def test_the_report_has_the_circumstances(root):
     assert "unknown" not in text
 
 
+def test_the_time_in_all_is_not_told_where_a_start_was_killed(root):
+    start, end = read_history(root)
+    text = report(load_sweep(root), [start, start, end])
+    assert "- time: 9.0 min of training in 18 runs\n" in text
+
+
 def test_accuracy_is_drawn_against_size_descending(root, tmp_path, figures):
     output = plot_accuracy(load_sweep(root), tmp_path / "accuracy.png")
     (axis,) = figures[0].axes
