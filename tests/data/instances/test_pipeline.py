@@ -104,15 +104,16 @@ def test_a_damaged_image_ends_it_with_one_message(tmp_path, in_memory):
     config = instance_dataset_config(
         "own", "coco_json", path=str(root), image_size=64, mask_size=8, in_memory=in_memory
     )
-    with pytest.raises(UserError, match=r"train/1\.jpg' cannot be decoded .*: replace the file"):
-        next(
-            create_instance_pipeline(config, seed=0).train_batches(
-                start_step=0, batch_size=3, hosts=Hosts()
-            )
-        )
-    with pytest.raises(UserError, match=r"val/1\.jpg' cannot be decoded .*: replace the file"):
-        pipeline = create_instance_pipeline(config, seed=0, evaluation_only=True)
-        list(pipeline.eval_batches(batch_size=2, hosts=Hosts()))
+
+    def read(evaluation_only):
+        pipeline = create_instance_pipeline(config, seed=0, evaluation_only=evaluation_only)
+        if evaluation_only:
+            return list(pipeline.eval_batches(batch_size=2, hosts=Hosts()))
+        return next(pipeline.train_batches(start_step=0, batch_size=3, hosts=Hosts()))
+
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=rf"{split}/1\.jpg' cannot be decoded .*: replace the"):
+            read(evaluation_only=split == "val")
 
 
 def test_the_nuclei():
