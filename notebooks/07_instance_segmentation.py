@@ -35,7 +35,7 @@ else:
 sys.path.insert(0, str(ROOT))  # `configs` and `experiments` are folders of the clone
 
 # %% [markdown]
-# COCO's masks and its average precision need one package more. Elsewhere than in Colab it comes
+# COCO's masks and its average precision need one package more. Outside of Colab it comes
 # with `pip install -e ".[train,detection]"`.
 
 # %%
@@ -227,12 +227,15 @@ assert after["eval/mask_ap50"] > 0.5
 # ## The same through the launchers
 #
 # With a folder of your own, on any number of devices and hosts; then boxes and masks drawn into
-# pictures, and several runs in one figure ([instance segmentation](../docs/detection.md)):
+# pictures, and several runs in one figure ([instance segmentation](../docs/detection.md)). Mean
+# and standard deviation are those of photographs here, as the config has those of the nuclei:
 #
 # ```bash
 # python -m experiments.train --config configs/nuclei256_maskrcnn_r18_fpn_evonorm_s0.py \
 #     --workdir runs/mine --config.dataset.source=coco_json --config.dataset.name=mine \
-#     --config.dataset.path=PATH --config.dataset.image_size=512
+#     --config.dataset.path=PATH --config.dataset.image_size=512 \
+#     --config.dataset.mean='(123.675, 116.28, 103.53)' \
+#     --config.dataset.std='(58.395, 57.12, 57.375)'
 # python -m experiments.predict --workdir runs/mine photos/ --draw=drawn --json=found.json
 # python -m experiments.plot runs/mine runs/other
 # ```

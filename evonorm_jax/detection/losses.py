@@ -1,10 +1,14 @@
 """The five losses of Mask R-CNN, in the form of the authors' TensorFlow code.
 
-    rpn_score   sigmoid cross-entropy of the anchors drawn, over images times anchors an image
-    rpn_box     Huber (delta 1/9), mean over the non-zero components of all matched anchors' targets
-    class       softmax cross-entropy of the regions drawn, over images times regions an image
-    box         Huber (delta 1), mean over the 4 components of all regions that stand for objects
-    mask        sigmoid cross-entropy, mean over the pixels of those regions
+    rpn_score   sigmoid cross-entropy of objectness: the sum over the anchors drawn, divided by the
+                number of slots, `rpn_samples` for each image, whether they could be filled or not
+    rpn_box     Huber loss (delta 1/9): the mean over the non-zero components of the targets of all
+                matched anchors, drawn or not
+    class       softmax cross-entropy: the sum over the regions drawn, divided by the number of
+                slots, `box_samples` for each image
+    box         Huber loss (delta 1): the mean over the 4 components of all regions that stand for
+                objects
+    mask        sigmoid cross-entropy: the mean over the pixels of those regions that have a mask
 
 Source: tensorflow/tpu, models/official/detection, modeling/losses.py. Detectron divides the two box
 losses by the number of samples instead: its weights do not carry over.

@@ -63,8 +63,9 @@ class MaskRCNN(nn.Module):
     `backbone`, `fpn`, `rpn`, `box_head` and `mask_head`.
 
     Attributes:
-      backbone: Network that returns feature maps by level, e.g.
-        `create_model("resnet50_v1", None, ...)`.
+      backbone: Network that returns feature maps by level, such as
+        `create_model("resnet50_v1", None, "evonorm_s0", residual_norm="affine")`. `norm_act` does
+        not reach into it; `evonorm_jax.detection.create_detector` gives both the same layer.
       num_classes: Number of classes with the background, which is class 0: 91 for COCO's ids 1 to
         90.
       norm_act: Factory of the norm-activation layers (see `evonorm_jax.norm_act`).

@@ -4,7 +4,8 @@ There are two forms of the same linear map. One gathers the four neighbours of e
 the other multiplies by matrices of interpolation weights. The first is for CPU and GPU: on a CPU,
 2 x 64 boxes of 14x14 points and 64 channels take 0.04 s with the gradient, and 0.2 s in the second
 form. The second is for TPU, which gathers slowly and multiplies fast. The compiler chooses when it
-lowers the program for a platform.
+lowers the program for a platform. On a GPU the gradient of the first adds in no fixed order, so two
+runs agree to rounding alone; XLA's flag `--xla_gpu_deterministic_ops=true` fixes the order.
 
 The authors' TensorFlow code (tensorflow/tpu, models/official/detection) takes one point per bin,
 like the default here. It does not shift by half a pixel; `half_pixel=False` does the same.

@@ -80,5 +80,5 @@ def found_objects(
 
 
 def _name(name: str, number: int) -> str:
-    """A set of one class needs no names."""
+    """Returns the name of a class, or "" where there is one class alone."""
     return name if number > 1 else ""

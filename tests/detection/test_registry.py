@@ -59,11 +59,25 @@ def test_published_figures(name, batch_norm, evonorm):
 
 @pytest.mark.parametrize(
     ("name", "values_of_v"),
-    [("maskrcnn_r50_fpn", 12_224), ("maskrcnn_r101_fpn", 20_928), ("maskrcnn_spinenet96", 22_720)],
+    [
+        ("maskrcnn_r50_fpn", 12_224),
+        ("maskrcnn_r101_fpn", 20_928),
+        ("maskrcnn_spinenet49", 16_704),
+        ("maskrcnn_spinenet96", 22_720),
+        ("maskrcnn_spinenet143", 33_472),
+    ],
 )
 def test_evonorm_has_one_vector_more_at_every_activation(name, values_of_v):
     counted = sum(leaf.size for leaf in abstract_variables(name, "evonorm_b0")["params"].values())
     assert counted - SIZES[name].parameters == values_of_v
+
+
+@pytest.mark.parametrize(
+    ("layer", "parameters"), [("bn_relu", 46_367_089), ("evonorm_s0", 46_379_313)]
+)
+def test_batch_norm_counts_like_group_norm_and_s0_like_b0(layer, parameters):
+    variables = abstract_variables("maskrcnn_r50_fpn", layer)
+    assert sum(leaf.size for leaf in variables["params"].values()) == parameters
 
 
 def test_mask_rcnn_of_resnet50_by_hand():

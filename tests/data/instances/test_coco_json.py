@@ -162,6 +162,15 @@ def test_what_crashed_is_one_short_message(tmp_path, change, message):
     assert len(str(raised.value)) < 400
 
 
+def test_more_objects_than_training_takes_are_said(tmp_path, caplog):
+    def a_second_object(written):
+        written["annotations"].append(annotation(9, 0, 3, (0, 0, 5, 5)))
+
+    folder = list_coco_folder(config(write_folder(tmp_path, a_second_object), max_instances=1))
+    assert len(folder.train.images[0].instances) == 2
+    assert "'own': 1 images have more than 1 objects; their smallest 1 are not" in caplog.text
+
+
 def test_an_evaluation_split_needs_an_object(tmp_path):
     root = write_folder(tmp_path, lambda c: c["annotations"].clear())
     with pytest.raises(UserError, match="hold no object that is no crowd"):

@@ -93,6 +93,29 @@ def test_shares_of_devices_and_hosts_are_the_batch_of_one(folders):
             np.testing.assert_array_equal(joined, leaf[0])
 
 
+@pytest.mark.hostile
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_damaged_image_ends_it_with_one_message(tmp_path, in_memory):
+    pytest.importorskip("faster_coco_eval", reason="needs the `detection` extra")
+    root = write_folder(tmp_path)
+    for split in ("train", "val"):
+        file = root / split / "1.jpg"
+        file.write_bytes(file.read_bytes()[:100])
+    config = instance_dataset_config(
+        "own", "coco_json", path=str(root), image_size=64, mask_size=8, in_memory=in_memory
+    )
+
+    def read(evaluation_only):
+        pipeline = create_instance_pipeline(config, seed=0, evaluation_only=evaluation_only)
+        if evaluation_only:
+            return list(pipeline.eval_batches(batch_size=2, hosts=Hosts()))
+        return next(pipeline.train_batches(start_step=0, batch_size=3, hosts=Hosts()))
+
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=rf"{split}/1\.jpg' cannot be decoded .*: replace the"):
+            read(evaluation_only=split == "val")
+
+
 def test_the_nuclei():
     config = instance_dataset_config(
         "nuclei256", "embedded", flip=False, train_split="train[:2]", eval_split="val[:3]"

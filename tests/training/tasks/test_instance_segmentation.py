@@ -2,28 +2,35 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import export as jax_export
 from PIL import Image
 
 from configs import detection_recipes
 from evonorm_jax.analysis import plot_run
 from evonorm_jax.analysis.precision_recall import read_precision_recall
+from evonorm_jax.detection import Detections
 from evonorm_jax.detection.coco_evaluation import average_precision
+from evonorm_jax.detection.coco_masks import decode_mask
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import PRECISION_RECALL_FILE
 from evonorm_jax.training import load_run, train_and_evaluate
 from evonorm_jax.training.checkpoint import Checkpoints
-from evonorm_jax.training.evaluation import evaluate_checkpoint
+from evonorm_jax.training.evaluation import Evaluator, evaluate_checkpoint
 from evonorm_jax.training.experiment import create_experiment
 from evonorm_jax.training.export import export_program
+from evonorm_jax.training.parallel import DataParallel
 from evonorm_jax.training.run_directory import read_config
 from evonorm_jax.training.saved_run import read_saved_run
+from evonorm_jax.training.state import create_train_state
 from evonorm_jax.training.tasks.instance_segmentation import InstanceSegmentation
 from experiments import predict
 from experiments.process import run_main
@@ -104,11 +111,19 @@ def test_precision_over_recall_has_the_average_precision(finished):
 
 def test_it_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     config, workdir, summary, _ = finished
+    loss, traces = InstanceSegmentation._loss, []
+
+    def counted(*args):
+        traces.append(args)
+        return loss(*args)
+
+    monkeypatch.setattr(InstanceSegmentation, "_loss", counted)
     with monkeypatch.context() as patch:
         patch.setattr(
             "evonorm_jax.training.loop.Preemption.requested", lambda self, step: step == 2
         )
         assert train_and_evaluate(config, tmp_path, devices=ONE_DEVICE) == {}
+    assert len(traces) == 1  # of two steps
     resumed = train_and_evaluate(config, tmp_path, devices=ONE_DEVICE)
     assert resumed["eval/mask_ap"] == summary["eval/mask_ap"]
     jax.tree.map(np.testing.assert_array_equal, final_variables(tmp_path), final_variables(workdir))
@@ -129,15 +144,48 @@ def test_eight_devices_train_as_one(finished):
         assert float(value) == pytest.approx(first[f"train/{name}"], rel=1e-3), name
 
 
-def test_every_image_counts_once_on_any_number_of_devices(finished):
+def test_a_checkpoint_is_evaluated_on_other_devices(finished, tmp_path):
     _, workdir, summary, _ = finished
     config = read_config(workdir)
     config.eval_batch_size = 3  # over all eight devices
-    metrics = evaluate_checkpoint(config, workdir)
+    metrics = evaluate_checkpoint(config, workdir, output=tmp_path)
     assert (metrics["step"], metrics["eval/examples"]) == (3, 10)
-    for name in ("eval/box_ap", "eval/mask_ap", "eval/box_ar8"):
-        if name in summary:
-            assert metrics[name] == pytest.approx(summary[name], abs=1e-6)
+    for name in ("box_ap", "box_ap50", "box_ar100", "mask_ap"):
+        assert metrics[f"eval/{name}"] == pytest.approx(summary[f"eval/{name}"], abs=1e-6)
+    assert (tmp_path / PRECISION_RECALL_FILE).is_file()
+    assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["0000003.png"]
+
+
+class BrightCells(nn.Module):
+    """Stands for a network: it finds the brightest cells of 16 x 16 pixels."""
+
+    @nn.compact
+    def __call__(self, images, valid_size):
+        del valid_size
+        n, size, _, _ = images.shape
+        cells = images.reshape(n, size // 16, 16, size // 16, 48).mean(axis=(2, 4))
+        scores, index = jax.lax.top_k(nn.sigmoid(cells.reshape(n, -1)), 60)
+        corners = 16.0 * jnp.stack(jnp.divmod(index, size // 16), axis=-1)
+        boxes = jnp.concatenate([corners, corners + 16], axis=-1)
+        masks = jnp.full((n, 60, 28, 28), 255, jnp.uint8)
+        return Detections(boxes, scores, jnp.ones_like(index), masks)
+
+
+def test_every_image_counts_once_on_any_number_of_devices():
+    config = detection_recipes.nuclei("bn_relu")
+    config.dataset.eval_split = "val[:10]"
+    pipeline = InstanceSegmentation.create_pipeline(config, evaluation_only=True)
+    task = InstanceSegmentation(config, pipeline)
+    task.model = BrightCells()
+    state = create_train_state({"params": {}}, None)
+    found = []
+    for number, batch_size in itertools.product((1, 2, 8), (1, 3, 16)):
+        parallel = DataParallel(jax.devices()[:number])
+        evaluator = Evaluator(task, parallel, batch_size)
+        found.append(evaluator(*map(parallel.replicate, (state, pipeline.resident()))))
+    assert found[0]["eval/examples"] == 10
+    assert min(found[0]["eval/mask_ap50"], found[0]["eval/box_ap50"]) > 0.01
+    assert found == found[:1] * 9
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +251,11 @@ def test_a_detector_in_use(finished, pictures, monkeypatch, capsys):
     assert found.names == [run.class_names[label] for label in found.classes]
     assert (np.diff(found.scores) <= 0).all()
     assert twice.masks.shape[1:] == (2 * size[0], 2 * size[1])
+    # What the command line writes as JSON has the same masks.
+    examples = [run.read(image) for image in (file, larger)]
+    first, _ = run.describe(["a", "b"], [1, 2], examples, min_score=0.0)
+    for record, mask in zip(first.records(), found.masks, strict=True):
+        np.testing.assert_array_equal(decode_mask(record["segmentation"], size), mask)
     threshold = float(found.scores[0])
     best, _ = run.predict([np.asarray(larger)[::2, ::2], file], min_score=threshold)
     np.testing.assert_array_equal(best.boxes, found.boxes[found.scores >= threshold])
