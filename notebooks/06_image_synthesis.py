@@ -188,8 +188,8 @@ for axis, names in zip(
 # %% [markdown]
 # ## Other layers
 #
-# `LAYER` at the top takes any of the six of the paper's Table 5. All of them, with three seeds each,
-# are trained by
+# `LAYER` at the top takes any of the six of the paper's Table 5. All of them, with three seeds
+# each, are trained by
 # `python -m experiments.sweep --config configs/sweeps/biggan_deep_digits_layers.py`, whose results
 # are [recorded](../results/biggan_deep_digits_layers/README.md).
 # [Image synthesis](../docs/synthesis.md) has the rest: ImageNet, FID, what collapse looks like.
