@@ -297,10 +297,9 @@ def test_labels_of_one_class_are_refused(tmp_path):
 
 @pytest.mark.slow  # three minutes of one core
 def test_digits_are_learned(tmp_path):
-    """The recipe as it is, with the figures that its record has at least in every seed.
+    """The recipe as it is; the bounds lie outside of what the three recorded seeds reach.
 
-    Collapse would show in the variance within a class and in the recall; the accuracy alone
-    would rise.
+    A collapse would show in the variance within a class and in the recall. The accuracy would rise.
     """
     config = synthesis_recipes.biggan_deep_digits("evonorm_s0")
     config.eval_every_epochs = 0.0  # at the end
