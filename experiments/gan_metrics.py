@@ -43,9 +43,11 @@ def main() -> None:
         "--newest_weights", action="store_true", help="not the averages, although there are any"
     )
     parser.add_argument(
-        "--truncation", type=float, help="0 to 1, of the noise (default: the whole distribution)"
+        "--truncation",
+        type=float,
+        help="truncation of the noise, above 0 and at most 1 (default: none)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     parser.add_argument(
         "--images",
         type=launch.user_path,

@@ -42,9 +42,11 @@ def main() -> None:
     parser.add_argument("--classes", help="numbers of classes, such as 207,250 (default: all)")
     parser.add_argument("--count", type=int, default=100, help="images in all (default: 100)")
     parser.add_argument(
-        "--truncation", type=float, help="0 to 1, of the noise (default: the whole distribution)"
+        "--truncation",
+        type=float,
+        help="truncation of the noise, above 0 and at most 1 (default: none)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     output = parser.add_argument_group("what to write")
     output.add_argument(
         "--sheet",

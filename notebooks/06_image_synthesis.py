@@ -83,8 +83,8 @@ summary = train_and_evaluate(config, workdir)
 
 # %% [markdown]
 # After every evaluation the run draws ten images of each class, always from the same noise: a row
-# is a class, a column has the same $z$. The classes come last, and some are still taken for others
-# when the strokes are right.
+# is a class, a column has the same $z$. The classes come last: some digits are still those of
+# another class when their strokes are right.
 
 
 # %%
@@ -163,8 +163,8 @@ assert by_name["classifier_recall"] < 0.2
 assert by_name["classifier_fid"] > summary["samples/classifier_fid"]
 
 # %% [markdown]
-# How they came about; dotted is what real images reach. The images become clean while their
-# variance within a class shrinks towards that of real ones.
+# The figures during training, and dotted what real images reach. The images become clean while
+# their variance within a class shrinks towards that of real ones.
 
 # %%
 series = load_run(workdir).series
@@ -188,7 +188,8 @@ for axis, names in zip(
 # %% [markdown]
 # ## Other layers
 #
-# `LAYER` at the top takes any of the six of the paper's Table 5. All of them with three seeds each:
-# `python -m experiments.sweep --config configs/sweeps/biggan_deep_digits_layers.py`, and the
-# recorded result is in [results](../results/biggan_deep_digits_layers/README.md).
+# `LAYER` at the top takes any of the six of the paper's Table 5. All of them, with three seeds
+# each, are trained by
+# `python -m experiments.sweep --config configs/sweeps/biggan_deep_digits_layers.py`, whose results
+# are [recorded](../results/biggan_deep_digits_layers/README.md).
 # [Image synthesis](../docs/synthesis.md) has the rest: ImageNet, FID, what collapse looks like.

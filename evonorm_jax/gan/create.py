@@ -144,7 +144,7 @@ def create_gan(
         None for the side in `evonorm_jax.gan.stages.STAGES`.
       head_features: Number of output channels of the generator's last convolution, of which the
         first are the image; None means `image_channels`.
-      spectral_epsilon: Least norm that `SpectralNorm` divides a vector by.
+      spectral_epsilon: Least norm that `SpectralNorm` divides a vector by, and least sigma.
 
     Raises:
       UserError: The name or the layer is unknown, or a value is out of range.

@@ -132,6 +132,21 @@ def with_standing_statistics(
     return {**variables, "batch_stats": jax.tree.map(lambda x: x / num_passes, total)}
 
 
+def check_statistics(variables: Mapping[str, Any]) -> None:
+    """Checks that the batch statistics of a generator, if it has any, are those of some batch.
+
+    Raises:
+      UserError: All of them are still those of a fresh network, means of 0 and variances of 1.
+    """
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(variables.get("batch_stats", {}))]
+    if leaves and all((leaf == 0).all() or (leaf == 1).all() for leaf in leaves):
+        raise UserError(
+            "the generator's batch statistics have never seen a batch, so that its layers would "
+            "normalise nothing: call evonorm_jax.gan.sampling.with_standing_statistics first, or "
+            "train a step."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """Draws images from a generator in evaluation mode, a batch at a time.
@@ -140,11 +155,17 @@ class Sampler:
       gan: Both players.
       variables: Variables of the generator, with standing statistics where its layers have any.
       batch_size: Number of images of a batch.
+
+    Raises:
+      UserError: The batch statistics are those of a fresh network.
     """
 
     gan: Gan
     variables: Mapping[str, Any]
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_statistics(self.variables)
 
     def __call__(self, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns images `[N, size, size, C]`, uint8.

@@ -21,7 +21,7 @@ Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _GAP = 1  # pixels between two images
 _MIN_SIDE = 32  # smaller images are enlarged, pixel by pixel
-#: Of `truncation_sheet`, one row each.
+#: Truncations of the rows of `truncation_sheet`.
 TRUNCATIONS = (1.0, 0.7, 0.5, 0.3, 0.1)
 
 
@@ -55,7 +55,16 @@ def class_sheet(
     truncation: float | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Draws one row for each class; the images of a column have the same noise."""
+    """Draws one row for each class; the images of a column have the same noise.
+
+    Args:
+      draw: Function that draws images.
+      z_dim: Length of a noise vector.
+      classes: Classes of the rows.
+      columns: Number of images of a class.
+      truncation: Truncation of the noise; None for noise that is not truncated.
+      seed: Seed of the noise.
+    """
     z = _noise(seed, columns, z_dim, truncation)
     images = draw(np.tile(z, (len(classes), 1)), np.repeat(np.asarray(classes), columns))
     return images.reshape(len(classes), columns, *images.shape[1:])

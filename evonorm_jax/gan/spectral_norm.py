@@ -57,7 +57,7 @@ class SpectralNorm:
     Attributes:
       network: Linen module to normalise.
       names: Names of the parameters to normalise, the last parts of their paths.
-      epsilon: Least norm that a vector of the power method is divided by.
+      epsilon: Least norm that a vector of the power method is divided by, and least sigma.
 
     >>> layer = SpectralNorm(nn.Dense(3))
     >>> x = jnp.ones((2, 4))
@@ -140,7 +140,7 @@ class SpectralNorm:
             if step:
                 u, v, sigma = self._step(w, u)
             else:
-                sigma = _sigma(w, u, v)
+                sigma = jnp.maximum(_sigma(w, u, v), self.epsilon)
             inverse = 1 / sigma
             for i, path in enumerate(paths):
                 kernel = flat[path].reshape(w.shape[1:])

@@ -55,12 +55,12 @@ class SampleFigures:
     """The figures of one config; the data set is read when the first samples come.
 
     Attributes:
-      network: What sees the images.
-      num_samples: How many are drawn.
+      network: Network that computes the features of the images.
+      num_samples: Number of samples to draw.
 
     Args:
-      config: Its `figures`, `dataset` and `seed` are read.
-      pipeline: Shape and classes of the images.
+      config: Config of the run; `figures`, `dataset` and `seed` are read.
+      pipeline: Pipeline of the data set, which tells the shape and the classes of its images.
 
     Raises:
       UserError: The network does not fit the images, or there are fewer samples than features.
@@ -87,8 +87,8 @@ class SampleFigures:
         """Computes all figures of samples.
 
         Args:
-          images: `[N, H, W, C]`, uint8.
-          labels: `[N]` classes that they were drawn for.
+          images: Samples, `[N, H, W, C]`, uint8.
+          labels: Classes that they were drawn for, `[N]` integers.
         """
         reference, held_out = self._real_features
         return measure(
@@ -141,6 +141,10 @@ class SampleFigures:
 
 def real_images(config: ml_collections.ConfigDict, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads all images of a split as the evaluation sees them, without augmentation.
+
+    Args:
+      config: Config of the run; `dataset` and `seed` are read.
+      split: Name of the split, such as `config.dataset.train_split`.
 
     Returns:
       Images `[N, H, W, C]`, uint8, and labels `[N]`.

@@ -38,10 +38,10 @@ class TrainedGenerator:
     """The generator of a run.
 
     Attributes:
-      config: The run's config.
-      step: Updates made.
+      config: Config of the run.
+      step: Number of training steps behind the weights.
       gan: Both players.
-      draw: Draws images.
+      draw: Function from noise and classes to images, with the weights of the run.
     """
 
     config: ml_collections.ConfigDict
@@ -54,6 +54,12 @@ class TrainedGenerator:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws images of classes at random; by default those that the run's evaluations draw.
 
+        Args:
+          count: Number of images.
+          truncation: Truncation of the noise, above 0 and at most 1; None for noise that is not
+            truncated.
+          seed: Seed of noise and classes.
+
         Returns:
           Images `[count, size, size, C]`, uint8, and their classes `[count]`.
         """
@@ -65,7 +71,7 @@ class TrainedGenerator:
     def samples_of(
         self, labels: np.ndarray, *, truncation: float | None = None, seed: int = EVALUATION_SEED
     ) -> np.ndarray:
-        """Draws one image of each of these classes."""
+        """Draws one image for each label `[N]`, integers; returns `[N, size, size, C]`, uint8."""
         z = draw_noise(_keys(seed, len(labels)), self.gan.z_dim, truncation)
         return self.draw(np.asarray(z), labels)
 
@@ -120,10 +126,10 @@ def sampling_variables(
     """Makes the variables to draw images with from the generator's own; may be traced.
 
     Args:
-      config: Its workers and standing statistics are read.
+      config: Config of the run; the fields of its workers and of standing statistics are read.
       gan: Both players.
-      variables: Those of the generator after training.
-      averages: Averaged parameters to take instead, or None.
+      variables: Variables of the generator after training.
+      averages: Averaged parameters to take instead; None for those of `variables`.
     """
     if averages is not None:
         variables = averaged_variables(gan, variables, averages)

@@ -15,13 +15,14 @@ from evonorm_jax.gan.sampling import (
     draw_noise,
     with_standing_statistics,
 )
+from evonorm_jax.norm_act import norm_act
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def make_gan(norm_act="bn_relu"):
+def make_gan(layer="bn_relu"):
     return create_gan(
-        *("biggan_deep_8", 3, norm_act), num_filters=4, z_dim=4, embedding_dim=4, image_channels=1
+        *("biggan_deep_8", 3, layer), num_filters=4, z_dim=4, embedding_dim=4, image_channels=1
     )
 
 
@@ -80,8 +81,18 @@ def test_standing_statistics_of_the_first_layer_by_hand(setup):
     statistics = found["batch_stats"]["stage1_block1"]["norm1"]["norm_act"]
     np.testing.assert_allclose(statistics["mean"], np.mean(means, 0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(statistics["var"], np.mean(variances, 0), rtol=1e-4)
-    assert found["params"] is not None
     jax.tree.map(np.testing.assert_array_equal, found["params"], variables["params"])
+
+    # However a layer takes its statistics in training, here it takes them of the whole pass.
+    workers = make_gan(norm_act("bn_relu", virtual_batch_size=2, axis_name="devices", momentum=0.5))
+    again = jax.jit(
+        lambda v: with_standing_statistics(workers, v, key, num_passes=passes, pass_size=size)
+    )(variables)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        again["batch_stats"],
+        found["batch_stats"],
+    )
 
 
 def test_layers_without_batch_statistics_have_no_standing_ones():
@@ -108,8 +119,16 @@ def test_averaged_parameters_get_singular_vectors_of_their_own(setup):
     assert sigma == pytest.approx(largest, rel=0.02)
 
 
-def test_a_sampler_draws_in_batches_what_the_generator_draws_at_once(setup):
+@pytest.fixture(scope="module")
+def stepped(setup):
+    """The same generator, whose statistics have moved from where they start."""
     gan, variables = setup
+    moved = jax.tree.map(lambda x: x + 0.25, variables["batch_stats"])
+    return gan, {**variables, "batch_stats": moved}
+
+
+def test_a_sampler_draws_in_batches_what_the_generator_draws_at_once(stepped):
+    gan, variables = stepped
     z, labels = draw_inputs(jax.random.split(jax.random.key(0), 5), gan)
     images = Sampler(gan, variables, batch_size=3)(z, labels)
     expected = to_uint8(jax.jit(gan.generator.apply)(variables, z, labels))
@@ -120,6 +139,23 @@ def test_a_sampler_draws_in_batches_what_the_generator_draws_at_once(setup):
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_classes_that_are_not_there(setup, label):
+def test_classes_that_are_not_there(stepped, label):
     with pytest.raises(UserError, match=f"class {label} is out of range.* 0 to 2"):
-        Sampler(*setup)(jnp.zeros((1, 4)), np.array([label]))
+        Sampler(*stepped)(jnp.zeros((1, 4)), np.array([label]))
+
+
+@pytest.mark.parametrize("layer", ["bn_relu", "evonorm_b0", "graph:evonorm_b0"])
+def test_statistics_that_never_saw_a_batch_draw_nothing(layer):
+    gan = make_gan(layer)
+    variables = gan.init(jax.random.key(0))[0]
+    with pytest.raises(UserError, match="batch statistics have never seen a batch"):
+        Sampler(gan, variables)
+    # It is enough that those of one layer have moved.
+    statistics = variables["batch_stats"]
+    head = jax.tree.map(lambda x: x + 0.01, statistics["head_norm"])
+    Sampler(gan, {**variables, "batch_stats": {**statistics, "head_norm": head}})
+
+
+def test_layers_without_statistics_are_sampled_from_the_start():
+    gan = make_gan("evonorm_s0")
+    Sampler(gan, gan.init(jax.random.key(0))[0])

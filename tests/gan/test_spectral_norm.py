@@ -202,6 +202,9 @@ def test_a_kernel_of_zeros_stays_zero():
     gradient, updates = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     for leaf in jax.tree.leaves((gradient, updates)):
         assert np.isfinite(leaf).all()
+    # Its vectors are 0 from then on, and so is v^T W u in evaluation.
+    y = layer.apply({**variables, **updates}, jnp.ones((2, 4)))
+    np.testing.assert_array_equal(y, np.zeros((2, 5)))
 
 
 def test_initialisation_is_the_same_when_compiled():

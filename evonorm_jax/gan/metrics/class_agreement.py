@@ -15,11 +15,19 @@ from evonorm_jax.gan.metrics.checks import check_features, check_same_width
 def conditional_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the share of N samples whose logits `[N, K]` are largest at their label `[N]`.
 
+    Raises:
+      UserError: An array has another shape or dtype, or a label is none of the K classes.
+
     >>> conditional_accuracy(np.eye(3), np.array([0, 1, 0]))
     0.6666666666666666
     """
     logits = check_features(logits)
     labels = _check_labels(labels, len(logits))
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise UserError(
+            f"labels run from {labels.min()} to {labels.max()}, but the classifier knows the "
+            f"classes 0 to {logits.shape[1] - 1}."
+        )
     return float((logits.argmax(axis=1) == labels).mean())
 
 

@@ -149,6 +149,9 @@ def test_conditional_accuracy():
     assert conditional_accuracy(np.eye(4), np.array([0, 1, 2, 0])) == 0.75
     with pytest.raises(UserError, match=r"labels are int64\[3\]: expected integers \[4\]"):
         conditional_accuracy(np.eye(4), np.arange(3))
+    for label in (-1, 4):
+        with pytest.raises(UserError, match=r"labels run from .* knows the classes 0 to 3"):
+            conditional_accuracy(np.eye(4), np.array([0, 1, 2, label]))
 
 
 def test_within_class_variance_by_hand():
