@@ -10,6 +10,8 @@ suites:
   search      candidates of the layer search decided per hour (an hour; needs --data)
   gpu         numbers, layers, ResNet-50 steps and CIFAR-10 on one GPU, in --minutes; its stages are
               suites of their own: gpu_numbers, gpu_layers, gpu_steps, gpu_cifar10
+  gpu_transfer  steps of Mask R-CNN at 1024 pixels and BigGAN-deep at 128 on one GPU: images per
+              second and memory, in --minutes
   aot         what programs cost on TPUs and GPUs by their compilers' count, without a device (needs
               the aot extra): training steps of whole networks, about half a minute each for a GPU
               and six for a TPU; with --quick layers, blocks and a small network. Kept after each

@@ -25,6 +25,7 @@ SUITES = (
     "gpu_layers",
     "gpu_steps",
     "gpu_cifar10",
+    "gpu_transfer",
     "aot",
 )
 

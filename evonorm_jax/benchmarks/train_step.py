@@ -243,7 +243,7 @@ def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
         state, metrics = program(state, resident, batch)
         return metrics
 
-    figures = {"compile seconds": seconds, **_memory_figures(program)}
+    figures = {"compile seconds": seconds, **memory_figures(program)}
     return TrainProgram(call, figures, program.as_text)
 
 
@@ -266,6 +266,7 @@ def _network_step(model: nn.Module, size: int, batch_size: int) -> Callable[...,
     return step
 
 
-def _memory_figures(program: Any) -> dict[str, float]:
+def memory_figures(program: Any) -> dict[str, float]:
+    """Returns the memory that a compiled program takes, by its names in the report."""
     temporaries = program.memory_analysis().temp_size_in_bytes
     return {"temporaries, MB": temporaries / 1e6, "all memory, MB": peak_bytes(program) / 1e6}

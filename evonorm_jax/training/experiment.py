@@ -81,14 +81,30 @@ class Experiment:
 
     def train_step(self) -> Callable[[State, Any, Any], tuple[State, dict[str, jax.Array]]]:
         """Compiles the training step; it takes over the memory of the state it is given."""
+        mapped, seed = self._mapped_step()
+        return lambda state, resident, batch: mapped(state, (seed, resident), batch)
+
+    def compile_train_step(
+        self, state: State, resident: Any, batch: Any
+    ) -> tuple[Callable[[State, Any, Any], tuple[State, dict[str, jax.Array]]], Any]:
+        """Compiles the training step ahead of time for arguments like these.
+
+        Returns:
+          The step, as `train_step` returns it, and the compiled program, which knows its memory.
+        """
+        mapped, seed = self._mapped_step()
+        program = mapped.lower(state, (seed, resident), batch).compile()
+        return lambda state, resident, batch: program(state, (seed, resident), batch), program
+
+    def _mapped_step(self) -> tuple[Any, jax.Array]:
+        """The step of the task on the devices, and the seed that it takes beside its data."""
 
         def step(state: State, constants: tuple[jax.Array, Any], batch: Any) -> Any:
             seed, resident = constants
             return self.task.train_step(state, resident, batch, step_key(seed, state.step))
 
         mapped = self.parallel.parallelize(step, donate_state=True)
-        seed = self.parallel.replicate(self._seed)
-        return lambda state, resident, batch: mapped(state, (seed, resident), batch)
+        return mapped, self.parallel.replicate(self._seed)
 
     def evaluator(self) -> Evaluator:
         """Compiles the evaluations."""

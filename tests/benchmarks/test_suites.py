@@ -15,6 +15,7 @@ from evonorm_jax.benchmarks import (
     gpu_layers,
     gpu_numbers,
     gpu_steps,
+    gpu_transfer,
     layers,
     plain_search,
     search,
@@ -28,6 +29,7 @@ from evonorm_jax.errors import UserError
 from evonorm_jax.graphs import Graph
 from evonorm_jax.models import create_model
 from evonorm_jax.norm_act import norm_act
+from evonorm_jax.training.experiment import create_experiment
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -217,7 +219,7 @@ def test_search_needs_real_images(options):
         search.measure(suite.Options())
 
 
-@pytest.mark.parametrize("module", [gpu_numbers, gpu_layers, gpu_steps, gpu_cifar10])
+@pytest.mark.parametrize("module", [gpu_numbers, gpu_layers, gpu_steps, gpu_cifar10, gpu_transfer])
 def test_gpu_stages_refuse_a_machine_without_one(module):
     with pytest.raises(UserError, match="needs a GPU"):
         module.measure(suite.Options())
@@ -275,6 +277,32 @@ def test_gpu_steps(options):
     check(report)
     assert measured(report) == {train_step.BASELINE, "EvoNorm-S0"}
     assert [len([r for r in early.results if r.seconds]) for early in saved][:3] == [1, 2, 2]
+
+
+@pytest.mark.slow
+def test_gpu_transfer(options):
+    report = gpu_transfer.measure(options)
+    check(report)
+    for network in gpu_transfer.BATCH_SIZES:
+        assert measured(report, network) == {gpu_transfer.BASELINE, "EvoNorm-S0"}
+        s0 = report.find(network, network, "EvoNorm-S0").figures
+        assert s0["images per second"] > 0
+        assert s0["all memory, MB"] > 0
+
+
+def test_gpu_transfer_leaves_out_what_the_time_does_not_suffice_for():
+    report = gpu_transfer.measure(suite.Options(quick=True, minutes=0.0))
+    assert [result.note for result in report.results] == ["not run: 0 s were over"] * 4
+
+
+@pytest.mark.parametrize("network", gpu_transfer.BATCH_SIZES)
+def test_gpu_transfer_trains_the_full_networks(network):
+    config = gpu_transfer.transfer_config(network, "EvoNorm-B0", quick=False)
+    run = create_experiment(config, jax.devices()[:1])
+    assert (
+        run.images_per_step == {"coco_maskrcnn_r50_fpn": 4, "biggan_deep_imagenet128": 128}[network]
+    )
+    assert config.dtype == "bfloat16"
 
 
 def test_gpu_stages_in_processes_of_their_own(lines, tmp_path, monkeypatch):
