@@ -157,3 +157,14 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRunCase:
         return TrainedRunCase(root / "run", images, summary)
 
     return made_once(tmp_path_factory, "trained", train)
+
+
+@pytest.fixture(scope="session")
+def synthesis_run(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, float], str]:
+    """A short run of image synthesis: what `train_tiny` returns; to be read only."""
+    from tests.training.tasks.test_image_synthesis import train_tiny
+
+    with without_optimising():
+        return made_once(tmp_path_factory, "synthesis", train_tiny)
