@@ -31,21 +31,21 @@ FIGURES = {
 COLOURS = 128  # of a picture; all of them would take 130 kB where it shows photographs
 
 
-def render(name: str, folder: Path) -> Path:
-    """Executes `<name>.py` and writes `<folder>/<name>.png`."""
+def render(path: Path, folder: Path) -> Path:
+    """Executes the notebook `path`, a .py file, and writes `<folder>/<its name>.png`."""
     matplotlib.use("agg")
-    folder = folder.resolve()
+    path, folder = path.resolve(), folder.resolve()
     os.chdir(NOTEBOOKS)  # where Jupyter starts a notebook
-    variables = runpy.run_path(str(NOTEBOOKS / f"{name}.py"), run_name="__main__")
-    figure, dpi = FIGURES[name]
+    variables = runpy.run_path(str(path), run_name="__main__")
+    figure, dpi = FIGURES[path.stem]
     drawn = io.BytesIO()
     variables[figure].savefig(drawn, dpi=dpi)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.png"
+    picture_path = folder / f"{path.stem}.png"
     with Image.open(drawn) as picture:
         few_colours = picture.convert("RGB").quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE)
-    few_colours.save(path, optimize=True)
-    return path
+    few_colours.save(picture_path, optimize=True)
+    return picture_path
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("name", choices=FIGURES)
     parser.add_argument("--output", type=Path, default=NOTEBOOKS.parent / "docs" / "figures")
     arguments = parser.parse_args()
-    print(render(arguments.name, arguments.output))
+    print(render(NOTEBOOKS / f"{arguments.name}.py", arguments.output))
 
 
 if __name__ == "__main__":

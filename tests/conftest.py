@@ -3,11 +3,12 @@
 import contextlib
 import logging
 import os
+import pickle
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -105,6 +106,25 @@ def quick_compilation() -> Iterator[None]:
         yield
 
 
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]
+) -> Any:
+    """What `make(folder)` returns, once for all processes of pytest-xdist; its files stay there.
+
+    Two processes that begin at the same time make it twice, each in a folder of its own.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    result = shared / f"{name}.pickle"
+    if not result.exists():
+        made = make(tmp_path_factory.mktemp(name))
+        written = result.with_suffix(f".{os.getpid()}")
+        written.write_bytes(pickle.dumps(made))
+        written.replace(result)
+    return pickle.loads(result.read_bytes())
+
+
 class TrainedRunCase(NamedTuple):
     """A run directory, its data set and the summary of the run."""
 
@@ -123,15 +143,28 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRunCase:
     from evonorm_jax.training import train_and_evaluate
     from tests.data.conftest import write_folder
 
-    root = tmp_path_factory.mktemp("trained")
-    images = write_folder(root / "images", {"train": (7, 6, 4), "val": (3, 4, 4)})
-    config = recipes.smoke(recipes.digits("evonorm_b0"))
-    means = {"mean": (120.0, 125.0, 130.0), "std": (60.0, 65.0, 70.0)}
-    sizes = {"image_size": 8, "resize_size": 10, "pad": 1}
-    config.dataset = dataset_config(
-        "insects", "folder", path=str(images), in_memory=True, **means, **sizes
-    )
-    config.ema_decay = 0.5
+    def train(root: Path) -> TrainedRunCase:
+        images = write_folder(root / "images", {"train": (7, 6, 4), "val": (3, 4, 4)})
+        config = recipes.smoke(recipes.digits("evonorm_b0"))
+        means = {"mean": (120.0, 125.0, 130.0), "std": (60.0, 65.0, 70.0)}
+        sizes = {"image_size": 8, "resize_size": 10, "pad": 1}
+        config.dataset = dataset_config(
+            "insects", "folder", path=str(images), in_memory=True, **means, **sizes
+        )
+        config.ema_decay = 0.5
+        with without_optimising():
+            summary = train_and_evaluate(config, root / "run", devices=jax.devices()[:1])
+        return TrainedRunCase(root / "run", images, summary)
+
+    return made_once(tmp_path_factory, "trained", train)
+
+
+@pytest.fixture(scope="session")
+def synthesis_run(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, float], str]:
+    """A short run of image synthesis: what `train_tiny` returns; to be read only."""
+    from tests.training.tasks.test_image_synthesis import train_tiny
+
     with without_optimising():
-        summary = train_and_evaluate(config, root / "run", devices=jax.devices()[:1])
-    return TrainedRunCase(root / "run", images, summary)
+        return made_once(tmp_path_factory, "synthesis", train_tiny)

@@ -5,7 +5,7 @@
     python -m experiments.sweep --config configs/sweeps/cifar10_resnet8_batch_size.py \
         --workdir runs/cifar10_resnet8_batch_size --config.dataset.path=data/cifar10_16.npz
 
-Hardware: two CPU cores, about four hours.
+Hardware: one CPU core, five hours.
 Paper: gives no numbers for this network on CIFAR-10.
 
 The protocol is that of the paper's proxy task for the S layers at half the resolution: random crops

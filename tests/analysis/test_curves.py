@@ -12,6 +12,8 @@ from evonorm_jax.analysis.curves import plot_runs
 from evonorm_jax.analysis.runs import load_run
 from evonorm_jax.errors import UserError
 from evonorm_jax.run_files import METRICS_FILE
+from experiments import plot
+from experiments.process import run_main
 from tests.analysis.conftest import event
 from tests.experiments import command_line
 
@@ -138,14 +140,23 @@ def test_the_launcher_writes_the_picture_and_says_where(make_run, tmp_path):
         assert image.size[0] > 500
 
 
-def test_the_launcher_ends_with_code_2_and_one_message(tmp_path):
-    done = launch(tmp_path / "nowhere")
-    assert done.returncode == 2
-    assert "is not a directory" in done.stderr
-    assert "Traceback" not in done.stderr
+def end_in_process(monkeypatch, *arguments):
+    """Exit code of the launcher, without the cost of a process."""
+    monkeypatch.setattr(sys, "argv", ["plot", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        run_main(plot.main)
+    return ended.value.code
 
 
-def test_the_launcher_explains_itself():
-    done = launch("--help")
-    assert "python -m experiments.plot RUN" in done.stdout
-    assert "--metric" in done.stdout
+def test_the_launcher_ends_with_code_2_and_one_message(tmp_path, monkeypatch, capsys):
+    assert end_in_process(monkeypatch, tmp_path / "nowhere") == 2
+    stderr = capsys.readouterr().err
+    assert "is not a directory" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_the_launcher_explains_itself(monkeypatch, capsys):
+    assert end_in_process(monkeypatch, "--help") == 0
+    stdout = capsys.readouterr().out
+    assert "python -m experiments.plot RUN" in stdout
+    assert "--metric" in stdout

@@ -1,6 +1,4 @@
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from evonorm_jax.metrics import Metric, RunMetrics
 from experiments import plot
 from tests.analysis.sweep_folders import write_run, write_sweep
 
-ROOT = Path(__file__).resolve().parents[2]
 R50 = {"dataset": "imagenet2012", "source": "tfds", "model": "resnet50", "num_workers": 8}
 
 
@@ -296,18 +293,15 @@ def test_nothing_to_draw_is_refused(tmp_path):
         plot_learning_curves(load_sweep(tmp_path), tmp_path / "curves.png")
 
 
-def launch(*arguments):
-    command = [sys.executable, "-m", "experiments.plot", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_launcher_recognises_a_sweep_and_its_table(root, tmp_path, monkeypatch):
+    def launch(*arguments):
+        monkeypatch.setattr(sys, "argv", ["plot", *map(str, arguments)])
+        plot.main()
 
-
-def test_the_launcher_recognises_a_sweep_and_its_table(root, tmp_path):
-    done = launch(root, "--output", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    launch(root, "--output", tmp_path / "out")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"README.md", "accuracy.png", "learning_curves.png", "results.csv"}
-    redrawn = launch(tmp_path / "out" / "results.csv", "--output", tmp_path / "again.png")
-    assert redrawn.returncode == 0, redrawn.stderr
+    launch(tmp_path / "out" / "results.csv", "--output", tmp_path / "again.png")
     first, second = (tmp_path / "out" / "accuracy.png", tmp_path / "again.png")
     with Image.open(first) as a, Image.open(second) as b:
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

@@ -27,11 +27,17 @@ SIZES = {
 }
 
 
+# These are others of their family with larger numbers.
+LARGER = {"maskrcnn_r101_preact_fpn", "maskrcnn_spinenet143", "maskrcnn_spinenet190"}
+
+
 def test_table_is_complete():
     assert tuple(SIZES) == detector_names()
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGER)) for name in SIZES]
+)
 def test_sizes(name):
     assert create_detector(name, norm_act="gn_relu").complexity(1024) == SIZES[name]
 

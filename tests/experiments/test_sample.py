@@ -3,23 +3,18 @@
 import json
 import sys
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.training import train_and_evaluate
 from evonorm_jax.training.trained_generator import load_generator
 from experiments import gan_metrics, sample
-from tests.training.tasks.test_image_synthesis import tiny_config
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run")
-    train_and_evaluate(tiny_config(), path, devices=jax.devices()[:1])
-    return path
+def workdir(synthesis_run):
+    return synthesis_run[0]
 
 
 def run(module, monkeypatch, *arguments):

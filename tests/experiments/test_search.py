@@ -140,13 +140,14 @@ def test_kills_change_nothing_of_what_is_found(tmp_path):
         (["--config=configs/search/cifar10_evonorm_s.py:fast"], "knows small, tiny, deep, smoke"),
     ],
 )
-def test_mistakes_are_one_message_and_change_nothing(searched, arguments, message):
+def test_mistakes_are_one_message_and_change_nothing(searched, refusal, arguments, message):
+    from experiments import search
+
     workdir, _ = searched
     before = list(read_ledger(workdir).entries)
-    result = command_line.run("search", *arguments, f"--workdir={workdir}")
-    assert result.returncode == 2
-    assert re.match(f"search: .*{message}", result.stderr)
-    assert "Traceback" not in result.stderr
+    said = refusal(search.main, *arguments, f"--workdir={workdir}")
+    assert re.match(f"search: .*{message}", said)
+    assert "Traceback" not in said
     assert read_ledger(workdir).entries == before
 
 

@@ -18,11 +18,12 @@ EPSILON = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
 
 
 def draw(shape, kernel_size, dtype="float32"):
-    x_key, kernel_key = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(x_key, shape, dtype)
-    return x, jax.random.normal(kernel_key, (kernel_size, kernel_size, 1, shape[-1]), dtype)
+    rng = np.random.default_rng(0)
+    kernel_shape = (kernel_size, kernel_size, 1, shape[-1])
+    return tuple(jnp.asarray(rng.normal(size=size), dtype) for size in (shape, kernel_shape))
 
 
+@functools.partial(jax.jit, static_argnames=("strides", "padding"))  # one compilation, not k * k
 def convolve(x, kernel, strides=1, padding="symmetric"):
     top, left = (pad_widths(padding, len(kernel), strides, size) for size in x.shape[1:3])
     return depthwise_conv(x, kernel, strides=strides, pads=(top, left))
@@ -123,10 +124,10 @@ def test_second_derivative_against_the_grouped_convolution():
         gradient = jax.grad(lambda x: jnp.sum(jnp.tanh(function(x, kernel, strides=2))))(x)
         return jnp.sum(gradient**2)
 
-    ours = jax.grad(functools.partial(squared_gradient, convolve))(kernel)
-    theirs = jax.grad(
-        functools.partial(squared_gradient, functools.partial(xla, padding="symmetric"))
-    )(kernel)
+    ours, theirs = (
+        jax.jit(jax.grad(functools.partial(squared_gradient, function)))(kernel)
+        for function in (convolve, functools.partial(xla, padding="symmetric"))
+    )
     assert np.abs(theirs).max() > 0.1
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -147,9 +148,10 @@ def test_both_forms_alike():
     """The one that this machine does not lower, too."""
     x, kernel = draw((2, 7, 6, 3), 5)
     window = Window(2, ((2, 2), (1, 2)))
-    np.testing.assert_allclose(
-        shifted(window, x, kernel), grouped(window, x, kernel), rtol=1e-5, atol=1e-5
+    ours, theirs = (
+        jax.jit(functools.partial(form, window))(x, kernel) for form in (shifted, grouped)
     )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 1, 5), (3, 5, 1, 4), (2, 2, 1, 4)])

@@ -22,6 +22,14 @@ LARGER = {
     *("cifar_resnet32", "cifar_resnet56", "cifar_resnet110"),
     *(f"efficientnet_b{number}" for number in range(1, 8)),
 }
+# With EvoNorm, those that a config trains stay.
+LARGER_EVONORM = LARGER.intersection(EVONORM_NETWORKS) - {
+    *("resnet101", "cifar_resnet56", "efficientnet_b5")
+}
+
+
+def with_slow(names, slow):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
 def build(name, norm_act, **fields):
@@ -47,15 +55,13 @@ def test_table_is_complete():
     assert SIZES.keys() >= LARGER
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGER)) for name in SIZES]
-)
+@pytest.mark.parametrize("name", with_slow(SIZES, LARGER))
 def test_size_with_batch_norm(name):
     size = measure_complexity(build(name, "bn_relu"), native_image_size(name))
     assert size == Complexity(SIZES[name].batch_norm_parameters, SIZES[name].multiply_adds)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", with_slow(SIZES, LARGER_EVONORM))
 def test_parameters_with_evonorm_s0(name):
     if name not in EVONORM_NETWORKS:
         with pytest.raises(UserError, match="pre-activation network"):
@@ -134,7 +140,7 @@ def test_count_parameters_leaves_statistics_out():
     assert count_parameters(model, channels=1) == count_parameters(model) - 2 * 9 * 16
 
 
-@pytest.mark.parametrize("name", EVONORM_NETWORKS)
+@pytest.mark.parametrize("name", with_slow(EVONORM_NETWORKS, LARGER_EVONORM))
 def test_evonorm_s0_network_has_no_state_and_no_other_layer(name):
     variables = abstract_variables(name, "evonorm_s0")
     assert set(variables) == {"params"}
@@ -156,7 +162,7 @@ def test_evonorm_b0_network_tracks_a_variance_and_never_a_mean(name):
     assert sum(leaf.size for leaf in variables["params"].values()) == SIZES[name].evonorm_parameters
 
 
-@pytest.mark.parametrize("name", EVONORM_NETWORKS)
+@pytest.mark.parametrize("name", with_slow(EVONORM_NETWORKS, LARGER_EVONORM))
 def test_every_other_vector_is_a_bias_of_the_head_or_of_squeeze_excite(name):
     params = abstract_variables(name, "evonorm_s0")["params"]
     vectors = {path for path, leaf in params.items() if leaf.ndim == 1 and "norm" not in path}

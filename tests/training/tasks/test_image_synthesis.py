@@ -86,12 +86,16 @@ def restored(workdir, step=None):
         return checkpoints.read_variables(step)[1:]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
+def train_tiny(workdir):
+    """The run directory, the summary and what was reported."""
     stream = io.StringIO()
     summary = train_and_evaluate(tiny_config(), workdir, devices=ONE_DEVICE, progress_stream=stream)
     return workdir, summary, stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(synthesis_run):
+    return synthesis_run
 
 
 def test_what_is_said(finished):
