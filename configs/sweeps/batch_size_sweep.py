@@ -48,3 +48,33 @@ def batch_size_sweep(
                 for field, value in (fields or {}).get(norm_act, {}).items():
                     layer[f"model.norm_act_fields.{field}"] = value
                 yield layer | {"images_per_worker": images, "seed": seed}
+
+
+def split_batch_sweep(
+    norm_acts: Sequence[str],
+    images_per_worker: Sequence[int],
+    *,
+    batch_size: int,
+    num_seeds: int,
+    group_size: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Yields the overrides of runs that split one batch among few or many workers.
+
+    Nothing changes but the number of images whose statistics BatchNorm takes together.
+
+    Args:
+      norm_acts: Names of layers.
+      images_per_worker: Sizes, in the order they are to run in; each divides the batch.
+      batch_size: Images of a step, over all workers.
+      num_seeds: Number of seeds 0, 1, ...
+      group_size: Channels per group of the layers that have groups; 0 leaves their default.
+    """
+    for seed in range(num_seeds):
+        for images in images_per_worker:
+            for norm_act in norm_acts:
+                yield {
+                    **layer_overrides(norm_act, group_size=group_size),
+                    "num_workers": batch_size // images,
+                    "images_per_worker": images,
+                    "seed": seed,
+                }

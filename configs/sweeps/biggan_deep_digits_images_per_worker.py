@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import recipes, synthesis_recipes
+from configs import synthesis_recipes
+from configs.sweeps.batch_size_sweep import split_batch_sweep
 
 _BATCH_SIZE = 64
 
@@ -30,13 +31,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
     small = arg == "smoke"
-    batch_size = 8 if small else _BATCH_SIZE
-    for seed in range(1 if small else 3):
-        for images in (8, 2) if small else (64, 8, 2):
-            for norm_act in ("bn_relu", "evonorm_s0"):
-                yield {
-                    **recipes.layer_overrides(norm_act, group_size=8),
-                    "num_workers": batch_size // images,
-                    "images_per_worker": images,
-                    "seed": seed,
-                }
+    return split_batch_sweep(
+        norm_acts=("bn_relu", "evonorm_s0"),
+        images_per_worker=(8, 2) if small else (64, 8, 2),
+        batch_size=8 if small else _BATCH_SIZE,
+        num_seeds=1 if small else 3,
+        group_size=8,
+    )

@@ -17,7 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import detection_recipes, recipes
+from configs import detection_recipes
+from configs.sweeps.batch_size_sweep import split_batch_sweep
 
 _BATCH_SIZE = 8
 
@@ -39,12 +40,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def sweep(arg: str = "") -> Iterator[dict[str, Any]]:
     small = arg == "smoke"
-    for seed in range(1 if small else 3):
-        for images in (8, 1) if small else (8, 1, 4, 2):
-            for norm_act in ("bn_relu", "evonorm_s0"):
-                yield {
-                    **recipes.layer_overrides(norm_act),
-                    "num_workers": _BATCH_SIZE // images,
-                    "images_per_worker": images,
-                    "seed": seed,
-                }
+    return split_batch_sweep(
+        norm_acts=("bn_relu", "evonorm_s0"),
+        images_per_worker=(8, 1) if small else (8, 1, 4, 2),
+        batch_size=_BATCH_SIZE,
+        num_seeds=1 if small else 3,
+    )
