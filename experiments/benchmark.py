@@ -36,7 +36,8 @@ def main() -> None:
 
     from evonorm_jax.benchmarks import compile_only, suite
     from evonorm_jax.errors import UserError
-    from experiments.launch import user_path
+    from experiments.config_file import ROOT
+    from experiments.launch import parse_config, user_path
 
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmark",
@@ -103,6 +104,7 @@ def main() -> None:
         minutes=arguments.minutes,
         stages=_names(arguments.stages),
         programs=_names(arguments.programs),
+        load_config=lambda file: parse_config(str(ROOT / file), []),
         log=functools.partial(print, flush=True),  # a suite may take hours
     )
     output = arguments.output

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import jax
 
 from evonorm_jax.benchmarks.deadline import Deadline
 from evonorm_jax.benchmarks.device_profile import profile_step
@@ -12,7 +15,7 @@ from evonorm_jax.benchmarks.gpu import require_gpu
 from evonorm_jax.benchmarks.gpu_layers import XLA, XLA_LAYER
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
-from evonorm_jax.benchmarks.timing import Sampler, interleave, queued, spread
+from evonorm_jax.benchmarks.timing import interleave, queued, spread
 from evonorm_jax.benchmarks.train_step import (
     BASELINE,
     CONTENDERS,
@@ -49,70 +52,112 @@ NOTES = (
 _COMPILE_SECONDS = 35.0
 
 
+@dataclasses.dataclass
+class Steps:
+    """The steps of one network with several layers, as far as they are compiled and sampled.
+
+    Attributes:
+      network: Name of the network in the report.
+      compilers: Compiles the step of a layer, by the layer's name.
+      programs: The compiled steps.
+      seconds: Seconds a step in every round.
+      notes: The reasons that a layer has no step.
+    """
+
+    network: str
+    compilers: Mapping[str, Callable[[], TrainProgram]]
+    programs: dict[str, TrainProgram] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def measure(
+        self,
+        options: Options,
+        deadline: Deadline,
+        save: Callable[[], object],
+        *,
+        compile_seconds: float = _COMPILE_SECONDS,
+    ) -> None:
+        """Compiles the steps one by one, and samples all of them in turn.
+
+        Args:
+          options: Options of the command line.
+          deadline: Limit of the suite.
+          save: Is called whenever there is more to report.
+          compile_seconds: Seconds that a compilation may take; a step for which less is left is
+            left out.
+        """
+        for name, compile_program in self.compilers.items():
+            if deadline.remaining < compile_seconds:
+                self.notes[name] = deadline.note
+                continue
+            start = time.monotonic()
+            try:
+                # One after the other: the libraries choose their convolutions by timing them.
+                self.programs[name] = compile_program()
+                # A few rounds of what there is so far, in case that the time ends here.
+                self._sample(rounds=2)
+            except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter: out of memory
+                self.programs.pop(name, None)
+                self.notes[name] = str(error).splitlines()[0]
+                continue
+            seconds = time.monotonic() - start
+            options.log(f"{self.network}: {name} compiled and tried in {seconds:.1f} s")
+            save()
+        self._sample(rounds=options.rounds)
+        save()
+
+    def _sample(self, rounds: int) -> None:
+        sampler = functools.partial(queued, calls=2)
+        samplers = {name: sampler(program.call) for name, program in self.programs.items()}
+        self.seconds = interleave(samplers, rounds=rounds)
+
+    def results(self, more: Mapping[str, Mapping[str, float]] | None = None) -> list[Result]:
+        """Returns the result of every layer.
+
+        Args:
+          more: More figures of single layers, by their name.
+        """
+        return [self._result(name, (more or {}).get(name, {})) for name in self.compilers]
+
+    def _result(self, name: str, more: Mapping[str, float]) -> Result:
+        if name not in self.seconds:
+            note = self.notes.get(name, "not reached")
+            return Result(self.network, self.network, name, note=note)
+        program, seconds = self.programs[name], self.seconds[name]
+        figures = {
+            "images per second": program.images / spread(seconds).median,
+            **program.figures,
+            **more,
+        }
+        return Result(self.network, self.network, name, seconds, figures)
+
+
 def measure(options: Options) -> Report:
     """Compiles the steps one by one, samples all of them in turn, and traces some."""
     require_gpu(options)
     deadline = Deadline(options.minutes)
     workload = QUICK_RESNET50 if options.quick else RESNET50
     names = [BASELINE, "EvoNorm-S0"] if options.quick else list(TRAINED)
-    programs: dict[str, TrainProgram] = {}
-    notes: dict[str, str] = {}
-    seconds: dict[str, tuple[float, ...]] = {}
+    steps = Steps(
+        workload.name,
+        {name: functools.partial(compile_step, workload, TRAINED[name]) for name in names},
+    )
     profiles: dict[str, dict[str, float]] = {}
 
     def report() -> Report:
-        results = [_result(workload, name, programs, seconds, profiles, notes) for name in names]
         return Report(
             "gpu_steps",
             "Training steps of a ResNet-50 on one GPU",
             NOTES,
-            tuple(results),
+            tuple(steps.results(profiles)),
             tuple((name, BASELINE) for name in TRAINED if name != BASELINE),
         )
 
-    for name in names:
-        if deadline.remaining < _COMPILE_SECONDS:
-            notes[name] = deadline.note
-            continue
-        start = time.monotonic()
-        try:
-            # One after the other: the libraries choose their convolutions by timing them.
-            programs[name] = compile_step(workload, TRAINED[name])
-        except UserError as error:
-            notes[name] = str(error)
-            continue
-        options.log(f"{name} compiled in {time.monotonic() - start:.1f} s")
-        # A few rounds of what there is so far, in case that the time ends here.
-        seconds = interleave(_samplers(programs), rounds=2)
-        options.save(report())
-    seconds = interleave(_samplers(programs), rounds=options.rounds)
-    options.save(report())
+    steps.measure(options, deadline, lambda: options.save(report()))
     for name in PROFILED:
-        if name in programs and deadline.remaining > 0:
-            profiles[name] = profile_step(programs[name].call, programs[name].hlo())
+        if name in steps.programs and deadline.remaining > 0:
+            program = steps.programs[name]
+            profiles[name] = profile_step(program.call, program.hlo())
             options.save(report())
     return report()
-
-
-def _samplers(programs: Mapping[str, TrainProgram]) -> dict[str, Sampler]:
-    sampler = functools.partial(queued, calls=2)
-    return {name: sampler(program.call) for name, program in programs.items()}
-
-
-def _result(
-    workload: Workload,
-    name: str,
-    programs: Mapping[str, TrainProgram],
-    seconds: Mapping[str, tuple[float, ...]],
-    profiles: Mapping[str, Mapping[str, float]],
-    notes: Mapping[str, str],
-) -> Result:
-    if name not in seconds:
-        note = notes.get(name, "not reached")
-        return Result(workload.name, workload.name, name, note=note)
-    figures = {
-        "images per second": workload.batch_size / spread(seconds[name]).median,
-        **programs[name].figures,
-        **profiles.get(name, {}),
-    }
-    return Result(workload.name, workload.name, name, seconds[name], figures)

@@ -7,7 +7,7 @@ device, with images that need no file.
 
 from __future__ import annotations
 
-import importlib
+import functools
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,11 @@ import jax
 
 from evonorm_jax.benchmarks.deadline import Deadline
 from evonorm_jax.benchmarks.gpu import require_gpu
-from evonorm_jax.benchmarks.results import Report, Result
+from evonorm_jax.benchmarks.gpu_steps import Steps
+from evonorm_jax.benchmarks.results import Report
 from evonorm_jax.benchmarks.suite import Options
-from evonorm_jax.benchmarks.timing import interleave, queued, spread
 from evonorm_jax.benchmarks.train_step import TrainProgram, memory_figures
 from evonorm_jax.data.instances import instance_dataset_config
-from evonorm_jax.errors import UserError
 from evonorm_jax.training.experiment import create_experiment
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ NOTES = (
     "a batch of its own; images per second are those of the batches of real images.",
     "`all memory` is what the compiled step needs at once: state, batch, activations, scratch.",
 )
-IMAGES = "images a step"
 #: Seconds that compiling the next step may take, before it is left out.
 _COMPILE_SECONDS = 60.0
 
@@ -53,79 +51,63 @@ def measure(options: Options) -> Report:
     """Compiles the steps one by one, and samples all those of a network in turn.
 
     Raises:
-      UserError: There is no GPU, or the package is installed without the configs of a clone.
+      UserError: There is no GPU, or a config is not there.
     """
     require_gpu(options)
     deadline = Deadline(options.minutes)
     layers = list(LAYERS)[:2] if options.quick else list(LAYERS)
-    results: dict[tuple[str, str], Result] = {}
+    networks = [
+        Steps(
+            network,
+            {
+                layer: functools.partial(compile_step, transfer_config(network, layer, options))
+                for layer in layers
+            },
+        )
+        for network in BATCH_SIZES
+    ]
 
     def report() -> Report:
         return Report(
             "gpu_transfer",
             "Training steps of a detector and of a generator on one GPU",
             NOTES,
-            tuple(results.values()),
+            tuple(result for steps in networks for result in steps.results()),
             tuple((name, BASELINE) for name in LAYERS if name != BASELINE),
         )
 
-    for network in BATCH_SIZES:
-        programs: dict[str, TrainProgram] = {}
-        for layer in layers:
-            # Unless it is compiled, and replaced by what is measured below.
-            results[network, layer] = Result(network, network, layer, note=deadline.note)
-            if deadline.remaining < _COMPILE_SECONDS:
-                continue
-            start = time.monotonic()
-            try:
-                programs[layer] = compile_step(transfer_config(network, layer, options.quick))
-            except jax.errors.JaxRuntimeError as error:  # out of memory
-                note = str(error).splitlines()[0]
-                results[network, layer] = Result(network, network, layer, note=note)
-                continue
-            options.log(f"{network}: {layer} compiled in {time.monotonic() - start:.1f} s")
-        samplers = {name: queued(program.call, calls=2) for name, program in programs.items()}
-        for layer, seconds in interleave(samplers, rounds=options.rounds).items():
-            program = programs[layer]
-            images = program.figures[IMAGES] / spread(seconds).median
-            figures = {"images per second": images, **program.figures}
-            results[network, layer] = Result(network, network, layer, seconds, figures)
-        options.save(report())
+    for steps in networks:
+        steps.measure(
+            options,
+            deadline,
+            lambda: options.save(report()),
+            compile_seconds=_COMPILE_SECONDS,
+        )
     return report()
 
 
-def transfer_config(network: str, layer: str, quick: bool) -> ml_collections.ConfigDict:
+def transfer_config(network: str, layer: str, options: Options) -> ml_collections.ConfigDict:
     """Returns the recipe of a network for one device, on images that need no file.
 
     Args:
       network: Name in `BATCH_SIZES`.
       layer: Name in `LAYERS`.
-      quick: Whether to shrink the network and its images to those of a smoke run.
-
-    Raises:
-      UserError: The package is installed without the configs of a clone.
+      options: Options of the command line. A quick run gets the network and images of a smoke run.
     """
-    name = f"configs.{network}_{LAYERS[layer]}"
-    try:
-        recipe = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"The gpu_transfer suite trains by {name.replace('.', '/')}.py, and there is no such "
-            "file: run it in a clone of the repository."
-        ) from error
-    config = recipe.get_config("smoke" if quick else "")
+    assert options.load_config is not None, "given by experiments.benchmark"
+    file = f"configs/{network}_{LAYERS[layer]}.py"
+    config = options.load_config(f"{file}:smoke" if options.quick else file)
     config.num_workers = 1
-    config.images_per_worker = 2 if quick else BATCH_SIZES[network]
-    if not quick:
-        examples = {"num_train_examples": 512, "num_eval_examples": 1}
-        if config.task == "instance_segmentation":
-            sizes = {"image_size": config.dataset.image_size, "mask_size": config.dataset.mask_size}
-            config.dataset = instance_dataset_config(
-                "digit_scenes", "generated", **sizes, **examples
-            )
-        else:
-            fake = {"source": "fake", "in_memory": True, "num_classes": 1000}
-            config.dataset.update(fake | examples)
+    config.images_per_worker = 2 if options.quick else BATCH_SIZES[network]
+    if options.quick:
+        return config
+    examples = {"num_train_examples": 512, "num_eval_examples": 1}
+    if config.task == "instance_segmentation":
+        sizes = {"image_size": config.dataset.image_size, "mask_size": config.dataset.mask_size}
+        config.dataset = instance_dataset_config("digit_scenes", "generated", **sizes, **examples)
+    else:
+        fake = {"source": "fake", "in_memory": True, "num_classes": 1000}
+        config.dataset.update(fake | examples)
     return config
 
 
@@ -148,9 +130,5 @@ def compile_step(config: ml_collections.ConfigDict) -> TrainProgram:
         state, metrics = step(state, resident, batch)
         return metrics
 
-    figures = {
-        IMAGES: run.images_per_step,
-        "compile seconds": seconds,
-        **memory_figures(program),
-    }
-    return TrainProgram(call, figures, program.as_text)
+    figures = {"compile seconds": seconds, **memory_figures(program)}
+    return TrainProgram(call, run.images_per_step, figures, program.as_text)

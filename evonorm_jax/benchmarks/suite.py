@@ -7,11 +7,15 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evonorm_jax.benchmarks import machine
 from evonorm_jax.benchmarks.report import write_report
 from evonorm_jax.benchmarks.results import Report
 from evonorm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 #: One module each, with `measure(options) -> Report`.
 SUITES = (
@@ -48,6 +52,7 @@ class Options:
       stages: Names of the stages of the gpu suite to run; () means all.
       target: Target that the aot suite compiles for, a name in `compile_only.TARGETS`.
       programs: Patterns of the names of the programs that the aot suite compiles; () means all.
+      load_config: Loads `FILE.py[:ARGUMENT]`, for the gpu_transfer suite.
       log: Takes a line of text as soon as something is measured.
       save: Takes the report as far as it has come, so that a run cut short keeps what it measured.
     """
@@ -59,6 +64,7 @@ class Options:
     stages: tuple[str, ...] = ()
     target: str | None = None
     programs: tuple[str, ...] = ()
+    load_config: Callable[[str], ml_collections.ConfigDict] | None = None
     log: Callable[[str], None] = print
     save: Callable[[Report], object] = lambda report: None
 

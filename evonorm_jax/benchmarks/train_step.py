@@ -111,11 +111,13 @@ class TrainProgram:
 
     Attributes:
       call: Makes the next step and returns its metrics.
+      images: Number of images of a step.
       figures: Compile time and memory, by their names in the report.
       hlo: Returns the text of the compiled program.
     """
 
     call: Callable[[], Any]
+    images: int
     figures: Mapping[str, float]
     hlo: Callable[[], str]
 
@@ -179,7 +181,7 @@ def measure_workload(
             contender=name,
             seconds=times[name],
             figures={
-                "images per second": workload.batch_size / spread(times[name]).median,
+                "images per second": program.images / spread(times[name]).median,
                 **program.figures,
             },
         )
@@ -244,7 +246,7 @@ def compile_step(workload: Workload, contender: Contender) -> TrainProgram:
         return metrics
 
     figures = {"compile seconds": seconds, **memory_figures(program)}
-    return TrainProgram(call, figures, program.as_text)
+    return TrainProgram(call, batch_size, figures, program.as_text)
 
 
 def _network_step(model: nn.Module, size: int, batch_size: int) -> Callable[..., Any]:

@@ -30,6 +30,8 @@ from evonorm_jax.graphs import Graph
 from evonorm_jax.models import create_model
 from evonorm_jax.norm_act import norm_act
 from evonorm_jax.training.experiment import create_experiment
+from experiments.config_file import ROOT
+from experiments.launch import parse_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -279,9 +281,13 @@ def test_gpu_steps(options):
     assert [len([r for r in early.results if r.seconds]) for early in saved][:3] == [1, 2, 2]
 
 
+def load_config(file):
+    return parse_config(str(ROOT / file), [])
+
+
 @pytest.mark.slow
 def test_gpu_transfer(options):
-    report = gpu_transfer.measure(options)
+    report = gpu_transfer.measure(dataclasses.replace(options, load_config=load_config))
     check(report)
     for network in gpu_transfer.BATCH_SIZES:
         assert measured(report, network) == {gpu_transfer.BASELINE, "EvoNorm-S0"}
@@ -291,18 +297,23 @@ def test_gpu_transfer(options):
 
 
 def test_gpu_transfer_leaves_out_what_the_time_does_not_suffice_for():
-    report = gpu_transfer.measure(suite.Options(quick=True, minutes=0.0))
+    options = suite.Options(quick=True, minutes=0.0, load_config=load_config)
+    report = gpu_transfer.measure(options)
     assert [result.note for result in report.results] == ["not run: 0 s were over"] * 4
 
 
-@pytest.mark.parametrize("network", gpu_transfer.BATCH_SIZES)
-def test_gpu_transfer_trains_the_full_networks(network):
-    config = gpu_transfer.transfer_config(network, "EvoNorm-B0", quick=False)
-    run = create_experiment(config, jax.devices()[:1])
-    assert (
-        run.images_per_step == {"coco_maskrcnn_r50_fpn": 4, "biggan_deep_imagenet128": 128}[network]
-    )
-    assert config.dtype == "bfloat16"
+@pytest.mark.parametrize(
+    ("network", "model", "images"),
+    [
+        ("coco_maskrcnn_r50_fpn", "maskrcnn_r50_fpn", 4),
+        ("biggan_deep_imagenet128", "biggan_deep_128", 128),  # two updates of the discriminator
+    ],
+)
+def test_gpu_transfer_trains_the_full_networks(network, model, images):
+    options = suite.Options(load_config=load_config)
+    config = gpu_transfer.transfer_config(network, "EvoNorm-B0", options)
+    assert (config.model.name, config.dtype) == (model, "bfloat16")
+    assert create_experiment(config, jax.devices()[:1]).images_per_step == images
 
 
 def test_gpu_stages_in_processes_of_their_own(lines, tmp_path, monkeypatch):

@@ -158,4 +158,5 @@ def test_statistics_that_never_saw_a_batch_draw_nothing(layer):
 
 def test_layers_without_statistics_are_sampled_from_the_start():
     gan = make_gan("evonorm_s0")
-    Sampler(gan, gan.init(jax.random.key(0))[0])
+    images = Sampler(gan, gan.init(jax.random.key(0))[0])(np.zeros((1, 4)), np.array([2]))
+    assert images.shape == (1, 8, 8, 1)
