@@ -1,15 +1,15 @@
 """Measures which cheap protocol ranks layers as a long training does.
 
-    python -m experiments.proxy_ranking --data cifar10_10.npz --output runs/proxy_ranking
+    python -m experiments.proxy_ranking --data cifar10_8.npz --output runs/proxy_ranking
 
 Every layer is scored by each proxy of `evonorm_jax/search/run/proxy_ranking.py` and trained for
 long, one layer after the other. Records are appended to <output>/records.jsonl; started again, the
 command goes on where it was interrupted. At its end, or with --report at any time, it writes
 <output>/README.md, layers.csv and ranking.png.
 
-CIFAR-10 at 10 x 10 pixels comes from its class folder:
+CIFAR-10 at 8 x 8 pixels comes from its class folder:
 
-    python -m experiments.prepare_data --from_folder=cifar10 --image_size=10 --npz=cifar10_10.npz
+    python -m experiments.prepare_data --from_folder=cifar10 --image_size=8 --npz=cifar10_8.npz
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         type=user_path,
         required=True,
         metavar="FILE",
-        help="CIFAR-10 at 10 x 10 as .npz (x_train, ...)",
+        help="CIFAR-10 at 8 x 8 as .npz (x_train, ...)",
     )
     parser.add_argument(
         "--full",
@@ -101,7 +101,9 @@ def datasets(small: Path, full: Path | None) -> dict[str, ml_collections.ConfigD
 
     splits = {"train_split": "train[:90%]", "eval_split": "train[90%:]"}
     found = {
-        "cifar10_10": dataset_config("cifar10", "npz", path=str(small), image_size=10, **splits),
+        "cifar10_8": dataset_config(
+            "cifar10", "npz", path=str(small), image_size=8, pad=1, **splits
+        ),
         "digits": dataset_config("digits", "embedded"),
     }
     if full is not None:

@@ -48,10 +48,10 @@ def test_ranks_goes_on_and_reports(rank, tmp_path):
     made = rank("--full=full.npz")
     assert [one.evaluated for one in made] == [21] * 6
     for one in made:
-        size = {"small.npz": 10, "full.npz": 32, "": 8}[one.data.path]
-        assert one.data.image_size == size
-        assert one.protocol.crop_size == {10: 8, 32: 24, 8: 0}[size]
-        assert (one.data.eval_split == "test") == (size == 8)  # the digits
+        image_size, crop_size = (32, 24) if one.data.path == "full.npz" else (8, 0)
+        assert (one.data.image_size, one.data.pad) == (image_size, 4 if crop_size else 1)
+        assert one.protocol.crop_size == crop_size
+        assert (one.data.eval_split == "test") == (one.data.path == "")  # the digits
     folder = tmp_path / "ranking"
     report = (folder / "README.md").read_text("utf-8")
     assert report.startswith("# How well cheap protocols rank layers\n")
