@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from evonorm_jax.benchmarks import aot, aot_programs, suite
@@ -154,6 +155,22 @@ def test_a_run_that_was_cut_short_goes_on(options, tiny, lines, tmp_path, monkey
         result["figures"] for result in saved["results"]
     ]
     assert (tmp_path / "h100" / "aot_quick.png").exists()
+
+
+def test_the_cheaper_branch_counts_and_the_dearer_one_is_told():
+    size = 1024
+
+    def lower(devices):
+        def sums_twice_if_large(x):
+            return jax.lax.cond(x[0] > 16, lambda: jnp.cumsum(jnp.sort(x)), lambda: x)
+
+        program = jax.jit(sums_twice_if_large).lower(jax.ShapeDtypeStruct((size,), jnp.float32))
+        return aot_programs.Lowered(program, layer_bytes=4 * size)
+
+    program = aot_programs.Program("layers", "branches", "BN-ReLU", lower)
+    figures = aot.compile_program(program, TARGETS["tpu-v5e-2x2"], jax.devices()).figures
+    # Each of the two reads and writes all of x.
+    assert figures[aot.DEAREST] - figures[aot.TRAFFIC] >= 4 * 4 * size / 1e9
 
 
 @pytest.mark.parametrize(
