@@ -14,8 +14,9 @@ suites:
               second and memory, in --minutes
   aot         what programs cost on TPUs and GPUs by their compilers' count, without a device (needs
               the aot extra): training steps of whole networks, about half a minute each for a GPU
-              and six for a TPU; with --quick layers, blocks and a small network. Kept after each
-              program; the same command goes on where it was stopped.
+              and six for a TPU; with --quick layers, blocks and a small network. Name --targets:
+              all eleven, nine of them TPUs with 15 programs each, take about half a day. Kept after
+              each program; the same command goes on where it was stopped.
 
 Writes <output>/<hardware>/<suite>.json, .md and .png. On a CPU with glibc it starts itself anew
 with an allocator that keeps freed memory (experiments/allocator.py says why).
@@ -28,6 +29,16 @@ import dataclasses
 import functools
 
 from experiments.allocator import tune_allocator
+
+_GPU_SUITES = ("gpu", "gpu_numbers", "gpu_layers", "gpu_steps", "gpu_cifar10", "gpu_transfer")
+#: The suites that take an option, for options that not all of them take.
+SUITES_OF_OPTIONS = {
+    "data": ("input", "search", "gpu", "gpu_cifar10"),
+    "minutes": _GPU_SUITES,
+    "stages": ("gpu",),
+    "targets": ("aot",),
+    "programs": ("aot",),
+}
 
 
 def main() -> None:
@@ -82,7 +93,7 @@ def main() -> None:
         default="",
         metavar="A,B",
         help="aot suite: only the targets that match, such as h100,tpu-v5e-*; each has a folder of "
-        "its own (default: all whose compiler is installed)",
+        "its own (default: all whose compiler is installed, about half a day with both)",
     )
     parser.add_argument(
         "--programs",
@@ -97,6 +108,13 @@ def main() -> None:
         "but those of aot do",
     )
     arguments = parser.parse_args()
+    for option, suites in SUITES_OF_OPTIONS.items():
+        is_given = getattr(arguments, option) != parser.get_default(option)
+        if is_given and arguments.suite not in suites:
+            raise UserError(
+                f"--{option} belongs to --suite {' or '.join(suites)}, not to {arguments.suite}: "
+                "leave it out."
+            )
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     options = suite.Options(
         quick=arguments.quick,
@@ -109,10 +127,6 @@ def main() -> None:
     )
     output = arguments.output
     if arguments.suite != "aot":
-        if arguments.targets or arguments.programs:
-            raise UserError(
-                f"--targets and --programs belong to the aot suite, not to {arguments.suite}."
-            )
         suite.run_suite(arguments.suite, options, output, arguments.hardware)
         return
     if arguments.hardware:

@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
+from evonorm_jax.benchmarks.child_processes import child_processes
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 from evonorm_jax.errors import UserError
@@ -45,6 +47,8 @@ STAGES = (
 
 #: Seconds that a stage has between the request to end and its end.
 GRACE = 10.0
+FINISHED = "finished"
+CUT_SHORT = "cut short"
 STARTED = "stages"
 NOTES = (
     "Each stage is a suite of its own, `gpu_<stage>`, with its own files beside this one.",
@@ -55,25 +59,38 @@ NOTES = (
 def measure(options: Options) -> Report:
     """Runs the stages in processes of their own, each within its limit.
 
+    A stage that fails costs its own results alone; the report's `failure` names it.
+
     Raises:
-      UserError: A stage is unknown, the time is not positive, or the real images are missing.
+      UserError: A stage is unknown, the time is not positive, the real images are missing, or there
+        is no GPU.
     """
     stages = chosen_stages(options.stages)
     if options.minutes is not None and not options.minutes > 0:
         raise UserError(f"--minutes={options.minutes} must be positive, such as --minutes=13.")
     if any(stage.needs_data for stage in stages) and not options.quick and options.data is None:
         raise UserError(
-            "The stage cifar10 trains on real images: name a file that "
-            "`experiments.prepare_data` wrote, such as --data=data/cifar10.npz, or leave the stage "
+            "The stage cifar10 trains on real images: name CIFAR-10 as .npz, such as "
+            "--data=data/cifar10.npz (docs/speed.md says how to make the file), or leave the stage "
             f"out, such as --stages={','.join(s.name for s in STAGES if not s.needs_data)}."
         )
+    require_gpu(options)
     budget = 60 * (options.minutes or sum(stage.minutes for stage in STAGES))
     share = budget / (60 * sum(stage.minutes for stage in stages))
     start, spare = time.monotonic(), 0.0
     results: list[Result] = []
+    unfinished: dict[str, str] = {}
 
     def report() -> Report:
-        return Report("gpu", "Stages on one GPU", NOTES, tuple(results), comparisons=())
+        ends = (f"{name}: {outcome}." for name, outcome in unfinished.items())
+        return Report(
+            "gpu",
+            "Stages on one GPU",
+            (*NOTES, *ends),
+            tuple(results),
+            comparisons=(),
+            failure=_failure(unfinished),
+        )
 
     for stage in stages:
         left = budget - (time.monotonic() - start)
@@ -81,8 +98,10 @@ def measure(options: Options) -> Report:
         options.log(f"{stage.name}: at most {limit:.0f} s")
         seconds, outcome = run_stage(stage, options, limit)
         spare = max(0.0, limit - seconds)
-        figures = {"limit, s": limit, "finished": float(outcome == "finished")}
+        figures = {"limit, s": limit, "finished": float(outcome == FINISHED)}
         results.append(Result(STARTED, "seconds", stage.name, (seconds,), figures))
+        if outcome != FINISHED:
+            unfinished[stage.name] = outcome
         options.log(f"{stage.name}: {outcome} after {seconds:.0f} s")
         options.save(report())
     return report()
@@ -116,22 +135,30 @@ def run_stage(stage: Stage, options: Options, limit: float) -> tuple[float, str]
     """
     command = stage_command(stage, options, limit)
     start = time.monotonic()
-    process = subprocess.Popen(command)
-    outcome = "finished"
-    try:
-        code = process.wait(max(1.0, limit - GRACE))
-    except subprocess.TimeoutExpired:
-        outcome = "cut short"
-        process.send_signal(signal.SIGTERM)
+    outcome = FINISHED
+    with child_processes(GRACE) as start_process:
+        process = start_process(command)
         try:
-            code = process.wait(GRACE)
+            process.wait(max(1.0, limit - GRACE))
         except subprocess.TimeoutExpired:
-            outcome = "killed"
-            process.kill()
-            code = process.wait()
-    if outcome == "finished" and code:
-        outcome = f"failed (exit code {code})"
+            outcome = CUT_SHORT
+    if outcome == CUT_SHORT and process.returncode == -signal.SIGKILL:
+        outcome = "killed"
+    if outcome == FINISHED and process.returncode:
+        outcome = f"failed (exit code {process.returncode})"
     return time.monotonic() - start, outcome
+
+
+def _failure(unfinished: Mapping[str, str]) -> str:
+    """Says which stages have failed; one that was cut short has only had too little time."""
+    failed = {name: outcome for name, outcome in unfinished.items() if outcome != CUT_SHORT}
+    if not failed:
+        return ""
+    return (
+        f"Not all stages came to their end: {', '.join(f'{n} {end}' for n, end in failed.items())}."
+        " What each of them said stands above, and what they had measured is kept. Run them again "
+        f"by --stages={','.join(failed)}."
+    )
 
 
 def stage_command(stage: Stage, options: Options, limit: float) -> list[str]:

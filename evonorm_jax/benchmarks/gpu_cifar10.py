@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evonorm_jax.benchmarks.child_processes import child_processes
 from evonorm_jax.benchmarks.deadline import Deadline
 from evonorm_jax.benchmarks.gpu import require_gpu
 from evonorm_jax.benchmarks.results import Report, Result
@@ -65,22 +65,23 @@ def measure(options: Options) -> Report:
         results = results or [Result("none", "none", "none", note="no run has begun")]
         return _report(results, options)
 
-    processes = []
-    for name, arguments in sweeps.items():
-        environment = {**os.environ, **_memory_share(sweeps)}
-        command = sweep_command(name, arguments, runs / name, options)
-        processes.append(subprocess.Popen(command, env=environment))
-    reported = time.monotonic()
-    stopped = False
-    while any(process.poll() is None for process in processes):
-        time.sleep(_POLL_SECONDS)
-        if deadline.remaining < _SAVE_SECONDS and not stopped:
-            stopped = True
-            for process in processes:
-                process.send_signal(signal.SIGTERM)
-        if time.monotonic() - reported > _REPORT_SECONDS:
-            options.save(report())
-            reported = time.monotonic()
+    with child_processes(_SAVE_SECONDS) as start_process:
+        processes = []
+        for name, arguments in sweeps.items():
+            environment = {**os.environ, **_memory_share(sweeps)}
+            command = sweep_command(name, arguments, runs / name, options)
+            processes.append(start_process(command, env=environment))
+        reported = time.monotonic()
+        stopped = False
+        while any(process.poll() is None for process in processes):
+            time.sleep(_POLL_SECONDS)
+            if deadline.remaining < _SAVE_SECONDS and not stopped:
+                stopped = True
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                options.save(report())
+                reported = time.monotonic()
     return report()
 
 

@@ -85,8 +85,13 @@ class Subject:
 
 
 def measure(options: Options) -> Report:
-    """Compares every layer at one shape, and the forms of EvoNorm-S0 and B0 at all shapes."""
+    """Compares every layer at one shape, and the forms of EvoNorm-S0 and B0 at all shapes.
+
+    Raises:
+      UserError: There is no GPU, or JAX may not use the processor.
+    """
     require_gpu(options)
+    host_device()
     deadline = Deadline(options.minutes)
     results: list[Result] = []
 
@@ -150,7 +155,7 @@ def deviations(subject: Subject, shape: tuple[int, ...], dtype: str) -> dict[str
     for offset in OFFSETS:
         operands = _operands(layer, shape, dtype, offset)
         actual = jax.tree.map(np.asarray, step(*operands))
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        with jax.enable_x64(True), jax.default_device(host_device()):
             wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), operands)
             expected = jax.jit(lambda *operands: _output_and_gradients(exact, *operands))(*wide)
             expected = jax.tree.map(np.asarray, expected)
@@ -159,6 +164,22 @@ def deviations(subject: Subject, shape: tuple[int, ...], dtype: str) -> dict[str
             errors = [_relative_error(a, b) for a, b in pairs]
             worst[name] = max([worst.get(name, 0.0), *errors])
     return worst
+
+
+def host_device() -> jax.Device:
+    """Returns the processor, which computes in float64.
+
+    Raises:
+      UserError: JAX may not use it.
+    """
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError as error:
+        platforms = jax.config.values["jax_platforms"]
+        raise UserError(
+            "The suite gpu_numbers compares with float64 on the processor, which "
+            f"JAX_PLATFORMS={platforms} keeps from JAX: set JAX_PLATFORMS=cuda,cpu, or unset it."
+        ) from error
 
 
 def _output_and_gradients(

@@ -41,6 +41,7 @@ class Report:
       comparisons: Pairs (contender, rival), for which the same-round ratios are shown.
       headline: Name of the figure that bars and ratios show; None means the times.
       quick_notice: Sentences that a reader of a quick run must know.
+      failure: The error that the command ends with once the report is written; "" for none.
     """
 
     suite: str
@@ -50,6 +51,7 @@ class Report:
     comparisons: tuple[tuple[str, str], ...]
     headline: str | None = None
     quick_notice: str = "A quick run: tiny shapes, two rounds. It shows that the suite runs."
+    failure: str = ""
 
     def groups(self) -> tuple[str, ...]:
         """Returns the groups in order of appearance."""

@@ -92,8 +92,9 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
         one from the machine.
 
     Raises:
-      UserError: The suite is unknown, the name of the folder is impossible, or the suite itself
-        refuses its options or the machine.
+      UserError: The suite is unknown, the name of the folder is impossible, the suite itself
+        refuses its options or the machine, or a part of it has failed; the report of the rest is
+        written then.
     """
     if name not in SUITES:
         raise UserError(f"Unknown suite {name!r}: take one of {', '.join(SUITES)}.")
@@ -114,4 +115,6 @@ def run_suite(name: str, options: Options, output: Path, hardware: str | None = 
     paths = write(report, chart=True)
     options.log("\n" + paths[1].read_text())
     options.log("written: " + ", ".join(str(path) for path in paths))
+    if report.failure:
+        raise UserError(report.failure)
     return report

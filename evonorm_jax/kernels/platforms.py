@@ -123,7 +123,7 @@ class Tpu(Default):
     The compiler fuses the layer with the convolutions around it: it normalises while a convolution
     reads its input and sums while it writes its output, and keeps smaller maps on the chip between
     two passes. The memory traffic of a bottleneck block of ResNet-50 with S0 at 56x56x256, 128
-    images in bfloat16, compiled for a v5e by jax 0.11, is 3,547 MB with the barriers of the other
+    images in bfloat16, compiled for a v5e by jax 0.11, is 3,548 MB with the barriers of the other
     platforms, 3,292 MB without, 3,086 MB with the moments below, and 3,084 MB with the BatchNorm
     and ReLU of Flax.
     """
@@ -149,8 +149,7 @@ class Tpu(Default):
 
     @staticmethod
     def group_mean(x: jax.Array, num_groups: int) -> jax.Array:
-        # A matrix product: to split the last axis takes copies. A bottleneck block of S0 at
-        # 14x14x1024 has 70 kernels, not 115.
+        # A matrix product: to split the last axis takes copies.
         return _pool_by_product(x, num_groups)
 
     @staticmethod
@@ -184,7 +183,7 @@ class Gpu(Default):
                 alone.append(paired.pop())
         # One reduction a pair. All pairs stacked in one would be read once (B0: 8 passes, not 10,
         # by the compiler's count), and were slower: at maps from 56x56 to 14x14 B0 took 1.36 to
-        # 2.04 times Flax's BatchNorm and ReLU on an H100, with pairs 1.18 to 1.40 on an H200.
+        # 2.04 times Flax's BatchNorm and ReLU on an H100, with pairs 1.10 to 1.40 on an H200.
         pairs = list(zip(paired[::2], paired[1::2], strict=True))
         parts = [values[i] for i in alone] + [lax.complex(values[i], values[j]) for i, j in pairs]
         sums = _pixel_sums(parts)

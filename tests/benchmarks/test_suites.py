@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import json
+import os
+import signal
+import subprocess
 import sys
 
 import jax
@@ -227,6 +230,25 @@ def test_gpu_stages_refuse_a_machine_without_one(module):
         module.measure(suite.Options())
 
 
+def test_the_gpu_suite_refuses_a_machine_without_one(tmp_path):
+    with pytest.raises(UserError, match="needs a GPU"):
+        suite.run_suite("gpu", suite.Options(stages=("numbers", "layers")), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpu_numbers_need_the_processor_as_well(options, monkeypatch):
+    devices = jax.devices
+
+    def only_cuda(backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return devices(backend)
+
+    monkeypatch.setattr(jax, "devices", only_cuda)
+    with pytest.raises(UserError, match="set JAX_PLATFORMS=cuda,cpu, or unset it"):
+        gpu_numbers.measure(options)
+
+
 def test_gpu_numbers(options, monkeypatch):
     monkeypatch.setattr(gpu_numbers, "DTYPES", ("float32",))
     report = gpu_numbers.measure(options)
@@ -324,6 +346,55 @@ def test_gpu_stages_in_processes_of_their_own(lines, tmp_path, monkeypatch):
     check_no_comparison(report)
     assert measured(report) == {"layers"}
     assert "layers: finished after" in "".join(lines)
+
+
+def test_gpu_stages_that_fail_are_named_once_the_rest_is_written(options, tmp_path, monkeypatch):
+    names = ("numbers", "layers", "steps", "cifar10")
+    monkeypatch.setattr(gpu, "STAGES", tuple(gpu.Stage(name, 1.0) for name in names))
+    ends = dict(
+        zip(names, ("failed (exit code 1)", "finished", "cut short", "killed"), strict=True)
+    )
+    monkeypatch.setattr(gpu, "run_stage", lambda stage, *_: (1.0, ends[stage.name]))
+    message = (
+        r"end: numbers failed \(exit code 1\), cifar10 killed\. .* by --stages=numbers,cifar10\."
+    )
+    with pytest.raises(UserError, match=message):
+        suite.run_suite("gpu", options, tmp_path, "here")
+    assert len(list((tmp_path / "here").iterdir())) == 3
+    text = (tmp_path / "here" / "gpu_quick.md").read_text()
+    assert "- numbers: failed (exit code 1).\n- steps: cut short.\n- cifar10: killed.\n" in text
+
+
+def test_gpu_stages_that_were_cut_short_are_no_failure(options, monkeypatch):
+    monkeypatch.setattr(gpu, "run_stage", lambda *_: (1.0, "cut short"))
+    report = gpu.measure(dataclasses.replace(options, stages=("layers",)))
+    assert report.failure == ""
+    assert report.notes[-1] == "layers: cut short."
+
+
+SLEEPER = """
+import pathlib, sys
+from evonorm_jax.benchmarks import gpu, gpu_cifar10, suite
+
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+sleep = lambda *_: [sys.executable, "-c", code]
+gpu.stage_command = gpu_cifar10.sweep_command = sleep
+options = suite.Options(quick=True, output=pathlib.Path(sys.argv[2]))
+{"gpu": gpu, "gpu_cifar10": gpu_cifar10}[sys.argv[1]].measure(options)
+"""
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu_cifar10"])
+def test_a_suite_that_is_stopped_leaves_nothing_running(name, tmp_path):
+    command = [sys.executable, "-c", SLEEPER, name, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        lines = iter(parent.stdout.readline, "")
+        child = next(int(line) for line in lines if line.strip().isdigit())
+        os.kill(child, 0)
+        parent.terminate()
+        assert parent.wait(30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from evonorm_jax.benchmarks import train_step
+from evonorm_jax.benchmarks import suite, train_step
 from experiments import benchmark
 from tests.experiments.command_line import run
 
@@ -51,16 +51,27 @@ def test_what_cannot_be_measured_here_is_one_message(tmp_path, refusal):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_suites_that_take_an_option_exist():
+    named = {name for suites in benchmark.SUITES_OF_OPTIONS.values() for name in suites}
+    assert named <= set(suite.SUITES)
+    limited = benchmark.SUITES_OF_OPTIONS["minutes"]
+    assert set(limited) == {name for name in suite.SUITES if name.startswith("gpu")}
+
+
 @pytest.mark.usefixtures("config_of_jax")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--suite=aot", "--targets=b200"], "--targets: 'b200' matches none of h100, 8x-h100"),
         (["--suite=aot", "--hardware=here"], "--hardware names a machine that measures; the aot"),
-        (["--suite=layers", "--targets=h100"], "--targets and --programs belong to the aot suite"),
+        (["--suite=layers", "--targets=h100"], "--targets belongs to --suite aot, not to layers"),
+        (["--suite=gpu", "--programs=*/bn-relu"], "--programs belongs to --suite aot, not to gpu:"),
+        (["--suite=gpu_steps", "--stages=steps"], "--stages belongs to --suite gpu, not to gpu_st"),
+        (["--suite=layers", "--minutes=0"], "--minutes belongs to --suite gpu or gpu_numbers or"),
+        (["--suite=gpu_layers", "--data=x.npz"], "--data belongs to --suite input or search or"),
     ],
 )
-def test_options_of_the_aot_suite(tmp_path, refusal, options, message):
+def test_options_of_other_suites_are_refused(tmp_path, refusal, options, message):
     said = refusal(benchmark.main, *options, f"--output={tmp_path}")
     assert said.startswith(f"benchmark: {message}")
     assert list(tmp_path.iterdir()) == []
