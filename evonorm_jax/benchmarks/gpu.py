@@ -68,12 +68,9 @@ def measure(options: Options) -> Report:
     stages = chosen_stages(options.stages)
     if options.minutes is not None and not options.minutes > 0:
         raise UserError(f"--minutes={options.minutes} must be positive, such as --minutes=13.")
-    if any(stage.needs_data for stage in stages) and not options.quick and options.data is None:
-        raise UserError(
-            "The stage cifar10 trains on real images: name CIFAR-10 as .npz, such as "
-            "--data=data/cifar10.npz (docs/speed.md says how to make the file), or leave the stage "
-            f"out, such as --stages={','.join(s.name for s in STAGES if not s.needs_data)}."
-        )
+    if any(stage.needs_data for stage in stages):
+        others = ",".join(stage.name for stage in STAGES if not stage.needs_data)
+        require_images(options, f", or leave the stage out, such as --stages={others}")
     require_gpu(options)
     budget = 60 * (options.minutes or sum(stage.minutes for stage in STAGES))
     share = budget / (60 * sum(stage.minutes for stage in stages))
@@ -171,6 +168,23 @@ def stage_command(stage: Stage, options: Options, limit: float) -> list[str]:
     if options.data is not None and stage.needs_data:
         command += ["--data", options.data]
     return [*command, "--quick"] if options.quick else command
+
+
+def require_images(options: Options, otherwise: str = "") -> None:
+    """Refuses to train without CIFAR-10; a quick run makes images up.
+
+    Args:
+      options: Options of the suite.
+      otherwise: What else the user may do, for the message.
+
+    Raises:
+      UserError: The options name no images, and the run is not a quick one.
+    """
+    if options.data is None and not options.quick:
+        raise UserError(
+            "The stage cifar10 trains on real images: name CIFAR-10 as .npz, such as "
+            f"--data=data/cifar10.npz (docs/speed.md says how to make the file){otherwise}."
+        )
 
 
 def require_gpu(options: Options) -> None:

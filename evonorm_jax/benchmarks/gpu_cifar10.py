@@ -13,13 +13,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evonorm_jax.benchmarks.child_processes import child_processes
 from evonorm_jax.benchmarks.deadline import Deadline
-from evonorm_jax.benchmarks.gpu import require_gpu
+from evonorm_jax.benchmarks.gpu import require_gpu, require_images
 from evonorm_jax.benchmarks.results import Report, Result
 from evonorm_jax.benchmarks.suite import Options
 
@@ -54,16 +54,21 @@ _REPORT_SECONDS = 20.0
 
 
 def measure(options: Options) -> Report:
-    """Runs the sweeps at the same time until they end or the time is over."""
+    """Runs the sweeps at the same time until they end or the time is over.
+
+    Raises:
+      UserError: There is no GPU, or no images are named.
+    """
     require_gpu(options)
+    require_images(options)
     deadline = Deadline(options.minutes)
     runs = options.output / "runs"
     sweeps = QUICK_SWEEPS if options.quick else SWEEPS
 
-    def report() -> Report:
+    def report(failed: Sequence[str] = ()) -> Report:
         results = [result for name in sweeps for result in sweep_results(name, runs / name)]
         results = results or [Result("none", "none", "none", note="no run has begun")]
-        return _report(results, options)
+        return _report(results, options, failed)
 
     with child_processes(_SAVE_SECONDS) as start_process:
         processes = []
@@ -82,7 +87,8 @@ def measure(options: Options) -> Report:
             if time.monotonic() - reported > _REPORT_SECONDS:
                 options.save(report())
                 reported = time.monotonic()
-    return report()
+    codes = {} if stopped else dict(zip(sweeps, (p.returncode for p in processes), strict=True))
+    return report([name for name, code in codes.items() if code])
 
 
 def sweep_command(
@@ -105,10 +111,19 @@ def _memory_share(sweeps: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if len(sweeps) > 1 else {}
 
 
-def _report(results: list[Result], options: Options) -> Report:
+def _report(results: list[Result], options: Options, failed: Sequence[str]) -> Report:
     # The file is named, because it may be a changed copy, such as cifar10_jpeg.npz.
     data = "fake images" if options.quick else f"CIFAR-10 ({Path(options.data or '').name})"
-    return Report("gpu_cifar10", f"{data} on one GPU", NOTES, tuple(results), (), ACCURACY)
+    failure = f"These sweeps failed, as their output above says: {', '.join(failed)}."
+    return Report(
+        "gpu_cifar10",
+        f"{data} on one GPU",
+        NOTES,
+        tuple(results),
+        comparisons=(),
+        headline=ACCURACY,
+        failure=failure if failed else "",
+    )
 
 
 def sweep_results(name: str, folder: Path) -> list[Result]:

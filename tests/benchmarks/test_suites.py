@@ -461,6 +461,21 @@ def test_gpu_cifar10_reads_what_the_runs_have_reached(tmp_path):
     assert cut.figures == figures | seconds | {"finished": 0}
 
 
+def test_gpu_cifar10_needs_real_images(monkeypatch):
+    monkeypatch.setattr(gpu_cifar10, "require_gpu", lambda options: None)
+    with pytest.raises(UserError, match=r"name CIFAR-10 as \.npz.* how to make the file\)\."):
+        gpu_cifar10.measure(suite.Options())
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_gpu_cifar10_tells_which_sweeps_failed(options, monkeypatch, tmp_path, code):
+    command = [sys.executable, "-c", f"raise SystemExit({code})"]
+    monkeypatch.setattr(gpu_cifar10, "sweep_command", lambda *_: command)
+    report = gpu_cifar10.measure(dataclasses.replace(options, output=tmp_path))
+    expected = f"output above says: {', '.join(gpu_cifar10.QUICK_SWEEPS)}."
+    assert report.failure.endswith(expected) if code else report.failure == ""
+
+
 @pytest.mark.slow
 def test_gpu_cifar10_on_whatever_there_is(options, tmp_path):
     options = dataclasses.replace(options, output=tmp_path)
