@@ -76,8 +76,9 @@ def _ranked(dataset: str, about: str, anchors: Sequence[Anchor], **fields: Any) 
     return RankedProtocol(ProxyProtocol(tuple(anchors), **settings | fields), dataset, about)
 
 
-_PAIR = ANCHOR_SIZES["deep"]
-_MOBILE, _RESNET = _PAIR
+(_MOBILE,) = ANCHOR_SIZES["deep"]
+_RESNET = Anchor("resnet50_cifar", (("stage_sizes", (3, 3)), ("num_filters", 8)))
+_PAIR = (_MOBILE, _RESNET)
 
 #: The proxies by name.
 PROXIES: Mapping[str, RankedProtocol] = MappingProxyType(
