@@ -14,8 +14,8 @@ from evonorm_jax.graphs.formula import formula
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.search.run.proxy_ranking import LONG, LONG_TRAINING, PROTOCOLS, RankedLayer
 
-#: The accuracy of guessing ten classes, in percent; with twice that a layer counts as one that
-#: trains.
+#: The accuracy of guessing ten classes, in percent. A layer counts as one that trains if it has
+#: twice that in every network of the long training.
 CHANCE = 10.0
 
 #: The number of resamples of the bootstrap.
@@ -32,11 +32,13 @@ class RankedScores:
       layers: The layers.
       values: By protocol, in the order of the layers: the mean accuracy over its networks in
         percent.
+      long: By network of the long training, in the same order: the accuracy in percent.
       cpu_seconds: By protocol, in the same order: the processor time of the evaluation.
     """
 
     layers: tuple[RankedLayer, ...]
     values: Mapping[str, tuple[float, ...]]
+    long: Mapping[str, tuple[float, ...]]
     cpu_seconds: Mapping[str, tuple[float, ...]]
 
     @property
@@ -46,8 +48,9 @@ class RankedScores:
 
     @property
     def trains(self) -> list[int]:
-        """The places of the layers that reach twice the accuracy of guessing in long training."""
-        return [i for i, value in enumerate(self.values[LONG]) if value >= 2 * CHANCE]
+        """The places of the layers that train: see `CHANCE`."""
+        accuracies = zip(*self.long.values(), strict=True)
+        return [i for i, reached in enumerate(accuracies) if min(reached) >= 2 * CHANCE]
 
 
 def ranked_scores(records: Sequence[Mapping[str, Any]]) -> RankedScores:
@@ -76,7 +79,9 @@ def ranked_scores(records: Sequence[Mapping[str, Any]]) -> RankedScores:
         scored = [found[protocol][graph] for graph in graphs]
         values[protocol] = tuple(statistics.fmean(r["scores"].values()) for r in scored)
         seconds[protocol] = tuple(r["cpu_seconds"] for r in scored)
-    return RankedScores(layers, values, seconds)
+    in_networks = [found[LONG][graph]["scores"] for graph in graphs]
+    long = {name: tuple(scores[name] for scores in in_networks) for name in in_networks[0]}
+    return RankedScores(layers, values, long, seconds)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -116,15 +121,21 @@ def as_markdown(scores: RankedScores) -> str:
 
 
 def _proxy_lines(scores: RankedScores) -> list[str]:
-    long, trains = scores.values[LONG], scores.trains
+    long, trains, everyone = scores.values[LONG], scores.trains, range(len(scores.layers))
+    chosen = [(long, everyone), (long, trains)]
+    chosen += [(accuracies, trains) for accuracies in scores.long.values()]
+    alone = [f"with `{network}` alone" for network in scores.long]
+    head = ["proxy", "what it is", "CPU s", "rank correlation, all layers", "layers that train"]
+    head += [*alone, "long accuracy of its best five (%)"]
     lines = [
         f"{len(scores.layers)} layers were trained for long: {LONG_TRAINING.about}. {len(trains)} "
-        f"of them reach {2 * CHANCE:g} % there, which is to train. Intervals: 95 %, bootstrap over "
-        f"layers, {NUM_RESAMPLES:,} resamples. CPU seconds: median of the known layers.",
+        f"of them train, which is to reach {2 * CHANCE:g} % in each network. A rank correlation is "
+        "with the mean of the networks, or among the layers that train with one alone. Intervals: "
+        f"95 %, bootstrap over layers, {NUM_RESAMPLES:,} resamples. CPU seconds: median of the "
+        "known layers.",
         "",
-        "| proxy | what it is | CPU s | rank correlation, all layers | layers that train | long "
-        "accuracy of its best five (%) |",
-        "|---|---|---|---|---|---|",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
     ]
     known = [i for i, layer in enumerate(scores.layers) if layer.origin == "known"]
     for name in scores.proxies:
@@ -132,16 +143,16 @@ def _proxy_lines(scores: RankedScores) -> list[str]:
         seconds = [scores.cpu_seconds[name][i] for i in known]
         cells = [f"`{name}`", PROTOCOLS[name].about]
         cells.append(f"{statistics.median(seconds):.1f}" if seconds else "")
-        cells += [_correlation_cell(scores, name, chosen) for chosen in (range(len(long)), trains)]
-        best = sorted(range(len(long)), key=values.__getitem__, reverse=True)[:5]
+        cells += [_correlation_cell(values, accuracies, places) for accuracies, places in chosen]
+        best = sorted(everyone, key=values.__getitem__, reverse=True)[:5]
         cells.append(f"{statistics.fmean(long[i] for i in best):.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _correlation_cell(scores: RankedScores, proxy: str, chosen: Sequence[int]) -> str:
-    x, y = ([scores.values[name][i] for i in chosen] for name in (proxy, LONG))
-    if len(chosen) < _MIN_LAYERS or len(set(x)) == 1 or len(set(y)) == 1:
+def _correlation_cell(proxy: Sequence[float], long: Sequence[float], places: Sequence[int]) -> str:
+    x, y = ([values[i] for i in places] for values in (proxy, long))
+    if len(places) < _MIN_LAYERS or len(set(x)) == 1 or len(set(y)) == 1:
         return ""
     low, high = spearman_interval(x, y)
     return f"{spearman(x, y):.2f} ({low:.2f} to {high:.2f})"
@@ -149,12 +160,13 @@ def _correlation_cell(scores: RankedScores, proxy: str, chosen: Sequence[int]) -
 
 def _layer_lines(scores: RankedScores) -> list[str]:
     long = scores.values[LONG]
-    lines = [f"| layer | long (%) | {' | '.join(scores.proxies)} | formula |"]
-    lines.append("|---" * (3 + len(scores.proxies)) + "|")
+    head = ["layer", "long (%)", *(f"`{network}`" for network in scores.long)]
+    head += [*scores.proxies, "formula"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for i in sorted(range(len(long)), key=long.__getitem__, reverse=True):
         layer = scores.layers[i]
-        cells = [layer.name, f"{long[i]:.1f}"]
-        cells += [f"{scores.values[name][i]:.1f}" for name in scores.proxies]
+        columns = [long, *scores.long.values(), *(scores.values[name] for name in scores.proxies)]
+        cells = [layer.name, *(f"{values[i]:.1f}" for values in columns)]
         text = formula(layer.graph, "unicode").replace("|", r"\|")
         lines.append(f"| {' | '.join(cells)} | `{text}` |")
     return lines
@@ -164,10 +176,12 @@ def as_csv(scores: RankedScores) -> str:
     """Writes a row for each layer."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
+    networks = [f"{LONG}: {network}" for network in scores.long]
     seconds = [f"{name} CPU s" for name in scores.values]
-    writer.writerow(["layer", "origin", *scores.values, *seconds, "graph"])
+    writer.writerow(["layer", "origin", *scores.values, *networks, *seconds, "graph"])
     for i, layer in enumerate(scores.layers):
-        row = [f"{values[i]:.2f}" for values in scores.values.values()]
+        accuracies = [*scores.values.values(), *scores.long.values()]
+        row = [f"{values[i]:.2f}" for values in accuracies]
         row += [f"{spent[i]:.1f}" for spent in scores.cpu_seconds.values()]
         writer.writerow([layer.name, layer.origin, *row, layer.graph.to_text()])
     return file.getvalue()

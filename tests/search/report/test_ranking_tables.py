@@ -79,10 +79,17 @@ RECORDS = [
 
 def test_layers_that_not_all_have_scored_are_left_out():
     scores = ranked_scores(RECORDS[:-1])
+    assert scores.long == {"one": (11.0, 24.0, 49.0), "other": (13.0, 26.0, 51.0)}
     assert scores.layers == tuple(LAYERS[:3])
     assert scores.proxies == ["mobile", "pair"]  # as in the table of protocols
     assert scores.values[LONG] == (12.0, 25.0, 50.0)
     assert scores.trains == [1, 2]
+
+
+def test_a_layer_trains_that_does_so_in_every_network():
+    diverged = {**RECORDS[-1], "scores": {"one": 10.0, "other": 110.0}}
+    assert ranked_scores([*RECORDS[:-1], diverged]).trains == [1, 2]
+    assert ranked_scores(RECORDS).trains == [1, 2, 3]
 
 
 @pytest.mark.parametrize("some", [[], RECORDS[:8], RECORDS[8:], RECORDS[:10]])
@@ -95,20 +102,24 @@ def test_tables():
     scores = ranked_scores(RECORDS)
     lines = as_markdown(scores).splitlines()
     assert lines[0].startswith("4 layers were trained for long: ")
-    assert "3 of them reach 20 % there" in lines[0]
+    assert "3 of them train, which is to reach 20 % in each network." in lines[0]
+    assert "| layers that train | with `one` alone | with `other` alone | long" in lines[2]
     cells = {line.split(" | ")[0]: line.split(" | ")[2:] for line in lines[2:]}
-    assert cells["| `pair`"] == ["2.0", "1.00 (1.00 to 1.00)", "1.00 (1.00 to 1.00)", "36.8 |"]
+    assert cells["| `pair`"] == ["2.0", *["1.00 (1.00 to 1.00)"] * 4, "36.8 |"]
     assert cells["| `mobile`"][1] == "-1.00 (-1.00 to -1.00)"
-    assert lines[-4].startswith(f"| {LAYERS[3].name} | 60.0 | 7.0 | 40.0 | `")
+    assert lines[-4].startswith(f"| {LAYERS[3].name} | 60.0 | 59.0 | 61.0 | 7.0 | 40.0 | `")
     rows = list(csv.reader(as_csv(scores).splitlines()))
-    assert rows[0][:5] == ["layer", "origin", "mobile", "pair", LONG]
-    assert rows[1] == ["bn_relu", "known", "10.00", "10.00", "12.00", *["2.0"] * 3, rows[1][-1]]
+    assert rows[0][:6] == ["layer", "origin", "mobile", "pair", LONG, f"{LONG}: one"]
+    accuracies = ["10.00", "10.00", "12.00", "11.00", "13.00"]
+    assert rows[1] == ["bn_relu", "known", *accuracies, *["2.0"] * 3, rows[1][-1]]
     assert len(rows) == 5
 
 
 def test_no_correlation_where_all_are_equal():
     equal = [*records("pair", [10.0] * 4), *RECORDS[8:]]
-    assert "| `pair` | both, 80 steps each | 2.0 |  |  | " in as_markdown(ranked_scores(equal))
+    assert "| `pair` | both, 80 steps each | 2.0 |  |  |  |  | " in as_markdown(
+        ranked_scores(equal)
+    )
 
 
 def test_figure():
