@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.figure import Figure
 
 from evonorm_jax.analysis.style import COLOURS, MARKERS, clean_axes
@@ -41,7 +43,8 @@ def draw_ranking(scores: RankedScores) -> Figure:
         for line in (axis.axhline, axis.axvline):
             line(CHANCE, color="#999999", linewidth=0.8, linestyle=":")
         axis.set_title(f"{name}: rank correlation {spearman(values, long):.2f}", fontsize=9)
-        axis.set_xlabel(f"accuracy (%), {PROTOCOLS[name].about}", fontsize=7)
+        label = textwrap.fill(f"accuracy (%), {PROTOCOLS[name].about}", width=52)
+        axis.set_xlabel(label, fontsize=7)
         clean_axes(axis)
     for axis in panels[len(names) :]:
         axis.set_visible(False)
