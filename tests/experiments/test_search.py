@@ -204,17 +204,18 @@ def test_the_deep_form_is_a_ranked_protocol():
     """But for what rejects, of which a ranking has nothing."""
     config = cifar10_evonorm_b.get_config("deep,npz")
     protocol = ProxyProtocol.from_dict(config.protocol.to_dict())
-    ranked = proxy_ranking.PROXIES["pair"].protocol
-    names = ("quality_accuracy", "quality_examples", "nonfinite_rejects", "stability", "filters")
+    ranked = proxy_ranking.PROXIES["mobile"].protocol
+    names = ("quality_accuracy", "nonfinite_rejects", "stability", "filters", "abort_rules")
     rejections = {name: getattr(ranked, name) for name in names}
     assert dataclasses.replace(protocol, **rejections) == ranked
     assert (protocol.quality_steps, protocol.quality_accuracy) == (80, 15.0)
-    assert config.dataset.image_size == 10
+    assert [rule.step for rule in protocol.abort_rules] == [60]
+    assert (config.dataset.image_size, config.dataset.pad) == (8, 1)
     reranked = ProxyProtocol.from_dict(config.rerank.protocol.to_dict())
     long = proxy_ranking.LONG_TRAINING.protocol
     assert (reranked.anchors, reranked.num_steps) == (long.anchors, long.num_steps)
     assert (reranked.crop_size, reranked.schedule) == (long.crop_size, long.schedule)
-    assert cifar10_evonorm_s.get_config("deep,folder").protocol.num_steps == 200
+    assert cifar10_evonorm_s.get_config("deep,folder").protocol.num_steps == 160
 
 
 @pytest.mark.parametrize("form", ["deep", "deep,tfds"])
