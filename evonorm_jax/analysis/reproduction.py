@@ -15,7 +15,12 @@ from evonorm_jax.analysis import paper
 from evonorm_jax.analysis.runs import layer_label
 from evonorm_jax.analysis.sweep_report import short_commit
 from evonorm_jax.analysis.sweep_results import RESULTS_FILE, read_results
-from evonorm_jax.analysis.sweep_tables import markdown_table
+from evonorm_jax.analysis.sweep_tables import (
+    TRAIN_LOSS,
+    format_difference,
+    format_statistic,
+    markdown_table,
+)
 from evonorm_jax.analysis.sweeps import Sweep, SweepRun
 from evonorm_jax.errors import UserError
 
@@ -284,12 +289,13 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
             unit = f" {metric.unit}".rstrip()
             for layer in sweep.layers:
                 ends = [
-                    f"{statistic.mean:.{metric.digits}f}{unit} at {size:,}"
+                    f"{format_statistic(statistic, metric)}{unit} at {size:,}"
                     for size in dict.fromkeys((sweep.sizes[0], sweep.sizes[-1]))
                     if (statistic := sweep.statistic(layer, size)).mean is not None
                 ]
                 runs = [run for run in sweep.runs if run.layer == layer]
-                result = f"{', '.join(ends)} {sweep.axis.label}" if ends else _NOT_RUN
+                seeds = _seeds(len(sweep.seeds))
+                result = f"{', '.join(ends)} {sweep.axis.label}; {seeds}" if ends else _NOT_RUN
                 cells = [sweep.layer_label(layer), result]
                 rows.append([link, *cells, *_circumstances(runs)])
     header = ["record", "layer", *_OURS]
@@ -323,13 +329,19 @@ def _training_dynamics(recorded: Iterable[Recorded]) -> list[list[str]]:
         if b0 is None or bn is None:
             continue
         size = sweep.sizes[0]
-        losses = [sweep.train_loss(layer, size).mean for layer in (b0, bn)]
+        losses = [sweep.train_loss(layer, size) for layer in (b0, bn)]
         points = sweep.difference((b0, size), (bn, size))
-        if None not in losses and points is not None:
-            text = f"loss {losses[0]:.3f} against {losses[1]:.3f}, "
-            text += f"accuracy {points.value:+.1f} points"
+        if points is not None and all(loss.mean is not None for loss in losses):
+            ours, theirs = (format_statistic(loss, TRAIN_LOSS) for loss in losses)
+            text = f"loss {ours} against {theirs}, accuracy "
+            text += f"{format_difference(points, sweep.metrics.main)} points; "
+            text += _seeds(losses[0].finished)
             cells.append([text, f"[{record.title}](../results/{record.folder})"])
     return cells or [[_NOT_RUN, ""]]
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed{'s' if number != 1 else ''}"
 
 
 def _random_layers(results: Path) -> list[str]:
@@ -340,4 +352,5 @@ def _random_layers(results: Path) -> list[str]:
     with path.open(encoding="utf-8", newline="") as stream:
         scored = sum(row["strategy"] == "random search" for row in csv.DictReader(stream))
     folder = f"../results/{path.parent.relative_to(results)}"
-    return [f"[scatter of {scored}]({folder}/scatter.png)", f"[layer search]({folder})"]
+    scatter = f"[scatter of {scored}]({folder}/scatter.png) that passed the rejections"
+    return [f"without rejections {_NOT_RUN}; {scatter}", f"[layer search]({folder})"]

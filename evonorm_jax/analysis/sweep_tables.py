@@ -14,7 +14,8 @@ from evonorm_jax.metrics import Metric
 # is 13.9 points below BN-ReLU after 400 updates and 0.5 below after 5,000, each with the whole
 # schedule (results/cifar10_jpeg_resnet56_proxy). The paper's shortest training is 5,000 steps.
 _FAIR_STEPS = 5000
-_TRAIN_LOSS = Metric("training loss", digits=3)
+#: How a mean of training losses is written.
+TRAIN_LOSS = Metric("training loss", digits=3)
 # Layers without batch statistics, of which the paper says that images per worker do not matter.
 _BATCH_INDEPENDENT = ("gn_relu", "gn_swish", "frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
 
@@ -24,7 +25,7 @@ def accuracy_table(sweep: Sweep) -> str:
     rows = [
         [sweep.layer_label(layer)]
         + [
-            _format_statistic(sweep.statistic(layer, size), sweep.metrics.main)
+            format_statistic(sweep.statistic(layer, size), sweep.metrics.main)
             for size in sweep.sizes
         ]
         for layer in sweep.layers
@@ -45,7 +46,7 @@ def difference_table(sweep: Sweep) -> str:
     rows = [
         [sweep.layer_label(layer)]
         + [
-            _format_difference(sweep.difference((layer, s), (baseline, s)), sweep.metrics.main)
+            format_difference(sweep.difference((layer, s), (baseline, s)), sweep.metrics.main)
             for s in sweep.sizes
         ]
         for layer in sweep.layers
@@ -70,7 +71,7 @@ def metric_table(sweep: Sweep) -> str:
             sweep.layer_label(layer),
             *([f"{size:,}"] if several else []),
             *(
-                _format_statistic(sweep.statistic(layer, size, name), metric)
+                format_statistic(sweep.statistic(layer, size, name), metric)
                 for name, metric in zip(names, metrics, strict=True)
             ),
         ]
@@ -96,13 +97,13 @@ def training_table(sweep: Sweep) -> str:
     rows = [
         [
             sweep.layer_label(layer),
-            _format_statistic(loss, _TRAIN_LOSS),
-            _format_statistic(sweep.statistic(layer, size), sweep.metrics.main),
+            format_statistic(loss, TRAIN_LOSS),
+            format_statistic(sweep.statistic(layer, size), sweep.metrics.main),
         ]
         for layer in sweep.layers
         if (loss := sweep.train_loss(layer, size)).mean is not None
     ]
-    header = ["layer", _TRAIN_LOSS.label, sweep.metrics.main.column]
+    header = ["layer", TRAIN_LOSS.label, sweep.metrics.main.column]
     return markdown_table(header, rows) if rows else ""
 
 
@@ -142,7 +143,7 @@ def verdict_table(sweep: Sweep) -> str:
         verdict = _verdict(gain, holds)
         if untested and verdict.startswith("disagrees"):
             verdict = untested
-        rows.append([claim, _format_difference(difference, sweep.metrics.main), verdict])
+        rows.append([claim, format_difference(difference, sweep.metrics.main), verdict])
 
     if bn := sweep.find("bn_relu"):
         change = sweep.difference((bn, small), (bn, large))
@@ -185,7 +186,8 @@ def in_unit(metric: Metric, percent: str) -> str:
     return f" in {unit}" if unit else ""
 
 
-def _format_statistic(statistic: Statistic, metric: Metric) -> str:
+def format_statistic(statistic: Statistic, metric: Metric) -> str:
+    """Writes mean ± sample standard deviation, and how many seeds have ended if not all have."""
     if statistic.mean is None:
         return f"0 of {statistic.expected} seeds"
     text = f"{statistic.mean:.{metric.digits}f}"
@@ -196,7 +198,8 @@ def _format_statistic(statistic: Statistic, metric: Metric) -> str:
     return text
 
 
-def _format_difference(difference: Difference | None, metric: Metric) -> str:
+def format_difference(difference: Difference | None, metric: Metric) -> str:
+    """Writes a difference ± its standard error, with its sign; "not run" for None."""
     if difference is None:
         return "not run"
     error = "" if difference.error is None else f" ± {difference.error:.{metric.digits}f}"

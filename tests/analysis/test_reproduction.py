@@ -106,7 +106,7 @@ def test_other_data_sets_have_a_table_of_their_own(repository):
     (repository / "results" / "by_hand" / "README.md").write_text("# A record in prose\n")
     text = reproduction(repository)
     (bn,) = lines(text, "[The sweep digits](../results/digits) | BN-ReLU |")
-    result = "96.0 % at 8, 80.0 % at 2 images per worker"
+    result = "96.0 ± 1.0 % at 8, 80.0 ± 1.0 % at 2 images per worker; 3 seeds"
     assert f"| {result} | 2 x ACME 3000 | 2026-01-02 | `0123456` |" in bn
     assert lines(text, "[A record in prose](../results/by_hand)")
 
@@ -134,9 +134,12 @@ def test_claims_without_a_table_are_set_against_what_was_measured(repository):
     scored.parent.mkdir(parents=True)
     scored.write_text("strategy,seed\nrandom search,0\nevolution,0\nrandom search,1\n")
     text = reproduction(repository)
-    assert lines(text, "| loss 1.100 against 0.900, accuracy +2.0 points |", "results/digits)")
+    assert lines(
+        text, "| loss 1.100 against 0.900, accuracy +2.0 points; 1 seed |", "results/digits)"
+    )
     folder = "../results/search/evolution_against_random"
-    assert lines(text, f"| [scatter of 2]({folder}/scatter.png) | [layer search]({folder}) |")
+    scatter = f"[scatter of 2]({folder}/scatter.png) that passed the rejections"
+    assert lines(text, f"| without rejections not run; {scatter} | [layer search]({folder}) |")
 
 
 def test_recorded_detectors_stand_beside_table_4(repository):

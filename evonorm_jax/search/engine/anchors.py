@@ -4,13 +4,13 @@ A candidate is paired with three networks for CIFAR, after ResNet-50, MobileNetV
 EfficientNet-B0, so that it suits more than one architecture. The paper does not give their sizes;
 these are ours:
 
-    full   the networks of `evonorm_jax.models` as they are: 50, 52 and 49 layers on a GPU each
+    full   the networks of `evonorm_jax.models` as they are: 50, 53 and 50 layers on a GPU each
     small  the same with one or two blocks to a stage
     tiny   for two cores: one block to a stage, few channels, and most of the resolution lost at
            the stem, so that 100 steps of 128 images take 3 to 7 s
     deep   for CPUs, too: a MobileNetV2 of 23 layers and few channels for images of 8 x 8 pixels.
-           Layers without a normalization diverge there within ten steps of the search's learning
-           rate; networks of one block a stage let them pass
+           Unbounded layers without a normalization diverge there within ten steps of the search's
+           learning rate; networks of one block a stage let them pass
     deeper a MobileNetV2 of 29 and a ResNet of 26 layers, for winners of a search in the deep one
 
 They stand in the order in which a search asks them: whichever costs least comes first, because the
