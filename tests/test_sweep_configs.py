@@ -19,7 +19,7 @@ SWEEP_DIR = Path(recipes.__file__).parent / "sweeps"
 NAMES = sorted(
     path.stem
     for path in SWEEP_DIR.glob("*.py")
-    if path.stem not in ("__init__", "batch_size_sweep")
+    if path.stem not in ("__init__", "batch_size_sweep", "proxy_task")
     and not path.stem.startswith("biggan_deep_")  # test_synthesis_configs.py
 )
 BATCH_SIZE_NAMES = [name for name in NAMES if name.endswith("_batch_size")]
@@ -81,6 +81,25 @@ def test_the_proxy_task_is_the_papers_at_two_lengths():
         assert durations.num_steps in (5000, 400)
         peak = peak_learning_rate(config.optimizer, 128)
         schedule = learning_rate_schedule(config.schedule, peak, durations)
+        assert float(schedule(0)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("model", ["resnet50", "mobilenet_v2", "efficientnet_b0"])
+def test_the_proxy_task_is_that_of_each_series(model):
+    configs = list(configs_of(f"cifar10_proxy_{model}"))
+    assert len(configs) == 2 * 2 * 3
+    assert {config.model.name for config in configs} == {f"{model}_cifar"}
+    for config in configs:
+        assert config.num_workers * config.images_per_worker == 128
+        assert (config.dataset.train_crop_size, config.dataset.image_size) == (24, 32)
+        durations = resolve_durations(config, 50_000 // 128)
+        peak = peak_learning_rate(config.optimizer, 128)
+        schedule = learning_rate_schedule(config.schedule, peak, durations)
+        half = float(schedule(durations.num_steps // 2))
+        if config.model.norm_act == "evonorm_b0":
+            assert (durations.num_steps, half) == (2000, pytest.approx(0.1))
+        if config.model.norm_act == "evonorm_s0":
+            assert (durations.num_steps, half) == (5000, pytest.approx(0.05))
         assert float(schedule(0)) == pytest.approx(0.1)
 
 
