@@ -112,9 +112,16 @@ def _with_channels(value: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def evaluate_numpy(
-    graph: Graph, x: np.ndarray, v0: np.ndarray, v1: np.ndarray, *, num_groups: int
+    graph: Graph,
+    x: np.ndarray,
+    v0: np.ndarray,
+    v1: np.ndarray,
+    *,
+    num_groups: int,
+    epsilon: float = EPSILON,
+    division_epsilon: float = DIVISION_EPSILON,
 ) -> np.ndarray:
-    """Computes the output of a graph in training, in NumPy and float64, with the default epsilons.
+    """Computes the output of a graph in training, in NumPy and float64.
 
     Args:
       graph: The graph.
@@ -122,6 +129,8 @@ def evaluate_numpy(
       v0: The first trainable vector, `(C,)`.
       v1: The second trainable vector, `(C,)`.
       num_groups: The number of groups of the index set (w, h, c/g); it divides C.
+      epsilon: As in `evaluate`.
+      division_epsilon: As in `evaluate`.
 
     Returns:
       `[N, H, W, C]`. Values that are not finite are left in it.
@@ -129,8 +138,8 @@ def evaluate_numpy(
     size, *_, channels = x.shape
     options = {
         "num_groups": num_groups,
-        "epsilon": EPSILON,
-        "division_epsilon": DIVISION_EPSILON,
+        "epsilon": epsilon,
+        "division_epsilon": division_epsilon,
         "batch": reduce_batch_numpy,
     }
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evonorm_jax.graphs import LIBRARY
 from tests.layers import oracle
-from tests.layers.scale_invariance import changes, initial_params, table
+from tests.layers.scale_invariance import changes, graph_changes, graph_table, initial_params, table
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "layer_search.md"
 
@@ -36,6 +37,15 @@ def test_one_value_by_hand():
     for factor, expected in ((1, (1 / 2, -1)), (10, (10 / 110, -1))):
         y = oracle.apply("evonorm_b1", factor * x, params, groups=1, epsilon=0.0)
         assert y.ravel() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "evonorm_b1", "random_rej"])
+def test_a_graph_changes_as_its_layer_does(name):
+    np.testing.assert_allclose(graph_changes(LIBRARY[name]), changes(name), rtol=1e-6, atol=1e-10)
+
+
+def test_the_table_of_graphs():
+    assert graph_table([LIBRARY["evonorm_s0"]])[-1].endswith("` | 46 | 10 | 10 |")
 
 
 def test_the_documented_table():
