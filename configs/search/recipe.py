@@ -4,7 +4,7 @@
     small   smaller networks and shorter training, for one GPU
     tiny    for two CPU cores
     deep    for CPUs, too, in a network where normalization matters: 160 steps at 8 x 8 pixels,
-            which TFDS does not have; 96 layers scored take hours of one core
+            which TFDS does not have; 96 layers scored took half an hour of one core
     smoke   seconds: the built-in digits and next to no training, to see everything work
 
 `tfds`, `folder` and `npz` say where CIFAR-10 comes from: `tiny,npz`.
