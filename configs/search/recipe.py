@@ -15,6 +15,7 @@ rejections and the number of layers ranked again. All else is our choice.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,7 +24,8 @@ from configs.arguments import parse_words
 from evonorm_jax.data import dataset_config
 from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine.anchors import ANCHOR_SIZES, Anchor
-from evonorm_jax.search.engine.protocol import AbortRule, ProxyProtocol, Stability
+from evonorm_jax.search.engine.protocol import DEFAULT_FILTERS, AbortRule, ProxyProtocol, Stability
+from evonorm_jax.search.run.proxy_ranking import LONG_TRAINING, PROXIES
 
 FORMS = ("small", "tiny", "deep", "smoke")
 SOURCES = ("tfds", "folder", "npz")
@@ -53,11 +55,8 @@ _ABORT_RULES = {
 }
 # Of the stability test, on the first network; the paper's 100 cost as much as the training there.
 _STABILITY_STEPS = {"": 100, "small": 100, "tiny": 20, "deep": 20}
-# Ours. The protocol `mobile` of `experiments.proxy_ranking`, which ranked layers best, and 15 %
-# instead of 20 because 80 steps are few. With 32 groups a group of these networks would be one
-# channel.
-_DEEP = {"crop_size": 0, "num_groups": 2, "schedule": "cosine"}
-_DEEP_LENGTH = {"num_steps": 160, "quality_steps": 80, "quality_accuracy": 15.0}
+# Ours. The proxy by which `experiments.proxy_ranking` ranked layers best.
+_DEEP = PROXIES["mobile"].protocol
 
 
 def search_config(arg: str, *, batch_moments: bool, num_steps: int, schedule: str) -> ConfigDict:
@@ -117,37 +116,43 @@ def random_layers_config(arg: str) -> ConfigDict:
 def _protocol(arg: str, num_steps: int, schedule: str) -> ProxyProtocol:
     if arg == "smoke":
         return _smoke_protocol(num_steps=2, schedule=schedule)
-    if arg == "deep":
-        fields: dict[str, Any] = _DEEP | _DEEP_LENGTH
-    else:
-        fields = {"schedule": schedule, "num_steps": num_steps // _STEPS_DIVISOR[arg]}
+    rejections: dict[str, Any] = {
+        "stability": Stability(num_steps=_STABILITY_STEPS[arg]),
+        "abort_rules": _ABORT_RULES[arg],
+    }
+    if arg == "deep":  # 15 % instead of 20, because 80 steps are few
+        rejections |= {"quality_accuracy": 15.0, "nonfinite_rejects": True}
+        return dataclasses.replace(_DEEP, filters=DEFAULT_FILTERS, **rejections)
     return ProxyProtocol(
         anchors=ANCHOR_SIZES[arg or "full"],
-        stability=Stability(num_steps=_STABILITY_STEPS[arg]),
-        abort_rules=_ABORT_RULES[arg],
-        **fields,
+        num_steps=num_steps // _STEPS_DIVISOR[arg],
+        schedule=schedule,
+        **rejections,
     )
 
 
 def _rerank_protocol(arg: str, num_steps: int) -> ProxyProtocol:
     """Ours: four times the steps, all with a cosine, in networks of the next size.
 
-    The deep form takes the steps of the long training that its protocol was ranked by. The paper
-    ranks them again on ImageNet.
+    The deep form takes the long training that its protocol was ranked by. The paper ranks them
+    again on ImageNet.
     """
     if arg == "smoke":
         return _smoke_protocol(num_steps=4, schedule="cosine")
-    larger = {"": "full", "small": "full", "tiny": "small", "deep": "deeper"}[arg]
-    if arg == "deep":
-        fields: dict[str, Any] = _DEEP | {"num_steps": 1_000}
-    else:
-        fields = {"schedule": "cosine", "num_steps": 4 * num_steps // _STEPS_DIVISOR[arg]}
+    if arg == "deep":  # a ranking rejects nothing; this rejects as in the other forms
+        rejections: dict[str, Any] = {
+            "filters": DEFAULT_FILTERS,
+            "nonfinite_rejects": True,
+            "quality_steps": 100,
+        }
+        return dataclasses.replace(LONG_TRAINING.protocol, **rejections)
     return ProxyProtocol(
-        anchors=ANCHOR_SIZES[larger],
+        anchors=ANCHOR_SIZES[{"": "full", "small": "full", "tiny": "small"}[arg]],
+        num_steps=4 * num_steps // _STEPS_DIVISOR[arg],
+        schedule="cosine",
         stability=Stability(num_steps=0),  # they have passed it, and the quality check as well
         quality_accuracy=0.0,
         abort_rules=(),
-        **fields,
     )
 
 

@@ -5,7 +5,7 @@
 
 Hardware: one GPU.
 Paper: ResNet-50 on CIFAR-10 is one of the three networks of its search. It gives no numbers for
-known layers there, and its network is narrower than ours, by an unknown factor.
+known layers there, and does not say how large its network is.
 
 As the S series was searched, 5,000 steps with a cosine: BN-ReLU and EvoNorm-S0. As the B series
 was, 2,000 steps at a constant rate: BN-ReLU and EvoNorm-B0. `proxy_task.py` has the rest.

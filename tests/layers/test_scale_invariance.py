@@ -41,7 +41,7 @@ def test_one_value_by_hand():
 
 @pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "evonorm_b1", "random_rej"])
 def test_a_graph_changes_as_its_layer_does(name):
-    np.testing.assert_allclose(graph_changes(LIBRARY[name]), changes(name), rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(graph_changes(LIBRARY[name]), changes(name), rtol=1e-10, atol=1e-10)
 
 
 def test_the_table_of_graphs():
