@@ -100,6 +100,12 @@ class SearchRun:
         best = np.maximum.accumulate(np.array(means))
         return np.cumsum(costs[measure], dtype=int), np.where(np.isfinite(best), best, np.nan)
 
+    def best_by(self, measure: str, budget: int) -> float:
+        """Returns the best mean in percent once `budget` was spent; NaN if nothing was scored."""
+        costs, best = self.best_so_far(measure)
+        spent = np.searchsorted(costs, budget, side="right")
+        return float(best[spent - 1]) if spent else float("nan")
+
     def cost(self, measure: str) -> np.ndarray:
         """Returns what had been spent after each of the scored candidates."""
         costs, _ = self.best_so_far(measure)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from evonorm_jax.analysis.sweep_tables import markdown_table
 from evonorm_jax.graphs.canonical import canonical_hash
@@ -44,7 +45,10 @@ def summarize(runs: Sequence[SearchRun]) -> str:
     """Writes the tables of searches, with their headings."""
     parts = ["# Layer search", _counts_table(runs)]
     if len(runs) > 1 and all(run.scored for run in runs):
-        parts += ["The best layer at an equal cost:", _equal_cost_table(runs)]
+        bests = _best_at_equal_cost(runs)
+        parts += ["The best layer at an equal cost:", _equal_cost_table(bests)]
+        if differences := _difference_table(bests):
+            parts.append(differences)
     parts.append(_fates_table(runs))
     if winners := find_winners(runs):
         networks = list(winners[0].scores)
@@ -76,23 +80,65 @@ def _counts_table(runs: Sequence[SearchRun]) -> str:
     return _table((*header, "worker hours", "best mean (%)"), rows)
 
 
-def _equal_cost_table(runs: Sequence[SearchRun]) -> str:
-    """Writes the best of each strategy when all had spent as much as the cheapest search."""
-    rows = []
+def _best_at_equal_cost(runs: Sequence[SearchRun]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the best mean of each search of each strategy, in percent, by what each had spent.
+
+    What is spent is what the cheapest search spent. The best is NaN where a search had scored
+    nothing by then. If every search was ranked again, the last entry holds the best of that.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    by_strategy = {
+        strategy: [run for run in runs if run.strategy == strategy]
+        for strategy in sorted({run.strategy for run in runs})
+    }
     for measure, label in MEASURES.items():
         budget = min(run.best_so_far(measure)[0][-1] for run in runs)
-        for strategy in sorted({run.strategy for run in runs}):
-            curves = [run.best_so_far(measure) for run in runs if run.strategy == strategy]
-            best = [means[costs <= budget][-1:] for costs, means in curves]
-            found = np.concatenate([means[np.isfinite(means)] for means in best])
+        found[f"{budget:,} {label}"] = {
+            strategy: np.array([run.best_by(measure, budget) for run in repetitions])
+            for strategy, repetitions in by_strategy.items()
+        }
+    if all(run.contents.reranked for run in runs):
+        found["ranked again at the larger budget"] = {
+            strategy: np.array([standings(run.contents)[0].mean for run in repetitions])
+            for strategy, repetitions in by_strategy.items()
+        }
+    return found
+
+
+def _equal_cost_table(bests: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Writes the best of each strategy by the cost of each search."""
+    rows = []
+    for cost, strategies in bests.items():
+        for strategy, best in strategies.items():
+            found = best[np.isfinite(best)]
             each = [f"{mean:.2f}" for mean in sorted(found, reverse=True)]
-            each += ["none"] * (len(curves) - len(found))  # had scored nothing by then
-            whole = len(found) == len(curves)
+            each += ["none"] * (len(best) - len(found))
+            whole = len(found) == len(best)
             mean = f"{found.mean():.2f}" if whole else "-"
             spread = f"{found.std(ddof=1):.2f}" if whole and len(found) > 1 else "-"
-            rows.append((f"{budget:,} {label}", strategy, mean, spread, ", ".join(each)))
+            rows.append((cost, strategy, mean, spread, ", ".join(each)))
     header = ("cost of each search", "strategy", "best mean (%)", "standard deviation", "each")
     return _table(header, rows)
+
+
+def _difference_table(bests: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Writes how much better the first of two strategies is than the second, with an interval.
+
+    The table is empty unless there are two strategies, each with several searches that found a
+    layer, and the searches of at least one differ.
+    """
+    rows = []
+    for cost, strategies in bests.items():
+        repeated = all(len(best) > 1 and np.isfinite(best).all() for best in strategies.values())
+        differ = any(np.ptp(best) > 0 for best in strategies.values())
+        if len(strategies) == 2 and repeated and differ:
+            first, second = strategies.values()
+            test = scipy.stats.ttest_ind(first, second, equal_var=False)
+            low, high = test.confidence_interval(0.95)
+            difference = f"{first.mean() - second.mean():.2f}"
+            rows.append((cost, " less ".join(strategies), difference, f"{low:.2f} to {high:.2f}"))
+    header = ("cost of each search", "strategies", "difference (points)", "95 % interval (Welch)")
+    return _table(header, rows) if rows else ""
 
 
 def _fates_table(runs: Sequence[SearchRun]) -> str:

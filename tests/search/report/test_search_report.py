@@ -177,6 +177,44 @@ def test_a_search_that_had_scored_nothing_by_then_is_not_averaged_away(tmp_path)
     assert "| 2 candidates trained | evolution | - | - | 50.00, none |" in text
 
 
+def make_searches_with_bests(folder, bests, strategy):
+    """Searches that score one layer each, with these means, ranked again with two points more."""
+    folders = []
+    for seed, mean in enumerate(bests):
+        candidates = [("bn_relu", None, "scored", None, (mean + 5, mean - 5))]
+        name = folder / f"{strategy}_{seed}"
+        folders.append(make_search(name, candidates, strategy=strategy, seed=seed))
+        with Ledger(name, make_config(strategy=strategy, seed=seed)) as ledger:
+            scores = {"wide": mean + 2, "deep": mean + 2}
+            ledger.add_reranked(0, 0, Verdict("scored", None, scores=scores))
+            ledger.commit()
+    return folders
+
+
+def test_two_strategies_are_compared_with_an_interval(tmp_path):
+    evolution, random = [33.0, 35.0, 37.0], [30.0, 31.0, 35.0]
+    folders = make_searches_with_bests(tmp_path, evolution, "evolution")
+    folders += make_searches_with_bests(tmp_path, random, "random")
+    text = summarize(load_searches(folders))
+    # By hand: variances 4 and 7, so the standard error is sqrt(11 / 3), the degrees of freedom are
+    # 11^2 / (16 / 2 + 49 / 2) = 3.723, and 97.5 % of Student's t with so many lie below 2.8598.
+    half = 2.8598 * np.sqrt(11 / 3)
+    interval = f"| evolution less random search | 3.00 | {3 - half:.2f} to {3 + half:.2f} |"
+    assert f"| 100 training steps {interval}" in text
+    assert f"| ranked again at the larger budget {interval}" in text
+    again = "| ranked again at the larger budget | evolution | 37.00 | 2.00 | 39.00, 37.00, 35.00 |"
+    assert again in text
+
+
+def test_no_interval_without_repetitions_or_spread(tmp_path):
+    evolution = make_searches_with_bests(tmp_path / "a", [33.0, 35.0], "evolution")
+    random = make_searches_with_bests(tmp_path / "a", [30.0], "random")
+    assert "interval" not in summarize(load_searches([*evolution, *random]))
+    same = make_searches_with_bests(tmp_path / "b", [33.0, 33.0], "evolution")
+    equal = make_searches_with_bests(tmp_path / "b", [30.0, 30.0], "random")
+    assert "interval" not in summarize(load_searches([*same, *equal]))
+
+
 def test_a_search_that_has_scored_nothing_yet_has_a_report(tmp_path):
     folder = make_search(tmp_path / "a", CANDIDATES[:2])
     files = write_search_report([folder], tmp_path / "out")
