@@ -6,10 +6,12 @@ from pieces that are compiled once. Both take the same variables, so a run may b
 on in the other.
 """
 
+import functools
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from evonorm_jax.graphs.graph import Graph
 from evonorm_jax.graphs.layer import graph_layer
@@ -58,25 +60,25 @@ class WholeNetwork:
         layer = graph_layer(graph)
         if accepts_field(layer, "num_groups"):
             layer = norm_act(layer, num_groups=num_groups)
-        self.model = anchor.create(num_classes, layer)
-        self.gradients = jax.jit(self._gradients)
-        self.logits = jax.jit(self._logits)
+        model = anchor.create(num_classes, layer)
+        # Methods of this object would make a reference cycle, in which a search would keep the
+        # programs of its earlier candidates until Python collects garbage.
+        self.gradients = jax.jit(functools.partial(_gradients, model))
+        self.logits = jax.jit(functools.partial(_logits, model))
 
-    def _gradients(
-        self, params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array
-    ) -> tuple[jax.Array, Tree, Tree]:
-        def loss(params: Tree) -> tuple[jax.Array, Tree]:
-            logits, updates = self.model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            return mean_loss(logits, labels), updates.get("batch_stats", {})
 
-        (value, after), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        return value, gradients, after
-
-    def _logits(self, params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
+def _gradients(
+    model: nn.Module, params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, Tree, Tree]:
+    def loss(params: Tree) -> tuple[jax.Array, Tree]:
         variables = {"params": params, "batch_stats": batch_stats}
-        return jnp.asarray(self.model.apply(variables, images, train=False))
+        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return mean_loss(logits, labels), updates.get("batch_stats", {})
+
+    (value, after), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return value, gradients, after
+
+
+def _logits(model: nn.Module, params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
+    variables = {"params": params, "batch_stats": batch_stats}
+    return jnp.asarray(model.apply(variables, images, train=False))

@@ -1,5 +1,8 @@
 """A network in pieces against the network whole, and how it is cut."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +82,17 @@ def test_equals_the_whole_network(anchor, stitched, batch, params):
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+def test_the_programs_of_a_whole_network_go_with_it_at_once():
+    whole = WholeNetwork(ANCHORS["resnet"], NUM_CLASSES, LIBRARY["bn_relu"], num_groups=2)
+    left = [weakref.ref(whole), weakref.ref(whole.gradients), weakref.ref(whole.logits)]
+    gc.disable()
+    try:
+        del whole
+        assert [reference() for reference in left] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_every_value_is_made_before_it_is_read(stitched, batch):
