@@ -40,6 +40,13 @@ _FREE_TARGETS = frozenset(
 _HAND_WRITTEN = ("mosaic_gpu", "tpu_custom_call", "__gpu$xla.gpu.triton")
 _SLICES = ("slice", "dynamic-slice", "gather")
 _IN_PLACE = "dynamic-update-slice"
+#: Each element of the result needs that of the operand alone, so a fusion computes no other.
+_ELEMENTWISE = frozenset(
+    (
+        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power"),
+        *("negate", "abs", "convert", "exponential", "log", "logistic", "rsqrt", "sqrt", "tanh"),
+    )
+)
 
 Arrays = Mapping[str, tuple[Array, ...]]
 
@@ -207,9 +214,14 @@ class _Walk:
                 total += self._read_by_users(body, user.name, size)
             elif user.opcode in _SLICES and is_source:
                 total += _bytes(user.arrays)
+            elif user.opcode in _ELEMENTWISE:
+                of_result = _bytes(user.arrays)  # of another dtype than the operand, maybe
+                total += self._read_by_users(body, user.name, of_result) * size // of_result
             elif user.opcode == "fusion":
                 total += self._read_inside(user, name, size)
             elif user.opcode != _IN_PLACE or not is_source:  # what is not updated is not read
+                return size
+            if total >= size:
                 return size
         return total
 

@@ -28,6 +28,14 @@ COMPUTATIONS = """\
   %row = f32[256]{0} slice(%same), slice={[256:512]}
   ROOT %minus = f32[256]{0} negate(%row)
 }
+%half_a_row (a: bf16[1024]) -> f32[256] {
+  %a = bf16[1024]{0} parameter(0)
+  %half = f32[] constant(0.5)
+  %halves = f32[1024]{0} broadcast(%half), dimensions={}
+  %wide = f32[1024]{0} convert(%a)
+  %scaled = f32[1024]{0} multiply(%wide, %halves)
+  ROOT %row = f32[256]{0} slice(%scaled), slice={[256:512]}
+}
 %row_and_all (a: f32[1024]) -> f32[1024] {
   %a = f32[1024]{0} parameter(0)
   %row = f32[256]{0} slice(%a), slice={[0:256]}
@@ -110,6 +118,8 @@ ENTRY %main (x: f32[1024], h: bf16[1024], s: f32[], i: s32[]) -> f32[1024] {{
         ),
         ("%y = f32[256]{0} slice(%x), slice={[0:256]}", KIB, KIB),
         ("%y = f32[256]{0} fusion(%x), kind=kLoop, calls=%a_row", KIB, KIB),
+        # Only the row is converted and scaled: 256 numbers of two bytes.
+        ("%y = f32[256]{0} fusion(%h), kind=kLoop, calls=%half_a_row", KIB / 2, KIB),
         # The row is part of what is read anyway.
         ("%y = f32[1024]{0} fusion(%x), kind=kLoop, calls=%row_and_all", 4 * KIB, 4 * KIB),
         # A slice in a fusion inside the fusion: 1 KiB of x; all of h there, if a bitcast gives it.
