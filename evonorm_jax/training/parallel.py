@@ -156,8 +156,8 @@ class DataParallel:
 def mean_over_devices(tree: Any) -> Any:
     """Averages arrays over `AXIS`, each in its own dtype; on several GPUs they cross in one buffer.
 
-    XLA:GPU joins few of the reductions by itself. Compiled for eight H100 by jax 0.11, the step of a
-    ResNet-50 with S0 (128 images each, bfloat16) has 34 all-reduces and 1,572 kernels, with the
+    XLA:GPU joins few of the reductions by itself. Compiled for eight H100 by jax 0.11, the step of
+    a ResNet-50 with S0 (128 images each, bfloat16) has 34 all-reduces and 1,572 kernels, with the
     buffer 1 and 1,042; it takes 5.6 instead of 4.8 GB of scratch memory. On TPU and CPU the
     compiler joins them. The numbers are the same either way.
     """

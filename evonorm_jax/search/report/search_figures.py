@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evonorm_jax.analysis.style import COLOURS, clean_axes
-from evonorm_jax.errors import UserError
 from evonorm_jax.search.engine.verdicts import EVALUATION_FAILED, Reason, TrainingReason
 from evonorm_jax.search.evolution.pareto import pareto_front
 from evonorm_jax.search.report.search_runs import (
@@ -140,11 +139,9 @@ def _by_origin(runs: Sequence[SearchRun]) -> dict[str, np.ndarray]:
 
 
 def _pair_axes(runs: Sequence[SearchRun]) -> tuple[Figure, list[tuple[Axes, tuple[int, int]]]]:
-    """Makes a panel for each pair of networks; a single network is paired with itself."""
+    """Makes a panel for each pair of networks."""
     names = runs[0].networks
-    if not any(run.scored for run in runs):
-        raise UserError(f"'{runs[0].path}' has scored no candidate yet.")
-    pairs = list(itertools.combinations(range(len(names)), 2)) or [(0, 0)]
+    pairs = list(itertools.combinations(range(len(names)), 2))
     figure = Figure(figsize=(4.2 * len(pairs), 4.1), layout="constrained")
     axes = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axis, (x, y) in zip(axes, pairs, strict=True):
@@ -167,3 +164,12 @@ FIGURES: dict[str, Callable[[Sequence[SearchRun]], Figure]] = {
     "fates": draw_fates,
     "front": draw_front,
 }
+
+
+def figure_names(runs: Sequence[SearchRun]) -> list[str]:
+    """Returns the names of the figures for which these searches have enough scores and networks."""
+    if not any(run.scored for run in runs):
+        return ["fates"]
+    if len(runs[0].networks) == 1:
+        return ["progress", "fates"]
+    return list(FIGURES)

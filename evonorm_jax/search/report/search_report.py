@@ -13,7 +13,7 @@ from evonorm_jax.analysis.curves import save_figure
 from evonorm_jax.analysis.sweep_report import short_commit
 from evonorm_jax.graphs.drawing import draw_graph
 from evonorm_jax.run_files import report_path, write_csv, write_report
-from evonorm_jax.search.report.search_figures import FIGURES
+from evonorm_jax.search.report.search_figures import FIGURES, figure_names
 from evonorm_jax.search.report.search_runs import MEASURES, SearchRun, load_searches
 from evonorm_jax.search.report.search_tables import find_winners, summarize
 
@@ -27,9 +27,9 @@ def write_search_report(
 
     Args:
       paths: Folders of searches, or their ledgers; those of one strategy count as repetitions.
-      folder: The folder of the files: scatter.png, progress.png, fates.png, front.png,
-        winner_<place>.png, README.md with the numbers, and scored.csv with a row for each scored
-        layer.
+      folder: The folder of the files: scatter.png and front.png of searches with several networks,
+        progress.png, fates.png, winner_<place>.png, README.md with the numbers, and scored.csv
+        with a row for each scored layer.
 
     Returns:
       The files.
@@ -40,8 +40,7 @@ def write_search_report(
     """
     runs, folder = load_searches(paths), Path(folder)
     summary = summarize(runs)
-    # Without scores there is nothing else to see.
-    figures = list(FIGURES) if any(run.scored for run in runs) else ["fates"]
+    figures = figure_names(runs)
     graphs = [winner.entry.candidate.graph for winner in find_winners(runs)]
     winners = [f"winner_{place}" for place, _ in enumerate(graphs, start=1)]
     files = [folder / f"{name}.png" for name in (*figures, *winners)]

@@ -221,6 +221,18 @@ def test_a_search_that_has_scored_nothing_yet_has_a_report(tmp_path):
     assert [path.name for path in files] == ["fates.png", "README.md", "scored.csv"]
 
 
+def test_one_network_is_not_drawn_against_itself(tmp_path):
+    anchors = [{"model": "resnet50_cifar", "fields": {}, "name": "wide"}]
+    with Ledger(tmp_path / "a", make_config(anchors=anchors)) as ledger:
+        candidate = Candidate(0, GRAPHS["bn_relu"], None)
+        ledger.add_candidate(candidate, seed=0, function=None, results_before=0)
+        ledger.add_result(0, Verdict("scored", None, scores={"wide": 50.0}, steps=100), place=0)
+        ledger.commit()
+    files = write_search_report([tmp_path / "a"], tmp_path / "out")
+    pictures = ["progress.png", "fates.png", "winner_1.png"]
+    assert [path.name for path in files] == [*pictures, "README.md", "scored.csv"]
+
+
 def test_a_ledger_alone_is_enough(tmp_path):
     folder = make_search(tmp_path / "a")
     shutil.copy(folder / "ledger.sqlite", tmp_path / "kept.sqlite")
