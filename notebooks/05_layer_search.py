@@ -232,13 +232,14 @@ print({name: round(float(value), 3) for name, value in summary.items() if "top1"
 # %% [markdown]
 # ## Recorded searches
 #
-# `results/search/evolution_against_random` has three searches of each strategy on CIFAR-10, of a
-# size for two CPU cores: a row for each scored layer, with what had been spent by then.
+# `results/search/evolution_against_random_deep` has three searches of each strategy on CIFAR-10,
+# each of about half an hour of one CPU core: a row for each scored layer, with what had been spent
+# by then. Searches of one seed begin with the same 16 random layers.
 
 # %%
 import csv
 
-recorded = ROOT / "results" / "search" / "evolution_against_random" / "scored.csv"
+recorded = ROOT / "results" / "search" / "evolution_against_random_deep" / "scored.csv"
 rows = list(csv.DictReader(recorded.read_text(encoding="utf-8").splitlines()))
 networks = list(rows[0])[list(rows[0]).index("steps") + 1 : -1]
 spent, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")

@@ -130,16 +130,19 @@ def test_claims_without_a_table_are_set_against_what_was_measured(repository):
         "| not run |  |",
     )
     write_sweep_report(runs, repository / "results" / "digits")
-    scored = repository / "results" / "search" / "evolution_against_random" / "scored.csv"
+    scored = repository / "results" / "search" / "random_layers" / "scored.csv"
     scored.parent.mkdir(parents=True)
-    scored.write_text("strategy,seed\nrandom search,0\nevolution,0\nrandom search,1\n")
+    rows = ["steps,wide,deep,graph", "9,10,10.2,a", "9,10,11.9,b", "9,20,40,c", "9,30,35,d"]
+    scored.write_text("\n".join(rows) + "\n")
     text = reproduction(repository)
     assert lines(
         text, "| loss 1.100 against 0.900, accuracy +2.0 points; 1 seed |", "results/digits)"
     )
-    folder = "../results/search/evolution_against_random"
-    scatter = f"[scatter of 2]({folder}/scatter.png) that passed the rejections"
-    assert lines(text, f"| without rejections not run; {scatter} | [layer search]({folder}) |")
+    # Ranks 1.5, 1.5, 3, 4 and 1, 2, 4, 3: 3.5 over the root of 4.5 times 5.
+    numbers = (
+        "| 2 of 4 are below 12 % in every network; rank correlation between two networks 0.74 to"
+    )
+    assert lines(text, numbers, "| [random layers](../results/search/random_layers) |")
 
 
 def test_recorded_detectors_stand_beside_table_4(repository):
