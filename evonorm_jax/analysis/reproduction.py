@@ -350,21 +350,33 @@ def _seeds(number: int) -> str:
 
 
 def _random_layers(results: Path) -> list[str]:
-    """Returns how random layers, none of them rejected, compare between networks."""
-    folder = results / _RANDOM_LAYERS
-    if not (folder / "scored.csv").is_file():
+    """Returns how random layers, none of them rejected, compare between networks.
+
+    Raises:
+      UserError: The table of a search lacks its columns or rows.
+    """
+    path = results / _RANDOM_LAYERS / "scored.csv"
+    if not path.is_file():
         return [_NOT_RUN, ""]
-    with (folder / "scored.csv").open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    columns = list(rows[0])
+    columns = list(rows[0]) if rows else []
+    if not {"steps", "graph"} <= {*columns}:
+        raise UserError(f"'{path}' must have a row for each layer, with columns steps and graph.")
     networks = columns[columns.index("steps") + 1 : columns.index("graph")]
     accuracies = np.array([[float(row[name]) for name in networks] for row in rows])
-    at_chance = int(np.sum(accuracies.max(axis=1) < _ABOVE_CHANCE))
-    pairs = itertools.combinations(accuracies.T, 2)
-    correlations = [float(scipy.stats.spearmanr(*pair).statistic) for pair in pairs]
+    trained = accuracies[accuracies.max(axis=1) >= _ABOVE_CHANCE]
     text = (
-        f"{at_chance} of {len(rows)} are below {_ABOVE_CHANCE:.0f} % in every network; rank "
-        f"correlation between two networks {min(correlations):.2f} to {max(correlations):.2f} "
+        f"{len(rows) - len(trained)} of {len(rows)} are below {_ABOVE_CHANCE:.0f} % in every "
+        f"network; rank correlation between two networks {_rank_correlations(accuracies)}, among "
+        f"the other {len(trained)} {_rank_correlations(trained)} "
         f"([scatter](../results/{_RANDOM_LAYERS}/scatter.png))"
     )
     return [text, f"[random layers](../results/{_RANDOM_LAYERS})"]
+
+
+def _rank_correlations(accuracies: np.ndarray) -> str:
+    """Returns the range of Spearman's correlation over pairs of networks, `[layers, networks]`."""
+    varied = [column for column in accuracies.T if len(column) > 1 and np.ptp(column) > 0]
+    found = [scipy.stats.spearmanr(*pair).statistic for pair in itertools.combinations(varied, 2)]
+    return f"{min(found):.2f} to {max(found):.2f}" if found else "unknown"

@@ -40,7 +40,8 @@ _FREE_TARGETS = frozenset(
 _HAND_WRITTEN = ("mosaic_gpu", "tpu_custom_call", "__gpu$xla.gpu.triton")
 _SLICES = ("slice", "dynamic-slice", "gather")
 _IN_PLACE = "dynamic-update-slice"
-#: Each element of the result needs that of the operand alone, so a fusion computes no other.
+#: An element of the result needs the same element of each operand alone. Where a fusion uses a
+#: slice of the result, it reads that slice of the operand.
 _ELEMENTWISE = frozenset(
     (
         *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power"),
@@ -194,15 +195,34 @@ class _Walk:
             total += size
         return total
 
-    def _read_inside(self, fusion: Instruction, operand: str, size: int) -> int:
+    def _read_inside(
+        self, fusion: Instruction, operand: str, size: int, *, is_computed: bool = False
+    ) -> int:
         """Returns the bytes that a fusion reads of an operand of `size` bytes."""
         body = self.module.computations[fusion.called[0]]
-        number = str(fusion.operands.index(operand))
-        parameter = next(p for p in body if p.opcode == "parameter" and p.operands == (number,))
-        return self._read_by_users(body, parameter.name, size)
+        total = 0
+        for place, name in enumerate(fusion.operands):
+            if name == operand:
+                parameter = next(
+                    p for p in body if p.opcode == "parameter" and p.operands == (str(place),)
+                )
+                total += self._read_by_users(body, parameter.name, size, is_computed=is_computed)
+        return min(total, size)
 
-    def _read_by_users(self, body: tuple[Instruction, ...], name: str, size: int) -> int:
-        """Returns the bytes that users of `name` read of it, above `size` where they overlap."""
+    def _read_by_users(
+        self, body: tuple[Instruction, ...], name: str, size: int, *, is_computed: bool = False
+    ) -> int:
+        """Returns the bytes that users of `name` read of it, `size` at most.
+
+        Slices that overlap count as often as they are read, up to `size`.
+
+        Args:
+          body: Instructions of the fusion.
+          name: Instruction that is read.
+          size: Bytes of its result.
+          is_computed: Whether the fusion computes it. An update in place then makes it compute all
+            of it, where an array in memory would stay as it is.
+        """
         total = 0
         for user in body:
             if user.name == name and user.is_root:
@@ -211,15 +231,16 @@ class _Walk:
                 continue
             is_source = user.operands[0] == name
             if user.opcode == "bitcast":
-                total += self._read_by_users(body, user.name, size)
+                total += self._read_by_users(body, user.name, size, is_computed=is_computed)
             elif user.opcode in _SLICES and is_source:
                 total += _bytes(user.arrays)
             elif user.opcode in _ELEMENTWISE:
                 of_result = _bytes(user.arrays)  # of another dtype than the operand, maybe
-                total += self._read_by_users(body, user.name, of_result) * size // of_result
+                read = self._read_by_users(body, user.name, of_result, is_computed=True)
+                total += read * size // of_result
             elif user.opcode == "fusion":
-                total += self._read_inside(user, name, size)
-            elif user.opcode != _IN_PLACE or not is_source:  # what is not updated is not read
+                total += self._read_inside(user, name, size, is_computed=is_computed)
+            elif user.opcode != _IN_PLACE or not is_source or is_computed:
                 return size
             if total >= size:
                 return size

@@ -65,6 +65,20 @@ COMPUTATIONS = """\
   %updated = f32[1024]{0} dynamic-update-slice(%a, %b, %i)
   ROOT %same = f32[4,256]{1,0} bitcast(%updated)
 }
+%computed_in_place (a: f32[1024], b: f32[256], i: s32[]) -> f32[1024] {
+  %a = f32[1024]{0} parameter(0)
+  %b = f32[256]{0} parameter(1)
+  %i = s32[] parameter(2)
+  %minus = f32[1024]{0} negate(%a)
+  ROOT %updated = f32[1024]{0} dynamic-update-slice(%minus, %b, %i)
+}
+%row_of_one_and_all_of_the_other (a: f32[1024], b: f32[1024]) -> f32[256] {
+  %a = f32[1024]{0} parameter(0)
+  %b = f32[1024]{0} parameter(1)
+  %row = f32[256]{0} slice(%a), slice={[0:256]}
+  %rows = f32[4,256]{1,0} bitcast(%b)
+  ROOT %sums = f32[256]{0} reduce(%rows, %row), dimensions={0}, to_apply=%add
+}
 %turned (a: f32[4,256]) -> f32[256,4] {
   %a = f32[4,256]{1,0} parameter(0)
   ROOT %turn = f32[256,4]{1,0} transpose(%a), dimensions={1,0}
@@ -126,6 +140,18 @@ ENTRY %main (x: f32[1024], h: bf16[1024], s: f32[], i: s32[]) -> f32[1024] {{
         ("%y = f32[256]{0} fusion(%x, %h), kind=kLoop, calls=%nested", KIB + 2 * KIB, KIB),
         # Only the update moves: 1 KiB and a number read, 1 KiB written.
         ("%y = f32[4,256]{1,0} fusion(%x, %u, %i), kind=kLoop, calls=%in_place", KIB + 4, KIB),
+        # What is updated has to be computed first: all of x, the update and a number are read.
+        (
+            "%y = f32[1024]{0} fusion(%x, %u, %i), kind=kLoop, calls=%computed_in_place",
+            5 * KIB + 4,
+            KIB,
+        ),
+        # The same array in two places, of which one reads all of it.
+        (
+            "%y = f32[256]{0} fusion(%x, %x), kind=kLoop, calls=%row_of_one_and_all_of_the_other",
+            4 * KIB,
+            KIB,
+        ),
         # A library's scratch memory is no result.
         (
             '%y = (f32[1024]{0}, u8[4096]{0}) custom-call(%x, %h), custom_call_target="__cublas$g"',

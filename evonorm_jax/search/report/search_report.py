@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 import time
@@ -16,8 +15,11 @@ from evonorm_jax.run_files import report_path, write_csv, write_report
 from evonorm_jax.search.report.search_figures import FIGURES, figure_names
 from evonorm_jax.search.report.search_runs import MEASURES, SearchRun, load_searches
 from evonorm_jax.search.report.search_tables import find_winners, summarize
+from evonorm_jax.search.run.ledger_entries import LedgerEntry
+from evonorm_jax.search.run.rerank import standings
 
 SCORED_FILE = "scored.csv"
+RERANKED_FILE = "reranked.csv"
 
 
 def write_search_report(
@@ -28,8 +30,8 @@ def write_search_report(
     Args:
       paths: Folders of searches, or their ledgers; those of one strategy count as repetitions.
       folder: The folder of the files: scatter.png and front.png of searches with several networks,
-        progress.png, fates.png, winner_<place>.png, README.md with the numbers, and scored.csv
-        with a row for each scored layer.
+        progress.png, fates.png, winner_<place>.png, README.md with the numbers, scored.csv with a
+        row for each scored layer, and reranked.csv with a row for each layer ranked again.
 
     Returns:
       The files.
@@ -44,7 +46,10 @@ def write_search_report(
     graphs = [winner.entry.candidate.graph for winner in find_winners(runs)]
     winners = [f"winner_{place}" for place, _ in enumerate(graphs, start=1)]
     files = [folder / f"{name}.png" for name in (*figures, *winners)]
-    names = [*(file.name for file in files), SCORED_FILE]
+    tables = [SCORED_FILE]
+    if any(run.contents.reranked for run in runs):
+        tables.append(RERANKED_FILE)
+    names = [*(file.name for file in files), *tables]
     report = report_path(folder, summary.partition("\n")[0], names)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = "\n".join(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in files)
@@ -53,7 +58,9 @@ def write_search_report(
         save_figure(FIGURES[name](runs), folder / f"{name}.png")
     for name, graph in zip(winners, graphs, strict=True):
         draw_graph(graph, folder / f"{name}.png")
-    return [*files, report, _write_scored(runs, folder / SCORED_FILE)]
+    for name in tables:
+        write_csv(folder / name, _TABLES[name](runs))
+    return [*files, report, *(folder / name for name in tables)]
 
 
 def _provenance(runs: Sequence[SearchRun]) -> str:
@@ -69,22 +76,45 @@ def _provenance(runs: Sequence[SearchRun]) -> str:
     ):
         lines.append(f"- {label}: {', '.join(sorted(values - {''})) or 'unknown'}")
     lines.append(f"- every scored layer: [{SCORED_FILE}]({SCORED_FILE})")
+    if any(run.contents.reranked for run in runs):
+        lines.append(f"- every layer that was ranked again: [{RERANKED_FILE}]({RERANKED_FILE})")
     return "\n".join(lines)
 
 
-def _write_scored(runs: Sequence[SearchRun], path: Path) -> Path:
-    """Writes what the figures of accuracies show, for readers who have no ledger."""
-    header = ["search", "strategy", "seed", "candidate", "parent", *MEASURES, *runs[0].networks]
-    write_csv(path, itertools.chain([[*header, "graph"]], *map(_scored_rows, runs)))
-    return path
+def _scored_table(runs: Sequence[SearchRun]) -> Iterator[list[object]]:
+    """Yields what the figures of accuracies show, for readers who have no ledger."""
+    yield [*_ABOUT, "parent", *MEASURES, *runs[0].networks, "graph"]
+    for run in runs:
+        costs = [run.cost(measure) for measure in MEASURES]
+        entries = run.contents.entries
+        scored = entries.read(entries.ids[place] for place in run.scored)
+        for entry, scores, *spent in zip(scored, run.scores(), *costs, strict=True):
+            accuracies = [f"{score:.2f}" for score in scores]
+            yield [*_about(run, entry), entry.candidate.parent, *spent, *accuracies, _text(entry)]
 
 
-def _scored_rows(run: SearchRun) -> Iterator[list[object]]:
-    costs = [run.cost(measure) for measure in MEASURES]
-    entries, seed = run.contents.entries, run.contents.config["seed"]
-    scored = entries.read(entries.ids[place] for place in run.scored)
-    for entry, scores, *spent in zip(scored, run.scores(), *costs, strict=True):
-        candidate = entry.candidate
-        about = [run.name, run.strategy, seed, candidate.id, candidate.parent]
-        accuracies = [f"{score:.2f}" for score in scores]
-        yield [*about, *spent, *accuracies, candidate.graph.to_text()]
+def _reranked_table(runs: Sequence[SearchRun]) -> Iterator[list[object]]:
+    """Yields the layers that were ranked again and did not fail, those of each search in order."""
+    found = [
+        (run, standing) for run in runs for standing in standings(run.contents) if standing.scores
+    ]
+    networks = sorted({name for _, standing in found for name in standing.scores})
+    yield [*_ABOUT, *networks, "graph"]
+    for run, standing in found:
+        scores = standing.scores
+        accuracies = [f"{scores[name]:.2f}" if name in scores else "" for name in networks]
+        yield [*_about(run, standing.entry), *accuracies, _text(standing.entry)]
+
+
+_ABOUT = ("search", "strategy", "seed", "candidate")
+
+
+def _about(run: SearchRun, entry: LedgerEntry) -> list[object]:
+    return [run.name, run.strategy, run.contents.config["seed"], entry.id]
+
+
+def _text(entry: LedgerEntry) -> str:
+    return entry.candidate.graph.to_text()
+
+
+_TABLES = {SCORED_FILE: _scored_table, RERANKED_FILE: _reranked_table}

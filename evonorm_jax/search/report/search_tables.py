@@ -45,8 +45,8 @@ def summarize(runs: Sequence[SearchRun]) -> str:
     """Writes the tables of searches, with their headings."""
     parts = ["# Layer search", _counts_table(runs)]
     if len(runs) > 1 and all(run.scored for run in runs):
-        bests = _best_at_equal_cost(runs)
-        parts += ["The best layer at an equal cost:", _equal_cost_table(bests)]
+        bests = _best_of_strategies(runs)
+        parts += ["The best layer of each strategy:", _strategies_table(bests)]
         if differences := _difference_table(bests):
             parts.append(differences)
     parts.append(_fates_table(runs))
@@ -80,11 +80,12 @@ def _counts_table(runs: Sequence[SearchRun]) -> str:
     return _table((*header, "worker hours", "best mean (%)"), rows)
 
 
-def _best_at_equal_cost(runs: Sequence[SearchRun]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the best mean of each search of each strategy, in percent, by what each had spent.
+def _best_of_strategies(runs: Sequence[SearchRun]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the best mean of each search of each strategy in percent, by what is compared.
 
-    What is spent is what the cheapest search spent. The best is NaN where a search had scored
-    nothing by then. If every search was ranked again, the last entry holds the best of that.
+    Searches are compared at what the cheapest one spent, by each measure. If all were ranked again,
+    they are compared by that as well, whatever each had spent. The best is NaN where a search had
+    scored nothing by then, and not finite where all failed that were ranked again.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     by_strategy = {
@@ -98,15 +99,15 @@ def _best_at_equal_cost(runs: Sequence[SearchRun]) -> dict[str, dict[str, np.nda
             for strategy, repetitions in by_strategy.items()
         }
     if all(run.contents.reranked for run in runs):
-        found["ranked again at the larger budget"] = {
+        found["the larger budget, ranked again"] = {
             strategy: np.array([standings(run.contents)[0].mean for run in repetitions])
             for strategy, repetitions in by_strategy.items()
         }
     return found
 
 
-def _equal_cost_table(bests: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """Writes the best of each strategy by the cost of each search."""
+def _strategies_table(bests: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Writes the best of each strategy, at an equal cost and after ranking again."""
     rows = []
     for cost, strategies in bests.items():
         for strategy, best in strategies.items():
@@ -117,7 +118,7 @@ def _equal_cost_table(bests: Mapping[str, Mapping[str, np.ndarray]]) -> str:
             mean = f"{found.mean():.2f}" if whole else "-"
             spread = f"{found.std(ddof=1):.2f}" if whole and len(found) > 1 else "-"
             rows.append((cost, strategy, mean, spread, ", ".join(each)))
-    header = ("cost of each search", "strategy", "best mean (%)", "standard deviation", "each")
+    header = ("compared at", "strategy", "best mean (%)", "standard deviation", "each")
     return _table(header, rows)
 
 
@@ -137,7 +138,7 @@ def _difference_table(bests: Mapping[str, Mapping[str, np.ndarray]]) -> str:
             low, high = test.confidence_interval(0.95)
             difference = f"{first.mean() - second.mean():.2f}"
             rows.append((cost, " less ".join(strategies), difference, f"{low:.2f} to {high:.2f}"))
-    header = ("cost of each search", "strategies", "difference (points)", "95 % interval (Welch)")
+    header = ("compared at", "strategies", "difference (points)", "95 % interval (Welch)")
     return _table(header, rows) if rows else ""
 
 

@@ -84,8 +84,10 @@ def test_equals_the_whole_network(anchor, stitched, batch, params):
     )
 
 
-def test_the_programs_of_a_whole_network_go_with_it_at_once():
-    whole = WholeNetwork(ANCHORS["resnet"], NUM_CLASSES, LIBRARY["bn_relu"], num_groups=2)
+def test_the_programs_of_a_whole_network_go_with_it_at_once(anchor, stitched, batch, params):
+    graph = LIBRARY["bn_relu"]
+    whole = WholeNetwork(anchor, NUM_CLASSES, graph, num_groups=2)
+    whole.logits(params, statistics(graph, params), batch[0])  # compiles a program
     left = [weakref.ref(whole), weakref.ref(whole.gradients), weakref.ref(whole.logits)]
     gc.disable()
     try:
