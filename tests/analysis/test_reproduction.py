@@ -8,6 +8,7 @@ from evonorm_jax.analysis.reproduction import REPRODUCTION_FILE, reproduction
 from evonorm_jax.analysis.sweep_files import load_sweep
 from evonorm_jax.analysis.sweep_report import write_sweep_report
 from evonorm_jax.analysis.sweep_results import write_results
+from evonorm_jax.errors import UserError
 from evonorm_jax.metrics import instance_segmentation_metrics
 from evonorm_jax.norm_act import norm_act
 from experiments import launch
@@ -140,9 +141,24 @@ def test_claims_without_a_table_are_set_against_what_was_measured(repository):
     )
     # Ranks 1.5, 1.5, 3, 4 and 1, 2, 4, 3: 3.5 over the root of 4.5 times 5.
     numbers = (
-        "| 2 of 4 are below 12 % in every network; rank correlation between two networks 0.74 to"
+        "| 2 of 4 are below 12 % in every network; rank correlation between two networks 0.74 to "
+        "0.74, among the other 2 -1.00 to -1.00 ("
     )
     assert lines(text, numbers, "| [random layers](../results/search/random_layers) |")
+
+
+def test_random_layers_of_one_network_and_damaged_tables(repository):
+    scored = repository / "results" / "search" / "random_layers" / "scored.csv"
+    scored.parent.mkdir(parents=True)
+    scored.write_text("steps,wide,graph\n9,10,a\n9,30,b\n")
+    numbers = (
+        "| 1 of 2 are below 12 % in every network; rank correlation between two networks unknown"
+    )
+    assert lines(reproduction(repository), numbers, "among the other 1 unknown (")
+    for damaged in ("steps,wide,graph\n", "wide,deep\n10,20\n"):
+        scored.write_text(damaged)
+        with pytest.raises(UserError, match=r"scored.csv' must have a row for each layer"):
+            reproduction(repository)
 
 
 def test_recorded_detectors_stand_beside_table_4(repository):

@@ -80,7 +80,8 @@ def test_the_best_are_ranked_again_and_drawn(searched):
     drawn = command_line.run("plot", str(workdir))
     assert drawn.returncode == 0, drawn.stderr
     files = {line.rpartition("/")[2] for line in drawn.stdout.split()}
-    assert files >= {"progress.png", "fates.png", "winner_1.png"}  # one network has no pair
+    assert files >= {"progress.png", "fates.png", "winner_1.png", "reranked.csv"}
+    assert not files & {"scatter.png", "front.png"}  # they compare networks, and there is one
     assert "at the larger budget" in (workdir / "figures" / "README.md").read_text()
 
 

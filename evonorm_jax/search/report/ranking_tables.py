@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from evonorm_jax.errors import UserError
 from evonorm_jax.graphs.formula import formula
@@ -103,16 +104,11 @@ def spearman_interval(x: Sequence[float], y: Sequence[float]) -> tuple[float, fl
 
 def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns the rank correlation along the last axis."""
-    of_x, of_y = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (_ranks(x), _ranks(y)))
+    ranked = (scipy.stats.rankdata(values, axis=-1) for values in (x, y))
+    of_x, of_y = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in ranked)
     norms = np.sqrt((of_x**2).sum(axis=-1) * (of_y**2).sum(axis=-1))
     with np.errstate(invalid="ignore"):
         return np.asarray((of_x * of_y).sum(axis=-1) / norms)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Returns ranks from 1 along the last axis; equal values share their mean rank."""
-    here, others = values[..., :, None], values[..., None, :]
-    return np.asarray((here > others).sum(axis=-1) + ((here == others).sum(axis=-1) + 1) / 2)
 
 
 def as_markdown(scores: RankedScores) -> str:

@@ -21,6 +21,8 @@ from evonorm_jax.search.run.rerank import standings
 SCORED_FILE = "scored.csv"
 RERANKED_FILE = "reranked.csv"
 
+_ABOUT = ("search", "strategy", "seed", "candidate")  # the first columns of both
+
 
 def write_search_report(
     paths: Sequence[str | os.PathLike[str]], folder: str | os.PathLike[str]
@@ -104,9 +106,6 @@ def _reranked_table(runs: Sequence[SearchRun]) -> Iterator[list[object]]:
         scores = standing.scores
         accuracies = [f"{scores[name]:.2f}" if name in scores else "" for name in networks]
         yield [*_about(run, standing.entry), *accuracies, _text(standing.entry)]
-
-
-_ABOUT = ("search", "strategy", "seed", "candidate")
 
 
 def _about(run: SearchRun, entry: LedgerEntry) -> list[object]:
