@@ -23,6 +23,7 @@ from evonorm_jax.benchmarks.aot_programs import (
     LAYER_SCOPE,
     LAYERS,
     PALLAS,
+    PALLAS_SHORTCUT,
     PLAIN,
     Program,
     choose_programs,
@@ -50,6 +51,7 @@ COMPARISONS = (
     *((name, BASELINE) for name in LAYERS if name not in (BASELINE, PLAIN)),
     ("EvoNorm-S0", PLAIN),
     (PALLAS, "EvoNorm-S0"),
+    (PALLAS_SHORTCUT, PALLAS),
 )
 NOTES = (
     f"Compiled, not run, and so without the tuning that needs a device: {BATCH} images a device, "
@@ -64,7 +66,8 @@ NOTES = (
     "`products` are convolutions and matrix products, with all that is fused into them. `copies` "
     "are other kernels that copy or transpose, inside a layer or not.",
     "`EvoNorm-S0` is what the compiler makes of the layer, "
-    f"`{PALLAS}` the hand-written kernel where it takes the shape, the default on Hopper GPUs.",
+    f"`{PALLAS}` the hand-written kernel where it takes the shape, the default on Hopper GPUs. In "
+    f"`{PALLAS_SHORTCUT}` the kernel adds the gradients of the shortcuts of residual blocks too.",
     f"`{PREDICTION}`: the least time, if every kernel is as fast as memory and matrix units are "
     "by the vendor's figures. Starting kernels and talking to other devices take no time in it. "
     "**It is a prediction; nothing was timed.**",

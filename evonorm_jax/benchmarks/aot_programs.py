@@ -47,6 +47,8 @@ BASELINE = "BN-ReLU, Flax"
 PLAIN = "EvoNorm-S0, plain"
 #: The hand-written kernel, on GPUs alone.
 PALLAS = "EvoNorm-S0, Pallas"
+#: The same, which adds the gradients of the shortcuts too.
+PALLAS_SHORTCUT = "EvoNorm-S0, Pallas with shortcut"
 LAYERS: Mapping[str, functools.partial] = {
     BASELINE: norm_act(rivals.FlaxBatchNormReLU),
     "BN-ReLU": norm_act("bn_relu"),
@@ -55,7 +57,9 @@ LAYERS: Mapping[str, functools.partial] = {
     "EvoNorm-S0": norm_act("evonorm_s0", implementation="xla"),
     PLAIN: norm_act("evonorm_s0", implementation="reference"),
     PALLAS: norm_act("evonorm_s0", implementation="pallas"),
+    PALLAS_SHORTCUT: norm_act("evonorm_s0", implementation="pallas_shortcut"),
 }
+_ON_GPUS_ALONE = (PALLAS, PALLAS_SHORTCUT)
 _IN_NETWORKS = tuple(name for name in LAYERS if name != PLAIN)
 
 #: Wide, middling and narrow maps of a ResNet-50.
@@ -159,6 +163,7 @@ def find_programs(target: Target, *, quick: bool) -> tuple[Program, ...]:
             found += [
                 Program("layers", case, name, functools.partial(lower_layer, factory, shape))
                 for name, factory in LAYERS.items()
+                if name != PALLAS_SHORTCUT  # a layer by itself has no shortcut
             ]
         for size, filters in BLOCKS:
             case = f"block_{size}x{size}x{4 * filters}"
@@ -174,7 +179,8 @@ def find_programs(target: Target, *, quick: bool) -> tuple[Program, ...]:
             for name, factory in LAYERS.items()
             if name in network.layers
         ]
-    return tuple(p for p in found if p.contender != PALLAS or target.platform == "gpu")
+    on_gpu = target.platform == "gpu"
+    return tuple(p for p in found if on_gpu or p.contender not in _ON_GPUS_ALONE)
 
 
 def choose_programs(

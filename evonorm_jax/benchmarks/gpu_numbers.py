@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,8 @@ BEYOND = "beyond their limits"
 NOTES = (
     "Deviations are the largest |value - float64| over the largest |float64|, the worst over "
     f"x of mean {' and '.join(f'{offset:.0f}' for offset in OFFSETS)} with standard deviation 1. "
-    "float64 is the plain formula, computed on the processor from the same rounded inputs.",
+    "float64 is the plain formula, computed on the processor from the same rounded inputs. "
+    "`pallas_shortcut` is y + x, as in a residual block.",
     "Limits: "
     + ", ".join(f"{dtype} {name} {limit:g}" for (dtype, name), limit in LIMITS.items())
     + f". `{BEYOND}` counts the figures of a row above theirs.",
@@ -70,6 +72,11 @@ class Subject:
 
     name: str
     implementation: str | None = None
+
+    @property
+    def has_shortcut(self) -> bool:
+        """Whether the result is y + x, so that the kernel has a shortcut's gradient to add."""
+        return self.implementation == "pallas_shortcut"
 
     @property
     def title(self) -> str:
@@ -114,7 +121,7 @@ def measure(options: Options) -> Report:
 
 def _cases(*, quick: bool) -> Iterator[tuple[Subject, tuple[int, ...], str]]:
     """Yields layer, shape and dtype of each comparison, in the order of their worth."""
-    forms = [Subject("evonorm_s0", "pallas"), Subject("evonorm_s0", "xla")]
+    forms = [Subject("evonorm_s0", form) for form in ("pallas", "pallas_shortcut", "xla")]
     forms += [Subject("evonorm_b0", "xla")]
     names = ("bn_relu", "gn_relu") if quick else norm_act_names()
     for shape in QUICK_SHAPES if quick else SHAPES:
@@ -146,7 +153,8 @@ def _compare(subject: Subject, shape: tuple[int, ...], dtype: str, deadline: Dea
 def deviations(subject: Subject, shape: tuple[int, ...], dtype: str) -> dict[str, float]:
     """Computes the largest relative deviations of y, dx and parameter gradients from float64."""
     layer = subject.layer()
-    step = jax.jit(lambda *operands: _output_and_gradients(layer, *operands))
+    run = functools.partial(_output_and_gradients, with_shortcut=subject.has_shortcut)
+    step = jax.jit(lambda *operands: run(layer, *operands))
     fields = (
         {"implementation": "reference"} if accepts_field(subject.name, "implementation") else {}
     )
@@ -157,7 +165,7 @@ def deviations(subject: Subject, shape: tuple[int, ...], dtype: str) -> dict[str
         actual = jax.tree.map(np.asarray, step(*operands))
         with jax.enable_x64(True), jax.default_device(host_device()):
             wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), operands)
-            expected = jax.jit(lambda *operands: _output_and_gradients(exact, *operands))(*wide)
+            expected = jax.jit(lambda *operands: run(exact, *operands))(*wide)
             expected = jax.tree.map(np.asarray, expected)
         for name, ours in actual.items():
             pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(expected[name]), strict=True)
@@ -183,10 +191,21 @@ def host_device() -> jax.Device:
 
 
 def _output_and_gradients(
-    layer: nn.Module, x: jax.Array, params: Any, state: Any, dy: jax.Array
+    layer: nn.Module,
+    x: jax.Array,
+    params: Any,
+    state: Any,
+    dy: jax.Array,
+    *,
+    with_shortcut: bool,
 ) -> dict[str, Any]:
     def forward(x: jax.Array, params: Any) -> tuple[jax.Array, Any]:
-        return layer.apply({"params": params, "batch_stats": state}, x, mutable=["batch_stats"])
+        variables = {"params": params, "batch_stats": state}
+        apply = functools.partial(layer.apply, variables, x, mutable=["batch_stats"])
+        if not with_shortcut:
+            return apply()
+        (y, shortcut), updates = apply(with_shortcut=True)
+        return y + shortcut, updates
 
     y, pull, _ = jax.vjp(forward, x, params, has_aux=True)
     dx, dparams = pull(dy)

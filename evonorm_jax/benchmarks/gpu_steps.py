@@ -25,15 +25,18 @@ from evonorm_jax.benchmarks.train_step import (
     compile_step,
 )
 from evonorm_jax.errors import UserError
+from evonorm_jax.norm_act import norm_act
 
 RESNET50 = Workload("resnet50", 224, 1000, 128, "bfloat16")
 QUICK_RESNET50 = Workload(
     "resnet50", 16, 10, 2, "bfloat16", {"num_filters": 8, "stage_sizes": (1,)}
 )
+SHORTCUT = "EvoNorm-S0, with shortcut"
 #: In the order of their worth.
 TRAINED: Mapping[str, Contender] = {
     BASELINE: CONTENDERS[BASELINE],
     "EvoNorm-S0": CONTENDERS["EvoNorm-S0"],
+    SHORTCUT: Contender(norm_act("evonorm_s0", implementation="pallas_shortcut")),
     XLA: Contender(XLA_LAYER),
     "EvoNorm-B0": CONTENDERS["EvoNorm-B0"],
     "BN-ReLU": CONTENDERS["BN-ReLU"],
@@ -43,7 +46,8 @@ PROFILED = (BASELINE, "EvoNorm-S0", XLA)
 NOTES = (
     "A whole step of `make_train_step` on one GPU: augmentation, forward and backward pass, SGD "
     "with momentum; made-up images in device memory. On Hopper GPUs `EvoNorm-S0` is the "
-    f"hand-written kernel where this takes the shape, and `{XLA}` does without.",
+    f"hand-written kernel where this takes the shape, and `{XLA}` does without. In `{SHORTCUT}` "
+    "the kernel adds the gradients of the shortcuts too.",
     "`all memory` is what the compiled step needs at once: state, batch, activations, scratch.",
     "Milliseconds by class are from a trace of three steps; a fusion counts where its last "
     "operation belongs.",
@@ -151,7 +155,7 @@ def measure(options: Options) -> Report:
             "Training steps of a ResNet-50 on one GPU",
             NOTES,
             tuple(steps.results(profiles)),
-            tuple((name, BASELINE) for name in TRAINED if name != BASELINE),
+            (*((name, BASELINE) for name in TRAINED if name != BASELINE), (SHORTCUT, "EvoNorm-S0")),
         )
 
     steps.measure(options, deadline, lambda: options.save(report()))

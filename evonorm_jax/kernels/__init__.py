@@ -33,6 +33,7 @@ from evonorm_jax.kernels.evonorm import (
     evonorm_b2,
     evonorm_b2_inference,
     evonorm_s0,
+    evonorm_s0_with_shortcut,
     evonorm_s1,
     evonorm_s2,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "evonorm_b2",
     "evonorm_b2_inference",
     "evonorm_s0",
+    "evonorm_s0_with_shortcut",
     "evonorm_s1",
     "evonorm_s2",
     "filter_response_norm",

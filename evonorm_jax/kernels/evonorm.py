@@ -14,6 +14,8 @@ dtype. Variances are biased, and epsilon stands inside the root. `implementation
 - "reference": plain JAX, which is slow but also has derivatives in forward mode.
 - "pallas", for S0 alone: the kernel on Hopper GPUs. On other devices, and for shapes that the
   kernel cannot take, "xla" takes its place, and the log says so.
+- "pallas_shortcut", for S0 alone: the same, but in a residual block the kernel also adds the
+  gradient of the shortcut (`evonorm_s0_with_shortcut`). It moves fewer bytes and was never timed.
 - "pallas_interpret", for S0 alone: the kernel's program on any device, to check it. It needs JAX
   0.11.
 """
@@ -67,15 +69,7 @@ def evonorm_s0(
       >>> [round(float(value), 3) for value in y.ravel()]
       [-0.269, 0.731]
     """
-    check_operands(x, epsilon, v=v, scale=scale, bias=bias)
-    check_groups(x, num_groups)
-    conditional = scale.ndim == 2 or bias.ndim == 2
-    if implementation in PALLAS and conditional:
-        raise UserError(
-            f"implementation={implementation!r} takes one scale and bias for all samples, "
-            f"({x.shape[-1]},), not {scale.shape} and {bias.shape}: use None (automatic), "
-            "'xla' or 'reference'"
-        )
+    conditional = _check_s0(x, v, scale, bias, num_groups, epsilon, implementation)
     automatic = implementation is None and not conditional and _kernel_is_faster(x, num_groups)
     if automatic or implementation in PALLAS:
         # Imported where it is asked for: Pallas takes 0.5 s.
@@ -94,6 +88,58 @@ def evonorm_s0(
     if is_reference(implementation):
         return reference.evonorm_s0(x, v, scale, bias, num_groups=num_groups, epsilon=epsilon)
     return run(EvoNormS(num_groups, epsilon), x, {"v": v, "scale": scale, "bias": bias})[0]
+
+
+def evonorm_s0_with_shortcut(
+    x: jax.Array,
+    v: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `evonorm_s0`, and returns x beside it for the shortcut of a residual block.
+
+    The gradient of x is the sum of the layer's and the shortcut's. With "pallas_shortcut" and
+    "pallas_interpret" the hand-written kernel adds them; otherwise XLA does. Arguments and errors
+    are those of `evonorm_s0`.
+
+    Returns:
+      y and x, of x's shape and dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[[[-1.0], [1.0]]]])
+      >>> one = jnp.ones(1)
+      >>> y, shortcut = evonorm_s0_with_shortcut(x, one, one, 0 * one, num_groups=1)
+      >>> [round(float(value), 3) for value in (shortcut + y).ravel()]
+      [-1.269, 1.731]
+    """
+    if implementation not in ("pallas_shortcut", "pallas_interpret"):
+        y = evonorm_s0(
+            x,
+            v,
+            scale,
+            bias,
+            num_groups=num_groups,
+            epsilon=epsilon,
+            implementation=implementation,
+        )
+        return y, x
+    _check_s0(x, v, scale, bias, num_groups, epsilon, implementation)
+    from evonorm_jax.kernels.pallas import evonorm_s0_pallas_with_shortcut
+
+    return evonorm_s0_pallas_with_shortcut(
+        x,
+        v,
+        scale,
+        bias,
+        num_groups=num_groups,
+        epsilon=epsilon,
+        interpret=implementation == "pallas_interpret",
+    )
 
 
 def evonorm_s1(
@@ -269,6 +315,28 @@ def evonorm_b2_inference(
     """
     check_operands(x, epsilon, scale=scale, bias=bias, running_var=running_var)
     return _b_series(2, x, None, scale, bias, epsilon, BatchPool(), implementation, running_var)[0]
+
+
+def _check_s0(
+    x: jax.Array,
+    v: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    num_groups: int,
+    epsilon: float,
+    implementation: str | None,
+) -> bool:
+    """Returns whether each sample has a scale or bias of its own, after all checks."""
+    check_operands(x, epsilon, v=v, scale=scale, bias=bias)
+    check_groups(x, num_groups)
+    conditional = scale.ndim == 2 or bias.ndim == 2
+    if implementation in PALLAS and conditional:
+        raise UserError(
+            f"implementation={implementation!r} takes one scale and bias for all samples, "
+            f"({x.shape[-1]},), not {scale.shape} and {bias.shape}: use None (automatic), "
+            "'xla' or 'reference'"
+        )
+    return conditional
 
 
 def _kernel_is_faster(x: jax.Array, num_groups: int) -> bool:

@@ -5,10 +5,10 @@ import jax
 from evonorm_jax.errors import UserError
 
 #: What `implementation=` accepts beside None: the kernel of EvoNorm-S0 on a Hopper GPU, else "xla".
-IMPLEMENTATIONS = ("xla", "reference", "pallas", "pallas_interpret")
+IMPLEMENTATIONS = ("xla", "reference", "pallas", "pallas_shortcut", "pallas_interpret")
 
 #: The hand-written GPU kernel, and the same run by an interpreter on any device.
-PALLAS = ("pallas", "pallas_interpret")
+PALLAS = ("pallas", "pallas_shortcut", "pallas_interpret")
 
 
 def is_reference(implementation: str | None) -> bool:

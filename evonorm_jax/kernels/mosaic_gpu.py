@@ -74,22 +74,24 @@ def backward(
     num_groups: int,
     interpret: bool = False,
     parts: int | None = None,
+    addend: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Computes dx and the sums for the parameters' gradients.
 
-    `statistics` are those of `forward`.
+    `statistics` are those of `forward`. `addend` has x's shape and dtype; it is added to dx.
 
     Returns:
-      dx of x's shape and dtype; and, for each sample and channel, the sums A, B and D over H and W,
-      `[3, N, C]` in float32. With h = x sigmoid(v x) they are A = sum dy h, B = sum dy and
-      D = sum dy h (x - h).
+      dx of x's shape and dtype, rounded before and after the addition; and, for each sample and
+      channel, the sums A, B and D over H and W, `[3, N, C]` in float32. With h = x sigmoid(v x)
+      they are A = sum dy h, B = sum dy and D = sum dy h (x - h).
 
     Raises:
       UserError: The shape or dtype does not fit (`supports`), or this JAX has no interpreter.
     """
     n, height, width, channels = x.shape
     slab = _checked_plan(x, num_groups, 2, parts)
-    tensors = tuple(tensor.reshape(n, height * width, channels) for tensor in (x, dy))
+    operands = (x, dy) if addend is None else (x, dy, addend)
+    tensors = tuple(tensor.reshape(n, height * width, channels) for tensor in operands)
     columns = (*_float32(v, scale), statistics)
     dx, sums = _launch("evonorm_s0_backward", _backward_body, slab, tensors, columns, interpret)
     return dx.reshape(x.shape), sums
@@ -116,7 +118,8 @@ def _launch(
 ) -> tuple[jax.Array, jax.Array]:
     """Runs `body` in the thread blocks of one launch.
 
-    `columns` are per-channel operands, `[C]` or several in `[K, N, C]`.
+    `tensors` are those of `Block`. `columns` are per-channel operands, `[C]` or several in
+    `[K, N, C]`.
 
     Returns:
       A tensor like those in `tensors`, and vectors `[slab.vectors, N, C]` in float32.
@@ -154,8 +157,8 @@ def _launch(
 
     def program(*refs: Any, **scratch: Any) -> None:
         inputs, outputs = refs[: -len(out_type)], refs[-len(out_type) :]
-        block = Block(slab, inputs[: slab.tensors], outputs, scratch)
-        block.fetch(inputs[slab.tensors :])
+        block = Block(slab, inputs[: len(tensors)], outputs, scratch)
+        block.fetch(inputs[len(tensors) :])
         body(block)
         # The copies out read shared memory, which the next block takes over.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)

@@ -21,14 +21,15 @@ Parts = Callable[[Callable[..., Vectors]], Vectors]
 class Block:
     """The program of one thread block, seen from one of its warpgroups.
 
-    A vector has one value for each of the block's channels.
+    A vector has one value for each of the block's channels. The first of the `tensors` fill the
+    slabs; one more, if there is one, is added to what `write` writes.
     """
 
     def __init__(
         self, slab: Slab, tensors: Sequence[Any], outputs: Sequence[Any], scratch: dict[str, Any]
     ) -> None:
         self.slab = slab
-        self._tensors = tensors
+        self._tensors, self._addend = tensors[: slab.tensors], tensors[slab.tensors :]
         self._output, self._results, *self._partials = outputs
         self._scratch = scratch
         self._layout = slab.layout()
@@ -46,16 +47,6 @@ class Block:
 
         The operands are `[C]`, or several in `[K, N, C]`.
         """
-        slab, scratch = self.slab, self._scratch
-
-        def fetch_rows(index: Any, _: None) -> None:
-            rows = pl.ds(index * slab.copy_rows, slab.copy_rows)
-            for ref, shared, loaded in zip(
-                self._tensors, scratch["slabs"], scratch["loaded"], strict=True
-            ):
-                # The copy engine puts zeros for rows past H*W.
-                source = self._in_tensor(ref, rows)
-                plgpu.copy_gmem_to_smem(source, shared.at[rows], loaded.at[index])
 
         def fetch_columns() -> None:
             sources = []
@@ -68,12 +59,26 @@ class Block:
                     ]
             # All loads before the first store, which waits.
             for i, value in enumerate([self._load(source) for source in sources]):
-                scratch["columns"][i] = value
+                self._scratch["columns"][i] = value
 
-        # A loop even for one copy: of a slice by constants, Pallas demands that x has all rows.
-        lax.fori_loop(0, self._turns(slab.copies), self._in_turns(fetch_rows), None)
+        self._fetch_all(self._tensors)
         self._on_first_warpgroup(fetch_columns)
         self._join()
+
+    def _fetch_all(self, tensors: Sequence[Any]) -> None:
+        def fetch(index: Any, _: None) -> None:
+            self._fetch_rows(tensors, index)
+
+        # A loop even for one copy: of a slice by constants, Pallas demands that x has all rows.
+        lax.fori_loop(0, self._turns(self.slab.copies), self._in_turns(fetch), None)
+
+    def _fetch_rows(self, tensors: Sequence[Any], index: Any) -> None:
+        """Starts copy number `index` of each tensor, into the slab of the same place."""
+        rows = pl.ds(index * self.slab.copy_rows, self.slab.copy_rows)
+        for i, ref in enumerate(tensors):
+            shared, loaded = (self._scratch[name][i] for name in ("slabs", "loaded"))
+            # The copy engine puts zeros for rows past H*W.
+            plgpu.copy_gmem_to_smem(self._in_tensor(ref, rows), shared.at[rows], loaded.at[index])
 
     def column(self, operand: int) -> jax.Array:
         """Returns a per-channel operand as a vector."""
@@ -92,19 +97,12 @@ class Block:
             jnp.zeros((slab.tile_rows, slab.channels), jnp.float32), self._layout
         )
 
-        def wait(tile: Any) -> None:
-            for loaded in scratch["loaded"]:
-                plgpu.barrier_wait(loaded.at[tile])
-
         def step(tile: Any, totals: Vectors) -> Vectors:
-            if first and not slab.small:
-                wait(tile)
             values = terms(tile, *self._values(tile))
             return tuple(total + value for total, value in zip(totals, values, strict=True))
 
-        if first and slab.small:
-            wait(0)
-        totals = self._for_each_tile(step, (zero,) * len(indices))
+        loaded = scratch["loaded"] if first else ()
+        totals = self._for_each_tile(step, (zero,) * len(indices), loaded=loaded)
 
         def add() -> None:
             for i, total in zip(indices, totals, strict=True):
@@ -208,23 +206,53 @@ class Block:
         self._on_first_warpgroup(store_once)
 
     def write(self, function: Callable[..., jax.Array]) -> None:
-        """Puts `function(*values)` over the last slab, tile by tile, and copies it out."""
-        slab, shared = self.slab, self._scratch["slabs"][-1]
+        """Puts `function(*values)` over the last slab, tile by tile, and copies it out.
 
-        def copy(rows: Any) -> None:
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(shared.at[rows], self._in_tensor(self._output, rows))
+        The addend, if there is one, is added to the rounded values. It takes no shared memory: a
+        tile of it replaces one of the first slab, once the function has read that.
+        """
+        if self._addend:
+            self._overwrite(function, self._fetch_addend)
+            loaded = self._scratch["loaded"][:1]
+            self._overwrite(lambda addend, *values: addend + values[-1], self._copy_out, loaded)
+        else:
+            self._overwrite(function, self._copy_out)
+
+    def _overwrite(
+        self,
+        function: Callable[..., jax.Array],
+        copy: Callable[[Any], None],
+        loaded: Sequence[Any] = (),
+    ) -> None:
+        """Puts `function(*values)` over the last slab and calls `copy(index)` for each copy.
+
+        `loaded` are the barriers of tensors that may still be on their way.
+        """
+        slab, shared = self.slab, self._scratch["slabs"][-1]
 
         def step(tile: Any, _: None) -> None:
             rows = self._rows(tile)
             shared[rows] = function(*self._values(tile)).astype(shared.dtype)
             if not slab.small:
-                # Rows past H*W stay out where x has more channels; `plan` sees to the rest.
-                copy(rows)
+                plgpu.commit_smem()
+                copy(tile)
 
-        self._for_each_tile(step)
+        self._for_each_tile(step, loaded=loaded)
         if slab.small:
-            copy(pl.ds(0, slab.rows))
+            plgpu.commit_smem()
+            copy(0)
+
+    def _fetch_addend(self, index: Any) -> None:
+        if self.slab.small:
+            self._fetch_all(self._addend)
+        else:
+            self._fetch_rows(self._addend, index)
+
+    def _copy_out(self, index: Any) -> None:
+        slab, shared = self.slab, self._scratch["slabs"][-1]
+        # Rows past H*W stay out where x has more channels; `plan` sees to the rest.
+        rows = pl.ds(0, slab.rows) if slab.small else self._rows(index)
+        plgpu.copy_smem_to_gmem(shared.at[rows], self._in_tensor(self._output, rows))
 
     # Pieces of the above.
 
@@ -240,10 +268,25 @@ class Block:
         first = self._first_row() + tile * self.slab.tile_rows
         return jnp.where(rows + first < self.slab.rows, values, 0.0)
 
-    def _for_each_tile(self, step: Callable[..., Any], carry: Any = None) -> Any:
+    def _for_each_tile(
+        self, step: Callable[..., Any], carry: Any = None, loaded: Sequence[Any] = ()
+    ) -> Any:
+        """Returns the last `carry = step(tile, carry)`; `loaded` are barriers to wait for first."""
+
+        def wait(copy: Any) -> None:
+            for barrier in loaded:
+                plgpu.barrier_wait(barrier.at[copy])
+
+        def wait_and_step(tile: Any, carry: Any) -> Any:
+            if not self.slab.small:
+                wait(tile)
+            return step(tile, carry)
+
+        if self.slab.small:
+            wait(0)
         if self.slab.tiles == 1:
-            return step(0, carry)
-        return lax.fori_loop(0, self._turns(self.slab.tiles), self._in_turns(step), carry)
+            return wait_and_step(0, carry)
+        return lax.fori_loop(0, self._turns(self.slab.tiles), self._in_turns(wait_and_step), carry)
 
     def _turns(self, count: int) -> Any:
         """Returns how many of `count` tiles, or copies, are this warpgroup's."""

@@ -88,10 +88,38 @@ def evonorm_s0_pallas(
       >>> [round(float(value), 3) for value in y.ravel()]
       [-0.269, 0.731]
     """
-    spatial = x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, x.shape[-1])
     layer = _Layer(num_groups, epsilon, interpret, parts, log)
-    y, _ = _evonorm_s0(layer, spatial, v, scale, bias)
+    y, _ = _evonorm_s0(layer, _spatial(x), v, scale, bias)
     return y.reshape(x.shape)
+
+
+def evonorm_s0_pallas_with_shortcut(
+    x: jax.Array,
+    v: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    interpret: bool = False,
+    parts: int | None = None,
+    log: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `evonorm_s0_pallas`, and returns x beside it for the shortcut of a residual block.
+
+    The kernel adds the shortcut's gradient to dx before it writes dx. Outside it, the sum would
+    read dx again and write another tensor. Arguments and errors are those of `evonorm_s0_pallas`.
+
+    Returns:
+      y and x, of x's shape and dtype.
+    """
+    layer = _Layer(num_groups, epsilon, interpret, parts, log)
+    y, shortcut = _evonorm_s0_with_shortcut(layer, _spatial(x), v, scale, bias)
+    return y.reshape(x.shape), shortcut.reshape(x.shape)
+
+
+def _spatial(x: jax.Array) -> jax.Array:
+    return x if x.ndim == 4 else x.reshape(x.shape[0], -1, 1, x.shape[-1])
 
 
 def supports(shape: tuple[int, ...], dtype: Any, num_groups: int) -> str | None:
@@ -124,13 +152,48 @@ _evonorm_s0.defvjp(_evonorm_s0_fwd, _evonorm_s0_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gradients(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
-    """Computes the gradients of x, v, scale and bias."""
-    return _backward(layer, operands, statistics, dy)
+def _evonorm_s0_with_shortcut(
+    layer: _Layer, x: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    y, _ = _forward(layer, x, v, scale, bias)
+    return y, x
 
 
-def _gradients_fwd(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Any:
-    return _gradients(layer, operands, statistics, dy), (operands, statistics, dy)
+def _evonorm_s0_with_shortcut_fwd(layer: _Layer, *operands: jax.Array) -> Any:
+    (y, _), residuals = _evonorm_s0_fwd(layer, *operands)
+    return (y, operands[0]), residuals
+
+
+def _evonorm_s0_with_shortcut_bwd(
+    layer: _Layer, residuals: tuple[Arrays, jax.Array], cotangents: Any
+) -> Arrays:
+    return _gradients(layer, *residuals, *cotangents)
+
+
+_evonorm_s0_with_shortcut.defvjp(_evonorm_s0_with_shortcut_fwd, _evonorm_s0_with_shortcut_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients(
+    layer: _Layer,
+    operands: Arrays,
+    statistics: jax.Array,
+    dy: jax.Array,
+    dshortcut: jax.Array | None = None,
+) -> Arrays:
+    """Computes the gradients of x, v, scale and bias; `dshortcut` is added to that of x."""
+    return _backward(layer, operands, statistics, dy, dshortcut)
+
+
+def _gradients_fwd(
+    layer: _Layer,
+    operands: Arrays,
+    statistics: jax.Array,
+    dy: jax.Array,
+    dshortcut: jax.Array | None = None,
+) -> Any:
+    gradients = _gradients(layer, operands, statistics, dy, dshortcut)
+    return gradients, (operands, statistics, dy, dshortcut)
 
 
 def _gradients_bwd(layer: _Layer, residuals: Any, cotangents: Arrays) -> Any:
@@ -139,7 +202,7 @@ def _gradients_bwd(layer: _Layer, residuals: Any, cotangents: Arrays) -> Any:
     In the plain formula the statistics are functions of x, so x's cotangent includes the part that
     goes through them.
     """
-    operands, statistics, dy = residuals
+    operands, statistics, dy, dshortcut = residuals
 
     def gradients(operands: Arrays, dy: jax.Array) -> Arrays:
         plain = functools.partial(
@@ -148,7 +211,8 @@ def _gradients_bwd(layer: _Layer, residuals: Any, cotangents: Arrays) -> Any:
         return jax.vjp(plain, *operands)[1](dy)
 
     doperands, ddy = jax.vjp(gradients, operands, dy)[1](cotangents)
-    return doperands, jnp.zeros_like(statistics), ddy
+    ddshortcut = None if dshortcut is None else cotangents[0]
+    return doperands, jnp.zeros_like(statistics), ddy, ddshortcut
 
 
 _gradients.defvjp(_gradients_fwd, _gradients_bwd)
@@ -236,12 +300,13 @@ def _backward_kernel(
     bias: jax.Array,
     statistics: jax.Array,
     dy: jax.Array,
+    dshortcut: jax.Array | None = None,
     *,
     layer: _Layer,
 ) -> Arrays:
     del bias
     settings = (layer.num_groups, layer.interpret, layer.parts)
-    dx, (a, b, d) = mosaic_gpu.backward(x, dy, v, scale, statistics, *settings)
+    dx, (a, b, d) = mosaic_gpu.backward(x, dy, v, scale, statistics, *settings, dshortcut)
     rstd = statistics[1]
     dv = scale * jnp.sum(rstd * d, axis=0)
     dscale = jnp.sum(rstd * a, axis=0)
@@ -256,12 +321,14 @@ def _backward_stand_in(
     bias: jax.Array,
     statistics: jax.Array,
     dy: jax.Array,
+    dshortcut: jax.Array | None = None,
     *,
     layer: _Layer,
 ) -> Arrays:
     del statistics
     params = (param.astype(accumulation_dtype(x)) for param in (v, scale, bias))
-    return jax.vjp(functools.partial(_xla_form, layer), x, *params)[1](dy)
+    dx, *gradients = jax.vjp(functools.partial(_xla_form, layer), x, *params)[1](dy)
+    return dx if dshortcut is None else dx + dshortcut, *gradients
 
 
 def _backward_results(
@@ -287,8 +354,15 @@ def _forward(layer: _Layer, *operands: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _backward(layer: _Layer, operands: Arrays, statistics: jax.Array, dy: jax.Array) -> Arrays:
-    dx, *gradients = _backward_pass(layer, *operands, statistics, dy)
+def _backward(
+    layer: _Layer,
+    operands: Arrays,
+    statistics: jax.Array,
+    dy: jax.Array,
+    dshortcut: jax.Array | None,
+) -> Arrays:
+    cotangents = (dy,) if dshortcut is None else (dy, dshortcut)
+    dx, *gradients = _backward_pass(layer, *operands, statistics, *cotangents)
     return dx, *map(_gradient_of, operands[1:], gradients)
 
 

@@ -1,7 +1,7 @@
 """A definition of a layer as a Linen module: the module holds parameters and running statistics."""
 
 import inspect
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,28 @@ class NormActLayer(LayerDefinition, nn.Module):
         cls.__doc__ = cls.__doc__ or inspect.getdoc(cls.__bases__[0])
         super().__init_subclass__(kw_only=kw_only, **kwargs)
 
+    @overload
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        scale: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        *,
+        with_shortcut: Literal[False] = False,
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        scale: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        *,
+        with_shortcut: Literal[True],
+    ) -> tuple[jax.Array, jax.Array]: ...
+
     @nn.compact
     def __call__(
         self,
@@ -36,7 +58,9 @@ class NormActLayer(LayerDefinition, nn.Module):
         use_running_average: bool | None = None,
         scale: jax.Array | None = None,
         bias: jax.Array | None = None,
-    ) -> jax.Array:
+        *,
+        with_shortcut: bool = False,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Applies the layer.
 
         Args:
@@ -48,9 +72,13 @@ class NormActLayer(LayerDefinition, nn.Module):
             (`ConditionalNormAct`).
           bias: Bias that takes the place of the parameter, which then does not exist. It is `(C,)`,
             or `[N, C]` for a bias of each example.
+          with_shortcut: Whether to return x too, for the shortcut of a residual block. Then the
+            kernel of EvoNorm-S0 can add the shortcut's gradient
+            (`evonorm_jax.kernels.evonorm_s0_with_shortcut`).
 
         Returns:
-          The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`.
+          The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`; `with_shortcut`, a
+          tuple of that and `x`.
 
         Raises:
           UserError: The input, a field or `use_running_average` is not acceptable.
@@ -71,15 +99,18 @@ class NormActLayer(LayerDefinition, nn.Module):
         }
         running = {name: variable.value for name, variable in variables.items()}
         if running and self._evaluates(use_running_average):
-            return self._compute(x, params, running)[0]
+            y, shortcut, _ = self._compute(x, params, running, with_shortcut=with_shortcut)
+            return (y, shortcut) if with_shortcut else y
         if running:
             self._check_mutable()
         initializing = self.is_initializing()
-        y, batch = self._compute(x, params, initializing=initializing)
+        y, shortcut, batch = self._compute(
+            x, params, initializing=initializing, with_shortcut=with_shortcut
+        )
         if not initializing:
             for name, value in self._update(running, batch).items():
                 variables[name].value = value
-        return y
+        return (y, shortcut) if with_shortcut else y
 
     def _evaluates(self, use_running_average: bool | None) -> bool:
         given = [

@@ -31,6 +31,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from evonorm_jax.errors import UserError
+from evonorm_jax.layers.base import NormActLayer
 from evonorm_jax.models.classifier import (
     check_bool,
     check_dropout_rate,
@@ -76,10 +77,12 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shortcut = x
-        y = self.norm_act(name="norm1")(x)
+        norm1 = self.norm_act(name="norm1")
         if self.use_projection:
+            y = norm1(x)
             shortcut = project_shortcut(self, y, self.num_filters)
+        else:
+            y, shortcut = norm_act_with_shortcut(norm1, x)
         y = self.conv(self.num_filters, 3, self.strides, name="conv1")(y)
         y = self.norm_act(name="norm2")(y)
         y = self.conv(self.num_filters, 3, name="conv2")(y)
@@ -101,10 +104,12 @@ class BottleneckBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shortcut = x
-        y = self.norm_act(name="norm1")(x)
+        norm1 = self.norm_act(name="norm1")
         if self.use_projection:
+            y = norm1(x)
             shortcut = project_shortcut(self, y, 4 * self.num_filters)
+        else:
+            y, shortcut = norm_act_with_shortcut(norm1, x)
         y = self.conv(self.num_filters, 1, name="conv1")(y)
         y = self.norm_act(name="norm2")(y)
         y = self.conv(self.num_filters, 3, self.strides, name="conv2")(y)
@@ -250,6 +255,15 @@ def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array
     if block.avg_down and strides > 1:
         x, strides = avg_pool(x, strides), 1
     return block.conv(features, 1, strides, name="shortcut_conv")(x)
+
+
+def norm_act_with_shortcut(layer: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns `layer(x)`, and x for the shortcut around what follows.
+
+    A layer of this project hands x through, because the kernel of EvoNorm-S0 can add the gradient
+    of the shortcut to its own.
+    """
+    return layer(x, with_shortcut=True) if isinstance(layer, NormActLayer) else (layer(x), x)
 
 
 def check_resnet_fields(model: nn.Module) -> None:

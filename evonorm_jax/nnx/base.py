@@ -109,7 +109,7 @@ class NormActLayer(LayerDefinition, nnx.Module):
         running = {name: variable[...] for name, variable in variables.items()}
         if running and self._evaluates(use_running_average):
             return self._compute(x, params, running)[0]
-        y, batch = self._compute(x, params)
+        y, _, batch = self._compute(x, params)
         for name, value in self._update(running, batch).items():
             variables[name].set_value(value)
         return y

@@ -13,6 +13,7 @@ from evonorm_jax.benchmarks.aot_programs import (
     LAYERS,
     NETWORKS,
     PALLAS,
+    PALLAS_SHORTCUT,
     SMALL_NETWORKS,
     choose_programs,
     find_programs,
@@ -61,8 +62,10 @@ def test_programs_of_one_device_and_of_many():
     assert {program.case for program in many} == set(SMALL_NETWORKS)
     whole = find_programs(TARGETS["tpu-v5e-16x16"], quick=False)
     assert {program.case for program in whole} == set(NETWORKS)
-    assert PALLAS in {program.contender for program in parts}
-    assert PALLAS not in {program.contender for program in whole}  # it is a kernel for GPUs
+    hand_written = {PALLAS, PALLAS_SHORTCUT}
+    assert hand_written <= {program.contender for program in parts if program.group == "blocks"}
+    on_tpus = {program.contender for program in whole}
+    assert not hand_written & on_tpus  # they are kernels for GPUs
     resnet50 = [program.contender for program in whole if program.case == "resnet50"]
     assert resnet50 == [BASELINE, "BN-ReLU", "GN-ReLU", "EvoNorm-B0", "EvoNorm-S0"]
 
@@ -75,6 +78,7 @@ def test_programs_by_pattern():
         "resnet50/evonorm-b0",
         "resnet50/evonorm-s0",
         "resnet50/evonorm-s0-pallas",
+        "resnet50/evonorm-s0-pallas-with-shortcut",
         "resnet50_remat/bn-relu-flax",
         "mobilenet_v2/bn-relu-flax",
         "efficientnet_b0/bn-relu-flax",

@@ -256,12 +256,14 @@ def test_gpu_numbers(options, monkeypatch):
     figures = {result.contender: dict(result.figures) for result in report.results}
     assert set(figures) == {
         "evonorm_s0, pallas",
+        "evonorm_s0, pallas_shortcut",
         "evonorm_s0, xla",
         "evonorm_b0, xla",
         "bn_relu",
         "gn_relu",
     }
-    for contender in ("evonorm_s0, xla", "evonorm_b0, xla", "bn_relu", "gn_relu"):
+    right = ("evonorm_s0, pallas_shortcut", "evonorm_s0, xla", "evonorm_b0, xla")
+    for contender in (*right, "bn_relu", "gn_relu"):
         deviations = figures[contender]
         assert deviations.pop(gpu_numbers.BEYOND) == 0
         assert set(deviations) == {"y", "dx", "dparams"}

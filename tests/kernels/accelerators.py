@@ -1,5 +1,6 @@
 """Lowering for accelerators that are not there, and the float64 oracle for the GPU kernels."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ PLATFORMS = {
 }
 
 RESULTS = ("y", "mean", "rstd", "dx", "a", "b", "d")
+#: Those again when the kernel adds a tensor to dx: it may change nothing else.
+WITH_ADDEND = ("dx + addend", "a again", "b again", "d again")
 
 
 def on_device(platform: str) -> Any:
@@ -63,9 +66,15 @@ def check_kernels(shape: tuple[int, ...], dtype: Any, num_groups: int, parts: in
         y, statistics = mosaic_gpu.forward(x, *params, num_groups, 1e-5, **statics)
         dx, sums = mosaic_gpu.backward(x, dy, v, scale, statistics, num_groups, **statics)
         values = (y, *statistics, dx, *sums)
-        return dict(zip(RESULTS, values, strict=True))
+        backward = functools.partial(mosaic_gpu.backward, addend=x + dy)
+        dx, sums = backward(x, dy, v, scale, statistics, num_groups, **statics)
+        return dict(zip((*RESULTS, *WITH_ADDEND), (*values, dx, *sums), strict=True))
 
     actual = run(x, dy, v, scale, bias)
+    # To the last bit: two roundings, as if XLA had added them.
+    np.testing.assert_array_equal(actual.pop("dx + addend"), actual["dx"] + (x + dy))
+    for name in ("a", "b", "d"):
+        np.testing.assert_array_equal(actual.pop(f"{name} again"), actual[name])
     expected = _oracle(x, dy, v, scale, bias, num_groups)
     assert actual.keys() == expected.keys()
     for name, value in actual.items():

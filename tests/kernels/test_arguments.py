@@ -5,6 +5,7 @@ import pytest
 
 from evonorm_jax import kernels
 from evonorm_jax.errors import UserError
+from evonorm_jax.kernels.implementations import PALLAS
 
 X = jnp.ones((4, 2, 2, 6))
 P = jnp.ones(6)
@@ -30,9 +31,12 @@ def test_s0(arguments: dict, message: str) -> None:
     valid = {"x": X, "v": P, "scale": P, "bias": P, "num_groups": 3}
     with pytest.raises(UserError, match=message):
         kernels.evonorm_s0(**{**valid, **arguments})
+    implementation = arguments.get("implementation", "pallas_shortcut")
+    with pytest.raises(UserError, match=message):
+        kernels.evonorm_s0_with_shortcut(**{**valid, **arguments, "implementation": implementation})
 
 
-@pytest.mark.parametrize("implementation", ["pallas", "pallas_interpret"])
+@pytest.mark.parametrize("implementation", PALLAS)
 def test_hand_written_kernels_of_other_layers(implementation: str) -> None:
     with pytest.raises(UserError, match=f"'{implementation}' exists for EvoNorm-S0 alone"):
         kernels.evonorm_s1(X, P, P, num_groups=3, implementation=implementation)

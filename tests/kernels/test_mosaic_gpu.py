@@ -196,6 +196,13 @@ def test_lowers_to_one_launch_each_way(shape: tuple[int, ...], dtype: str, num_g
     assert text.count("@mosaic_gpu_v2") == 1
     text = lower(lambda *o: mosaic_gpu.backward(*o, num_groups), "cuda", *backward)
     assert text.count("@mosaic_gpu_v2") == 1
+    text = lower(
+        lambda addend, *o: mosaic_gpu.backward(*o, num_groups, addend=addend),
+        "cuda",
+        *(backward[0], *backward),
+    )
+    assert text.count("@mosaic_gpu_v2") == 1
+    assert "stablehlo.add" not in text
 
 
 # How y goes out if the copy engine is to know its rows.

@@ -56,7 +56,44 @@ def test_gradients(interpret: bool) -> None:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-6 * jnp.abs(expected).max())
 
 
-def test_second_derivatives_are_those_of_the_formula() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("interpret", [False, *([True] if HAS_INTERPRETER else [])])
+def test_gradients_with_the_shortcut(interpret: bool, dtype: str) -> None:
+    x, dy, *params = operands((3, 3, 5, 8), dtype)
+    statics = {"num_groups": 4, "interpret": interpret}
+
+    def run(function: Callable[..., Any], cotangent: Any) -> Any:
+        outputs, pull = jax.vjp(function, x, *params)
+        return outputs, *pull(cotangent)
+
+    alone = functools.partial(pallas.evonorm_s0_pallas, **statics)
+    both = functools.partial(pallas.evonorm_s0_pallas_with_shortcut, **statics)
+    y, dx, *gradients = run(alone, dy)
+    actual = run(both, (dy, 3 * x))
+    for a, b in zip(jax.tree.leaves(actual), (y, x, dx + 3 * x, *gradients), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_kernel_adds_the_gradient_of_the_shortcut() -> None:
+    abstract, _ = abstract_operands((2, 9, 7, 64), "bfloat16")
+
+    def block(function: Callable[..., Any], *operands: jax.Array) -> jax.Array:
+        y, shortcut = function(*operands, num_groups=32)
+        return y * shortcut
+
+    def additions(function: Callable[..., Any]) -> int:
+        step = lambda *o: jax.vjp(functools.partial(block, function), *o)[1](o[0])  # noqa: E731
+        text = lower(step, "cuda", *abstract)
+        assert text.count(KERNEL) == 2
+        return text.count("stablehlo.add")
+
+    apart = lambda x, *o, **statics: (pallas.evonorm_s0_pallas(x, *o, **statics), x)  # noqa: E731
+    assert additions(pallas.evonorm_s0_pallas_with_shortcut) == additions(apart) - 1
+
+
+@pytest.mark.parametrize("with_shortcut", [False, True])
+def test_second_derivatives_are_those_of_the_formula(with_shortcut: bool) -> None:
     x, dy, *params = operands((2, 3, 3, 8), "float32")
 
     def second(function: Callable[..., jax.Array]) -> Any:
@@ -67,17 +104,28 @@ def test_second_derivatives_are_those_of_the_formula() -> None:
         total = lambda *o: sum(jnp.sum(jnp.cos(gradient)) for gradient in first(*o))  # noqa: E731
         return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))
 
+    def block(*operands: jax.Array) -> jax.Array:
+        y, shortcut = pallas.evonorm_s0_pallas_with_shortcut(*operands, num_groups=4)
+        return y + jnp.sin(shortcut)
+
     fused = functools.partial(pallas.evonorm_s0_pallas, num_groups=4)
-    actual, expected = (second(function)(x, *params) for function in (fused, plain))
+    formula = plain
+    if with_shortcut:
+        fused, formula = block, lambda x, *params: plain(x, *params) + jnp.sin(x)
+    actual, expected = (second(function)(x, *params) for function in (fused, formula))
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * jnp.abs(b).max())
-    assert lower(second(fused), "cuda", x, *params).count(KERNEL) == 2
+    # Forward, backward with the shortcut's gradient, and backward without one for the second.
+    launches = 3 if with_shortcut else 2
+    assert lower(second(fused), "cuda", x, *params).count(KERNEL) == launches
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (2, 3, 2, 1, 8)])
 def test_any_number_of_spatial_axes(shape: tuple[int, ...]) -> None:
     x, _, *params = operands(shape, "float32")
-    y = pallas.evonorm_s0_pallas(x, *params, num_groups=4)
+    y, shortcut = pallas.evonorm_s0_pallas_with_shortcut(x, *params, num_groups=4)
+    np.testing.assert_array_equal(shortcut, x)
+    np.testing.assert_array_equal(y, pallas.evonorm_s0_pallas(x, *params, num_groups=4))
     np.testing.assert_allclose(y, plain(x, *params), rtol=1e-6, atol=1e-6)
     assert lower(functools.partial(loss, num_groups=4), "cuda", x, *params).count(KERNEL) == 1
     assert pallas.supports(shape, "bfloat16", 4) is None
@@ -269,10 +317,14 @@ def test_one_program_for_two_platforms() -> None:
 def test_vmap() -> None:
     x, _, *params = operands((2, 3, 3, 8), "float32")
 
-    def gradient(x: jax.Array) -> jax.Array:
-        return jax.grad(functools.partial(loss, num_groups=4))(x[None], *params)[0]
+    def loss(x: jax.Array) -> jax.Array:
+        y, shortcut = pallas.evonorm_s0_pallas_with_shortcut(x, *params, num_groups=4)
+        return jnp.sum(jnp.sin(y) * shortcut)
 
-    expected = jax.grad(functools.partial(loss, num_groups=4))(x, *params)
+    def gradient(x: jax.Array) -> jax.Array:
+        return jax.grad(loss)(x[None])[0]
+
+    expected = jax.grad(loss)(x)
     np.testing.assert_allclose(jax.vmap(gradient)(x), expected, rtol=1e-6, atol=1e-6)
     assert lower(jax.vmap(gradient), "cuda", x).count(KERNEL) == 2
 
@@ -284,13 +336,22 @@ def test_without_jit() -> None:
     np.testing.assert_allclose(y, plain(x, *params), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("with_shortcut", [False, True])
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_shard_map(check_vma: bool) -> None:
+def test_shard_map(check_vma: bool, with_shortcut: bool) -> None:
     x, _, *params = operands((4, 3, 3, 8), "float32")
     mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
     batch, everywhere = PartitionSpec("batch"), PartitionSpec()
+
+    def block(*operands: jax.Array) -> jax.Array:
+        y, shortcut = pallas.evonorm_s0_pallas_with_shortcut(*operands, num_groups=4)
+        return y + shortcut
+
+    def plain_block(x: jax.Array, *params: jax.Array) -> jax.Array:
+        return plain(x, *params) + x if with_shortcut else plain(x, *params)
+
     sharded = jax.shard_map(
-        functools.partial(pallas.evonorm_s0_pallas, num_groups=4),
+        block if with_shortcut else functools.partial(pallas.evonorm_s0_pallas, num_groups=4),
         mesh=mesh,
         in_specs=(batch, everywhere, everywhere, everywhere),
         out_specs=batch,
@@ -304,7 +365,8 @@ def test_shard_map(check_vma: bool) -> None:
         return jax.jit(jax.grad(functools.partial(total, function), argnums=(0, 1, 2, 3)))
 
     step = gradients(sharded)
-    for actual, expected in zip(step(x, *params), gradients(plain)(x, *params), strict=True):
+    expected_gradients = gradients(plain_block)(x, *params)
+    for actual, expected in zip(step(x, *params), expected_gradients, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     lowered = step.trace(x, *params).lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count(KERNEL) == 2

@@ -9,6 +9,7 @@ import pytest
 
 from evonorm_jax import EvoNormS0, kernels, norm_act, norm_act_names
 from evonorm_jax.errors import UserError
+from evonorm_jax.kernels.implementations import PALLAS
 from evonorm_jax.layers import ConditionalNormAct
 from tests.layers import oracle
 from tests.layers.deviations import Case, deviation, make_case, make_layer, run_layer, run_oracle
@@ -214,7 +215,7 @@ def test_shapes_that_do_not_fit(given, message):
         layer.init(jax.random.key(0), jnp.ones((2, 2, 2, 6)), **given)
 
 
-@pytest.mark.parametrize("implementation", ["pallas", "pallas_interpret"])
+@pytest.mark.parametrize("implementation", PALLAS)
 def test_hand_written_kernels_take_one_for_all(implementation):
     x = jnp.ones((2, 2, 2, 8))
     layer = EvoNormS0(num_groups=2, implementation=implementation)

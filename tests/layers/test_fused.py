@@ -1,5 +1,7 @@
 """The layers that compute through kernels: the same numbers whichever implementation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 from evonorm_jax import EvoNormB0, EvoNormS0, norm_act, norm_act_names
 from evonorm_jax.errors import UserError
+from evonorm_jax.kernels import IMPLEMENTATIONS
 from evonorm_jax.layers import FusedLayer
+from tests.kernels.test_mosaic_gpu import HAS_INTERPRETER
 from tests.layers.deviations import make_case, run_layer
 
 FUSED = [name for name in norm_act_names() if issubclass(norm_act(name).func, FusedLayer)]
@@ -58,6 +62,45 @@ def test_pallas_off_the_gpu_is_the_form_of_xla():
         for implementation in ("pallas", "xla")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), pallas, xla)
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+@pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "random"])
+def test_with_shortcut(name, evaluates):
+    """The layer returns what it returns alone, and x as it came, whatever the layer's dtype is."""
+    x = jax.random.normal(jax.random.key(0), SHAPE)
+    layer = norm_act(name)(use_running_average=evaluates, dtype="bfloat16")
+    variables = layer.init(jax.random.key(1), x)
+    apply = functools.partial(layer.apply, variables, x, mutable=["batch_stats"])
+    y, state = apply()
+    (actual, shortcut), actual_state = apply(with_shortcut=True)
+    np.testing.assert_array_equal(shortcut, x, strict=True)
+    np.testing.assert_array_equal(actual, y, strict=True)
+    jax.tree.map(np.testing.assert_array_equal, actual_state, state)
+
+
+@pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
+def test_gradient_with_shortcut(implementation):
+    """That of a residual block without it; the kernel's program is checked by its interpreter."""
+    if implementation == "pallas_interpret" and not HAS_INTERPRETER:
+        pytest.skip("this JAX cannot interpret the kernel")
+    x = jax.random.normal(jax.random.key(0), SHAPE)
+    layer = EvoNormS0(num_groups=4, implementation=implementation)
+    variables = EvoNormS0().init(jax.random.key(1), x)
+
+    def apart(variables, x):
+        return jnp.sum(jnp.cos(EvoNormS0(num_groups=4).apply(variables, x)) * jnp.sin(x))
+
+    def joined(variables, x):
+        y, shortcut = layer.apply(variables, x, with_shortcut=True)
+        return jnp.sum(jnp.cos(y) * jnp.sin(shortcut))
+
+    actual, expected = (
+        jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, x) for loss in (joined, apart)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), actual, expected
+    )
 
 
 def test_forward_mode_needs_the_reference():

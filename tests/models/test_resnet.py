@@ -1,6 +1,7 @@
 """The whole networks: shapes, modes, dtypes, every layer, and Flax's own BatchNorm."""
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from flax import linen as nn
 from evonorm_jax.errors import UserError
 from evonorm_jax.models import create_model
 from evonorm_jax.norm_act import fuses_activation, norm_act, norm_act_names
+from tests.kernels.accelerators import lower
 
 TINY = {
     "resnet50": {"stage_sizes": (1, 1), "num_filters": 4},
@@ -310,3 +312,26 @@ def test_a_backbone_returns_its_maps_by_level(name, channels):
 def test_only_residual_networks_are_backbones():
     with pytest.raises(UserError, match="num_classes=None: expected an integer"):
         create_model("mobilenet_v2", None)
+
+
+def test_the_kernel_adds_the_gradients_of_the_shortcuts():
+    """In each block without a projection; on a CPU the gradients are those of XLA's form."""
+    images = images_like((2, 8, 8, 3))
+
+    def gradient(implementation):
+        layer = norm_act("evonorm_s0", implementation=implementation)
+        model = create_model("resnet18", 3, layer, stage_sizes=(2,), num_filters=16, stem="cifar")
+        return jax.grad(lambda v: jnp.sum(model.apply(v, images, train=True) ** 2))
+
+    model = create_model(
+        "resnet18", 3, "evonorm_s0", stage_sizes=(2,), num_filters=16, stem="cifar"
+    )
+    variables = model.init(jax.random.key(0), images)
+    calls = re.findall(
+        r"call @_backward\w*\((.*?)\)", lower(gradient("pallas_shortcut"), "cuda", variables)
+    )
+    # Of five layers, one has a gradient of a shortcut beside those that all have.
+    operands = sorted(len(call.split(",")) for call in calls)
+    assert operands == [operands[0]] * 4 + [operands[0] + 1]
+    shortcut, xla = (jax.jit(gradient(name))(variables) for name in ("pallas_shortcut", "xla"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), shortcut, xla)

@@ -136,7 +136,8 @@ class LayerDefinition:
         running: Arrays | None = None,
         *,
         initializing: bool = False,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        with_shortcut: bool = False,
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Computes the layer.
 
         Args:
@@ -144,25 +145,35 @@ class LayerDefinition:
           params: All `_parameters`. `scale` and `bias` may also be `[N, C]`.
           running: All `_running_statistics` in evaluation; None in training.
           initializing: Whether nothing is averaged, pooled or split.
+          with_shortcut: Whether `_transform_with_shortcut` takes the place of `_transform`.
 
         Returns:
-          The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`, and in training the
+          The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`; x; and in training the
           statistics of the batch by the names of the running ones, `(C,)` each.
         """
+        shortcut, input_dtype = x, x.dtype
         output_dtype = x.dtype if self.dtype is None else self.dtype
         x = x.astype(jnp.promote_types(x.dtype, output_dtype))
         statistics = BatchStatistics(running, {} if initializing else self._pooling())
         if self._is_affine:
             y = affine(moments.upcast(x), params["scale"], params["bias"])
+        elif with_shortcut:
+            y, shortcut = self._transform_with_shortcut(x, params, statistics)
         else:
             y = self._transform(x, params, statistics)
-        return y.astype(output_dtype), statistics.batch
+        return y.astype(output_dtype), shortcut.astype(input_dtype), statistics.batch
 
     def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         """Computes the layer, without the activation where `nonlinearity` is False."""
         x = moments.upcast(x)
         z = affine(self._normalize(x, params, statistics), params["scale"], params["bias"])
         return ACTIVATIONS[self.activation](z) if self.activation and self.nonlinearity else z
+
+    def _transform_with_shortcut(
+        self, x: jax.Array, params: Arrays, statistics: BatchStatistics
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes `_transform`, and returns x beside it for the shortcut of a residual block."""
+        return self._transform(x, params, statistics), x
 
     def _normalize(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         """Computes the formula before the affine map."""

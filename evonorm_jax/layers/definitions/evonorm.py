@@ -124,7 +124,8 @@ class EvoNormS0(FusedLayer, GroupLayer):
     take, on one device or inside `pmap` or `shard_map`. Under `jit` with sharded arrays, and
     everywhere else, the implementation is "xla". `implementation="pallas"` asks for the kernel, and
     the log says why where it is not taken; "pallas_interpret" runs the kernel's program on any
-    device. See `evonorm_jax.kernels.evonorm`.
+    device. With "pallas_shortcut" the kernel adds the gradient of a residual block's shortcut too.
+    See `evonorm_jax.kernels.evonorm`.
 
     Attributes:
       v_init: Initializer of the parameter `v`, `(C,)`.
@@ -139,6 +140,17 @@ class EvoNormS0(FusedLayer, GroupLayer):
 
     def _transform(self, x: jax.Array, params: Arrays, statistics: BatchStatistics) -> jax.Array:
         return kernels.evonorm_s0(
+            x,
+            **params,
+            num_groups=self._resolve_num_groups(x.shape[-1]),
+            epsilon=self.epsilon,
+            implementation=self.implementation,
+        )
+
+    def _transform_with_shortcut(
+        self, x: jax.Array, params: Arrays, statistics: BatchStatistics
+    ) -> tuple[jax.Array, jax.Array]:
+        return kernels.evonorm_s0_with_shortcut(
             x,
             **params,
             num_groups=self._resolve_num_groups(x.shape[-1]),
