@@ -6,27 +6,21 @@ they do; a test compares the two.
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-import scipy.stats
-
 from evonorm_jax.analysis import paper
+from evonorm_jax.analysis.claims import claims
+from evonorm_jax.analysis.records import Recorded, read_recorded
 from evonorm_jax.analysis.runs import layer_label
 from evonorm_jax.analysis.sweep_report import short_commit
-from evonorm_jax.analysis.sweep_results import RESULTS_FILE, read_results
 from evonorm_jax.analysis.sweep_tables import (
-    TRAIN_LOSS,
-    format_difference,
+    NOT_RUN,
+    format_seeds,
     format_statistic,
     markdown_table,
 )
 from evonorm_jax.analysis.sweeps import Sweep, SweepRun
-from evonorm_jax.errors import UserError
 
 REPRODUCTION_FILE = "docs/reproduction.md"
 
@@ -41,25 +35,7 @@ _MODELS = {
 }
 _SYNTHESIS_CONFIGS = "biggan_deep_imagenet128"
 _DETECTORS = {"maskrcnn_r50_fpn": "ResNet-50-FPN", "maskrcnn_r101_fpn": "ResNet-101-FPN"}
-_RANDOM_LAYERS = "search/random_layers"  # in `results/`
-_ABOVE_CHANCE = 12.0  # percent of ten classes; guessing of 5,000 images has a spread of 0.4
-_NOT_RUN = "not run"
 _OURS = ["here", "hardware", "date", "commit"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recorded:
-    """A sweep or a run in `results/`.
-
-    Attributes:
-      folder: Name of its folder in `results/`.
-      title: First line of its README.
-      sweep: Its table; None for a record of another form.
-    """
-
-    folder: str
-    title: str
-    sweep: Sweep | None
 
 
 def write_reproduction(root: Path) -> Path:
@@ -102,22 +78,9 @@ def reproduction(root: Path) -> str:
         "the other data sets are ours. These records show whether its claims hold there.",
         _other_records(recorded),
         "## Claims without a table in the paper",
-        _claims(root / "results", recorded),
+        claims(root / "results", recorded),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def read_recorded(results: Path) -> list[Recorded]:
-    """Reads everything below `results/` that has a README."""
-    recorded = []
-    for readme in sorted(results.glob("*/README.md")):
-        try:
-            sweep = read_results(readme.parent / RESULTS_FILE)
-        except UserError:  # a record of its own form
-            sweep = None
-        title = readme.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        recorded.append(Recorded(readme.parent.name, title, sweep))
-    return recorded
 
 
 def _table_2(configs: Path, recorded: Iterable[Recorded]) -> str:
@@ -178,7 +141,7 @@ def _table_3(configs: Path, model: str, recorded: Iterable[Recorded]) -> list[st
         published.append([label, *(f"{number:.1f}" for number in numbers)])
         for size in sizes:
             number, *circumstances = _our_cells(recorded, model, workers, norm_act, size)
-            if number != _NOT_RUN:
+            if number != NOT_RUN:
                 ours.append([label, str(size), number, *circumstances])
     return [
         f"### {title}, {workers} workers",
@@ -214,7 +177,7 @@ def _our_fid(recorded: Iterable[Recorded], norm_act: str) -> list[str]:
             mean = sum(run.score for run in runs if run.score is not None) / len(runs)
             number = f"[FID {mean:.2f}](../results/{record.folder}) ({len(runs)} seeds)"
             return [number, *_circumstances(runs)]
-    return [_NOT_RUN, "", "", ""]
+    return [NOT_RUN, "", "", ""]
 
 
 def _our_cells(
@@ -255,7 +218,7 @@ def _our_cells(
             seeds = f" ({statistic.finished} of {statistic.expected} seeds)"
             number = f"[{statistic.mean:.1f}{spread}](../results/{record.folder}){seeds}"
             return [number, *_circumstances(runs)]
-    return [_NOT_RUN, "", "", ""]
+    return [NOT_RUN, "", "", ""]
 
 
 def _in_one_cell(cells: Sequence[str]) -> str:
@@ -299,84 +262,9 @@ def _other_records(recorded: Iterable[Recorded]) -> str:
                     if (statistic := sweep.statistic(layer, size)).mean is not None
                 ]
                 runs = [run for run in sweep.runs if run.layer == layer]
-                seeds = _seeds(len(sweep.seeds))
-                result = f"{', '.join(ends)} {sweep.axis.label}; {seeds}" if ends else _NOT_RUN
+                seeds = format_seeds(len(sweep.seeds))
+                result = f"{', '.join(ends)} {sweep.axis.label}; {seeds}" if ends else NOT_RUN
                 cells = [sweep.layer_label(layer), result]
                 rows.append([link, *cells, *_circumstances(runs)])
     header = ["record", "layer", *_OURS]
-    return markdown_table(header, rows) if rows else _NOT_RUN
-
-
-def _claims(results: Path, recorded: Iterable[Recorded]) -> str:
-    """Returns what the paper says in its text and figures beside what was seen of it here."""
-    # Known from what others write about a figure of the paper; we have not seen it ourselves.
-    dynamics = (
-        "ResNet-50, as others report it: EvoNorm-B0 has the higher training loss and the higher "
-        "accuracy than BN-ReLU"
-    )
-    invariance = "EvoNorm-B0 and EvoNorm-S0 are scale-invariant"
-    random = "Random layers: most stay at chance, and their ranks differ between networks (Fig. 4)"
-    rows = [[dynamics, *cells] for cells in _training_dynamics(recorded)]
-    table = "[B0 is, S0 is not](layer_search.md#scale-invariance)"
-    rows.append([invariance, table, "`python -m tests.layers.scale_invariance`"])
-    rows.append([random, *_random_layers(results)])
-    return markdown_table(["the paper", "here", "record or command"], rows)
-
-
-def _training_dynamics(recorded: Iterable[Recorded]) -> list[list[str]]:
-    """Returns EvoNorm-B0 less BN-ReLU at the largest size of every sweep that has both."""
-    cells = []
-    for record in recorded:
-        sweep = record.sweep
-        if sweep is None or not sweep.has_papers_metric:
-            continue
-        b0, bn = sweep.find("evonorm_b0"), sweep.find("bn_relu")
-        if b0 is None or bn is None:
-            continue
-        size = sweep.sizes[0]
-        losses = [sweep.train_loss(layer, size) for layer in (b0, bn)]
-        points = sweep.difference((b0, size), (bn, size))
-        if points is not None and all(loss.mean is not None for loss in losses):
-            ours, theirs = (format_statistic(loss, TRAIN_LOSS) for loss in losses)
-            text = f"loss {ours} against {theirs}, accuracy "
-            text += f"{format_difference(points, sweep.metrics.main)} points; "
-            text += _seeds(losses[0].finished)
-            cells.append([text, f"[{record.title}](../results/{record.folder})"])
-    return cells or [[_NOT_RUN, ""]]
-
-
-def _seeds(number: int) -> str:
-    return f"{number} seed{'s' if number != 1 else ''}"
-
-
-def _random_layers(results: Path) -> list[str]:
-    """Returns how random layers, none of them rejected, compare between networks.
-
-    Raises:
-      UserError: The table of a search lacks its columns or rows.
-    """
-    path = results / _RANDOM_LAYERS / "scored.csv"
-    if not path.is_file():
-        return [_NOT_RUN, ""]
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    columns = list(rows[0]) if rows else []
-    if not {"steps", "graph"} <= {*columns}:
-        raise UserError(f"'{path}' must have a row for each layer, with columns steps and graph.")
-    networks = columns[columns.index("steps") + 1 : columns.index("graph")]
-    accuracies = np.array([[float(row[name]) for name in networks] for row in rows])
-    trained = accuracies[accuracies.max(axis=1) >= _ABOVE_CHANCE]
-    text = (
-        f"{len(rows) - len(trained)} of {len(rows)} are below {_ABOVE_CHANCE:.0f} % in every "
-        f"network; rank correlation between two networks {_rank_correlations(accuracies)}, among "
-        f"the other {len(trained)} {_rank_correlations(trained)} "
-        f"([scatter](../results/{_RANDOM_LAYERS}/scatter.png))"
-    )
-    return [text, f"[random layers](../results/{_RANDOM_LAYERS})"]
-
-
-def _rank_correlations(accuracies: np.ndarray) -> str:
-    """Returns the range of Spearman's correlation over pairs of networks, `[layers, networks]`."""
-    varied = [column for column in accuracies.T if len(column) > 1 and np.ptp(column) > 0]
-    found = [scipy.stats.spearmanr(*pair).statistic for pair in itertools.combinations(varied, 2)]
-    return f"{min(found):.2f} to {max(found):.2f}" if found else "unknown"
+    return markdown_table(header, rows) if rows else NOT_RUN

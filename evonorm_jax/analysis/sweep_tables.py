@@ -16,6 +16,8 @@ from evonorm_jax.metrics import Metric
 _FAIR_STEPS = 5000
 #: How a mean of training losses is written.
 TRAIN_LOSS = Metric("training loss", digits=3)
+#: What stands in place of a number that nothing has given yet.
+NOT_RUN = "not run"
 # Layers without batch statistics, of which the paper says that images per worker do not matter.
 _BATCH_INDEPENDENT = ("gn_relu", "gn_swish", "frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
 
@@ -198,10 +200,15 @@ def format_statistic(statistic: Statistic, metric: Metric) -> str:
     return text
 
 
+def format_seeds(number: int) -> str:
+    """Writes a number of seeds."""
+    return f"{number} seed{'s' if number != 1 else ''}"
+
+
 def format_difference(difference: Difference | None, metric: Metric) -> str:
     """Writes a difference ± its standard error, with its sign; "not run" for None."""
     if difference is None:
-        return "not run"
+        return NOT_RUN
     error = "" if difference.error is None else f" ± {difference.error:.{metric.digits}f}"
     return f"{difference.value:+.{metric.digits}f}{error}"
 
