@@ -37,7 +37,8 @@ def code_digest() -> str:
 def git_commit() -> str | None:
     """Returns the commit of the code that runs, or None without git or a checkout.
 
-    The suffix `+changes` says that tracked files differ from the commit.
+    The suffix `+changes` says that tracked files differ from the commit. Those in `results/` do not
+    count, because a record is written there while the code runs.
     """
     root = Path(__file__).resolve().parents[1]
 
@@ -49,7 +50,8 @@ def git_commit() -> str | None:
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        changes = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)results")
+        return commit + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None  # not a checkout, or no git
 
