@@ -67,7 +67,8 @@ NOTES = (
     "are other kernels that copy or transpose, inside a layer or not.",
     "`EvoNorm-S0` is what the compiler makes of the layer, "
     f"`{PALLAS}` the hand-written kernel where it takes the shape, the default on Hopper GPUs. In "
-    f"`{PALLAS_SHORTCUT}` the kernel adds the gradients of the shortcuts of residual blocks too.",
+    f"`{PALLAS_SHORTCUT}` the kernel adds the gradients of shortcuts too, in blocks without a "
+    "projection. This addition then counts among the passes of the layers.",
     f"`{PREDICTION}`: the least time, if every kernel is as fast as memory and matrix units are "
     "by the vendor's figures. Starting kernels and talking to other devices take no time in it. "
     "**It is a prediction; nothing was timed.**",

@@ -54,7 +54,7 @@ NOTES = (
     "Deviations are the largest |value - float64| over the largest |float64|, the worst over "
     f"x of mean {' and '.join(f'{offset:.0f}' for offset in OFFSETS)} with standard deviation 1. "
     "float64 is the plain formula, computed on the processor from the same rounded inputs. "
-    "`pallas_shortcut` is y + x, as in a residual block.",
+    "`pallas_shortcut` is y + x / 2, so that the kernel has a shortcut's gradient to add.",
     "Limits: "
     + ", ".join(f"{dtype} {name} {limit:g}" for (dtype, name), limit in LIMITS.items())
     + f". `{BEYOND}` counts the figures of a row above theirs.",
@@ -75,7 +75,7 @@ class Subject:
 
     @property
     def has_shortcut(self) -> bool:
-        """Whether the result is y + x, so that the kernel has a shortcut's gradient to add."""
+        """Whether the result is y + x / 2; the two gradients differ, so none can be confused."""
         return self.implementation == "pallas_shortcut"
 
     @property
@@ -205,7 +205,7 @@ def _output_and_gradients(
         if not with_shortcut:
             return apply()
         (y, shortcut), updates = apply(with_shortcut=True)
-        return y + shortcut, updates
+        return y + shortcut / 2, updates
 
     y, pull, _ = jax.vjp(forward, x, params, has_aux=True)
     dx, dparams = pull(dy)

@@ -2,8 +2,9 @@
 
 In all functions x is `[N, ..., C]` with any number of spatial axes, and the parameters are `[C]` of
 any floating dtype. `scale` and `bias` may also be `[N, C]`, one row for each sample, except with
-"pallas" and "pallas_interpret". The arithmetic is float32 (float64 for float64), and y has x's
-dtype. Variances are biased, and epsilon stands inside the root. `implementation` is
+the implementations whose names begin with "pallas". The arithmetic is float32 (float64 for
+float64), and y has x's dtype. Variances are biased, and epsilon stands inside the root.
+`implementation` is
 
 - None: "xla", except for S0 on NVIDIA Hopper GPUs. There it is the hand-written kernel for the
   shapes that the kernel can take (`evonorm_jax.kernels.pallas.supports`), if the program is for one
@@ -14,8 +15,8 @@ dtype. Variances are biased, and epsilon stands inside the root. `implementation
 - "reference": plain JAX, which is slow but also has derivatives in forward mode.
 - "pallas", for S0 alone: the kernel on Hopper GPUs. On other devices, and for shapes that the
   kernel cannot take, "xla" takes its place, and the log says so.
-- "pallas_shortcut", for S0 alone: the same, but in a residual block the kernel also adds the
-  gradient of the shortcut (`evonorm_s0_with_shortcut`). It moves fewer bytes and was never timed.
+- "pallas_shortcut", for S0 alone: the same, and in `evonorm_s0_with_shortcut` the kernel also adds
+  the gradient of the shortcut. It moves fewer bytes and was never timed.
 - "pallas_interpret", for S0 alone: the kernel's program on any device, to check it. It needs JAX
   0.11.
 """
@@ -27,7 +28,12 @@ import jax
 from evonorm_jax.errors import UserError
 from evonorm_jax.kernels import reference
 from evonorm_jax.kernels.fused import Params, run
-from evonorm_jax.kernels.implementations import PALLAS, is_reference, prefers_kernel
+from evonorm_jax.kernels.implementations import (
+    PALLAS,
+    WITH_SHORTCUT,
+    is_reference,
+    prefers_kernel,
+)
 from evonorm_jax.kernels.layers import EvoNormB, EvoNormS
 from evonorm_jax.kernels.pooling import BatchPool
 from evonorm_jax.kernels.validation import batch_pool, check_groups, check_operands
@@ -117,7 +123,7 @@ def evonorm_s0_with_shortcut(
       >>> [round(float(value), 3) for value in (shortcut + y).ravel()]
       [-1.269, 1.731]
     """
-    if implementation not in ("pallas_shortcut", "pallas_interpret"):
+    if implementation not in WITH_SHORTCUT:
         y = evonorm_s0(
             x,
             v,

@@ -4,11 +4,14 @@ import jax
 
 from evonorm_jax.errors import UserError
 
-#: What `implementation=` accepts beside None: the kernel of EvoNorm-S0 on a Hopper GPU, else "xla".
+#: What `implementation=` accepts beside None (`evonorm_jax.kernels.evonorm` says what each is).
 IMPLEMENTATIONS = ("xla", "reference", "pallas", "pallas_shortcut", "pallas_interpret")
 
-#: The hand-written GPU kernel, and the same run by an interpreter on any device.
+#: The hand-written GPU kernel in its forms.
 PALLAS = ("pallas", "pallas_shortcut", "pallas_interpret")
+
+#: Those in which the kernel adds the gradient of a shortcut.
+WITH_SHORTCUT = ("pallas_shortcut", "pallas_interpret")
 
 
 def is_reference(implementation: str | None) -> bool:

@@ -29,7 +29,7 @@ class Block:
         self, slab: Slab, tensors: Sequence[Any], outputs: Sequence[Any], scratch: dict[str, Any]
     ) -> None:
         self.slab = slab
-        self._tensors, self._addend = tensors[: slab.tensors], tensors[slab.tensors :]
+        self._tensors, self._addends = tensors[: slab.tensors], tensors[slab.tensors :]
         self._output, self._results, *self._partials = outputs
         self._scratch = scratch
         self._layout = slab.layout()
@@ -209,12 +209,13 @@ class Block:
         """Puts `function(*values)` over the last slab, tile by tile, and copies it out.
 
         The addend, if there is one, is added to the rounded values. It takes no shared memory: a
-        tile of it replaces one of the first slab, once the function has read that.
+        tile of it replaces one of the first slab, once the function has read that. So there must be
+        two slabs.
         """
-        if self._addend:
+        if self._addends:
             self._overwrite(function, self._fetch_addend)
             loaded = self._scratch["loaded"][:1]
-            self._overwrite(lambda addend, *values: addend + values[-1], self._copy_out, loaded)
+            self._overwrite(lambda addend, result: addend + result, self._copy_out, loaded)
         else:
             self._overwrite(function, self._copy_out)
 
@@ -234,6 +235,7 @@ class Block:
             rows = self._rows(tile)
             shared[rows] = function(*self._values(tile)).astype(shared.dtype)
             if not slab.small:
+                # The copy engine sees the result, and no thread has yet to read the first slab.
                 plgpu.commit_smem()
                 copy(tile)
 
@@ -244,9 +246,9 @@ class Block:
 
     def _fetch_addend(self, index: Any) -> None:
         if self.slab.small:
-            self._fetch_all(self._addend)
+            self._fetch_all(self._addends)
         else:
-            self._fetch_rows(self._addend, index)
+            self._fetch_rows(self._addends, index)
 
     def _copy_out(self, index: Any) -> None:
         slab, shared = self.slab, self._scratch["slabs"][-1]

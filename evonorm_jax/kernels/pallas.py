@@ -406,4 +406,4 @@ def _log(layer: _Layer, reason: str) -> None:
 
 @functools.cache
 def _log_once(reason: str) -> None:
-    _logger.warning("EvoNorm-S0, implementation='pallas': %s: XLA's form is taken", reason)
+    _logger.warning("EvoNorm-S0 without its hand-written kernel, in XLA's form: %s", reason)

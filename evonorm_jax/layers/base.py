@@ -8,7 +8,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.definitions.base import INITIAL_STATISTIC, LayerDefinition
+from evonorm_jax.layers.definitions.base import (
+    INITIAL_STATISTIC,
+    LayerDefinition,
+    check_with_shortcut,
+)
 
 
 class NormActLayer(LayerDefinition, nn.Module):
@@ -81,8 +85,9 @@ class NormActLayer(LayerDefinition, nn.Module):
           tuple of that and `x`.
 
         Raises:
-          UserError: The input, a field or `use_running_average` is not acceptable.
+          UserError: The input, a field or an argument is not acceptable.
         """
+        check_with_shortcut(with_shortcut)
         x = jnp.asarray(x)
         self._check_input(x)
         self._check_fields(x.shape[-1])

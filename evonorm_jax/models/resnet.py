@@ -260,10 +260,11 @@ def project_shortcut(block: nn.Module, x: jax.Array, features: int) -> jax.Array
 def norm_act_with_shortcut(layer: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns `layer(x)`, and x for the shortcut around what follows.
 
-    A layer of this project hands x through, because the kernel of EvoNorm-S0 can add the gradient
-    of the shortcut to its own.
+    A layer of this project that adds the gradient of the shortcut to its own hands x through.
     """
-    return layer(x, with_shortcut=True) if isinstance(layer, NormActLayer) else (layer(x), x)
+    if isinstance(layer, NormActLayer) and layer.adds_shortcut:
+        return layer(x, with_shortcut=True)
+    return layer(x), x
 
 
 def check_resnet_fields(model: nn.Module) -> None:

@@ -4,14 +4,18 @@ import dataclasses
 import inspect
 import numbers
 import typing
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.definitions.base import INITIAL_STATISTIC, LayerDefinition
+from evonorm_jax.layers.definitions.base import (
+    INITIAL_STATISTIC,
+    LayerDefinition,
+    check_with_shortcut,
+)
 
 
 @typing.dataclass_transform(kw_only_default=True, eq_default=False)
@@ -71,13 +75,37 @@ class NormActLayer(LayerDefinition, nnx.Module):
             initial = INITIAL_STATISTIC[kind]((self.num_features,), jnp.float32)
             setattr(self, name, nnx.BatchStat(initial))
 
+    @overload
     def __call__(
         self,
         x: jax.Array,
         use_running_average: bool | None = None,
         scale: jax.Array | None = None,
         bias: jax.Array | None = None,
-    ) -> jax.Array:
+        *,
+        with_shortcut: Literal[False] = False,
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        scale: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        *,
+        with_shortcut: Literal[True],
+    ) -> tuple[jax.Array, jax.Array]: ...
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        scale: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        *,
+        with_shortcut: bool = False,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Applies the layer, and in training moves its running statistics.
 
         Args:
@@ -88,13 +116,18 @@ class NormActLayer(LayerDefinition, nnx.Module):
             to have none. It is `(C,)`, or `[N, C]` for a scale of each example, as in
             class-conditional synthesis (`ConditionalNormAct`).
           bias: Bias that takes the place of the parameter, likewise.
+          with_shortcut: Whether to return x too, for the shortcut of a residual block. Then the
+            kernel of EvoNorm-S0 can add the shortcut's gradient
+            (`evonorm_jax.kernels.evonorm_s0_with_shortcut`).
 
         Returns:
-          The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`.
+          The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`; `with_shortcut`, a
+          tuple of that and `x`.
 
         Raises:
           UserError: The input is not acceptable, or nothing says whether the layer trains.
         """
+        check_with_shortcut(with_shortcut)
         x = jnp.asarray(x)
         self._check_input(x)
         if x.shape[-1] != self.num_features:
@@ -108,11 +141,12 @@ class NormActLayer(LayerDefinition, nnx.Module):
         }
         running = {name: variable[...] for name, variable in variables.items()}
         if running and self._evaluates(use_running_average):
-            return self._compute(x, params, running)[0]
-        y, _, batch = self._compute(x, params)
+            y, shortcut, _ = self._compute(x, params, running, with_shortcut=with_shortcut)
+            return (y, shortcut) if with_shortcut else y
+        y, shortcut, batch = self._compute(x, params, with_shortcut=with_shortcut)
         for name, value in self._update(running, batch).items():
             variables[name].set_value(value)
-        return y
+        return (y, shortcut) if with_shortcut else y
 
     def set_view(self, use_running_average: bool | None = None) -> None:
         """Sets the mode of a view; `flax.nnx.view` calls it."""

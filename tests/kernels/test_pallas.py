@@ -176,8 +176,8 @@ def test_other_platforms_take_the_form_of_xla(
     assert KERNEL not in traced.lower(lowering_platforms=(platform,)).as_text()
     # Once, for all layers and both ways.
     assert [record.getMessage() for record in log.records] == [
-        "EvoNorm-S0, implementation='pallas': there is a kernel for NVIDIA Hopper GPUs alone: "
-        "XLA's form is taken"
+        "EvoNorm-S0 without its hand-written kernel, in XLA's form: there is a kernel for NVIDIA "
+        "Hopper GPUs alone"
     ]
 
 
@@ -192,7 +192,7 @@ def test_shapes_without_a_kernel_take_the_form_of_xla(log: Any) -> None:
 
     assert lower(jax.grad(network, (0, 4)), "cuda", *without, *within).count(KERNEL) == 2
     (record,) = log.records
-    assert "66 channels, and the GPU kernels take multiples of 8: XLA's" in record.getMessage()
+    assert "form: x has 66 channels, and the GPU kernels take multiples of 8" in record.getMessage()
     y = pallas.evonorm_s0_pallas(x, *params, num_groups=2)
     np.testing.assert_array_equal(y, evonorm_s0(x, *params, num_groups=2))
     assert "multiples of 8" in str(pallas.supports(ODD_GROUPS, "float32", 2))
@@ -314,10 +314,13 @@ def test_one_program_for_two_platforms() -> None:
     np.testing.assert_allclose(exported.call(x, *params), step(x, *params), rtol=1e-6, atol=1e-6)
 
 
-def test_vmap() -> None:
+@pytest.mark.parametrize("with_shortcut", [False, True])
+def test_vmap(with_shortcut: bool) -> None:
     x, _, *params = operands((2, 3, 3, 8), "float32")
 
     def loss(x: jax.Array) -> jax.Array:
+        if not with_shortcut:
+            return jnp.sum(jnp.sin(pallas.evonorm_s0_pallas(x, *params, num_groups=4)))
         y, shortcut = pallas.evonorm_s0_pallas_with_shortcut(x, *params, num_groups=4)
         return jnp.sum(jnp.sin(y) * shortcut)
 

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from flax import nnx
 
+import evonorm_jax.nnx
 from evonorm_jax import EvoNormB0, EvoNormS0, norm_act, norm_act_names
 from evonorm_jax.errors import UserError
 from evonorm_jax.kernels import IMPLEMENTATIONS
@@ -73,10 +76,26 @@ def test_with_shortcut(name, evaluates):
     variables = layer.init(jax.random.key(1), x)
     apply = functools.partial(layer.apply, variables, x, mutable=["batch_stats"])
     y, state = apply()
+    assert not layer.adds_shortcut
     (actual, shortcut), actual_state = apply(with_shortcut=True)
     np.testing.assert_array_equal(shortcut, x, strict=True)
     np.testing.assert_array_equal(actual, y, strict=True)
     jax.tree.map(np.testing.assert_array_equal, actual_state, state)
+
+
+def test_with_shortcut_of_nnx():
+    x = jax.random.normal(jax.random.key(0), SHAPE)
+    layer = evonorm_jax.nnx.EvoNormS0(8, implementation="pallas_shortcut", rngs=nnx.Rngs(0))
+    assert layer.adds_shortcut
+    y, shortcut = layer(x, with_shortcut=True)
+    np.testing.assert_array_equal(y, layer(x))
+    np.testing.assert_array_equal(shortcut, x)
+
+
+def test_with_shortcut_is_no_array():
+    layer = nn.remat(EvoNormS0)(implementation="pallas_shortcut")
+    with pytest.raises(UserError, match="transform the block around the layer instead"):
+        layer.init(jax.random.key(0), jnp.ones(SHAPE), with_shortcut=True)
 
 
 @pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])

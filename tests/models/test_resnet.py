@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from evonorm_jax import EvoNormS0
 from evonorm_jax.errors import UserError
 from evonorm_jax.models import create_model
 from evonorm_jax.norm_act import fuses_activation, norm_act, norm_act_names
@@ -335,3 +336,22 @@ def test_the_kernel_adds_the_gradients_of_the_shortcuts():
     assert operands == [operands[0]] * 4 + [operands[0] + 1]
     shortcut, xla = (jax.jit(gradient(name))(variables) for name in ("pallas_shortcut", "xla"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), shortcut, xla)
+
+
+class EvoNormS0OfAUser(EvoNormS0):
+    """A layer with a signature of its own."""
+
+    def __call__(self, x, use_running_average=None):
+        return super().__call__(x, use_running_average)
+
+
+@pytest.mark.parametrize("layer", [nn.remat(EvoNormS0), nn.jit(EvoNormS0), EvoNormS0OfAUser])
+def test_transformed_layers(layer):
+    images = images_like((2, 4, 4, 3))
+    plain, transformed = (
+        create_model("resnet18", 3, norm_act, stage_sizes=(2,), num_filters=4, stem="cifar")
+        for norm_act in (EvoNormS0, layer)
+    )
+    variables = plain.init(jax.random.key(0), images)
+    logits = transformed.apply(variables, images)
+    np.testing.assert_allclose(logits, plain.apply(variables, images), rtol=1e-6)

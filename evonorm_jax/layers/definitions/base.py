@@ -110,6 +110,14 @@ class LayerDefinition:
         """Whether the layer is the affine map alone."""
         return self.fuses_activation and not self.nonlinearity
 
+    @property
+    def adds_shortcut(self) -> bool:
+        """Whether the layer computes the gradient of a shortcut that it returns (`with_shortcut`).
+
+        If it does not, there is no gain in asking for x.
+        """
+        return False
+
     def _parameters(self, num_channels: int) -> dict[str, Parameter]:
         """Returns the parameters that the layer has, by name; scale and bias come first."""
         own = {} if self._is_affine else self._own_parameters(num_channels)
@@ -238,6 +246,15 @@ class LayerDefinition:
                 f"a {name} of each example"
             )
         return arrays
+
+
+def check_with_shortcut(with_shortcut: bool) -> None:
+    """Raises `UserError` if a transformation has made a traced array of the argument."""
+    if not isinstance(with_shortcut, bool):
+        raise UserError(
+            "with_shortcut must be True or False, not a traced array: transforms of modules such "
+            "as nn.remat trace every argument; transform the block around the layer instead"
+        )
 
 
 def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:

@@ -37,6 +37,7 @@ from flax.typing import Initializer
 from jax.nn import initializers
 
 from evonorm_jax import kernels
+from evonorm_jax.kernels.implementations import WITH_SHORTCUT
 from evonorm_jax.layers.definitions.base import (
     Arrays,
     BatchDependentLayer,
@@ -124,8 +125,8 @@ class EvoNormS0(FusedLayer, GroupLayer):
     take, on one device or inside `pmap` or `shard_map`. Under `jit` with sharded arrays, and
     everywhere else, the implementation is "xla". `implementation="pallas"` asks for the kernel, and
     the log says why where it is not taken; "pallas_interpret" runs the kernel's program on any
-    device. With "pallas_shortcut" the kernel adds the gradient of a residual block's shortcut too.
-    See `evonorm_jax.kernels.evonorm`.
+    device. With "pallas_shortcut" and the call `y, shortcut = layer(x, with_shortcut=True)` the
+    kernel also adds the gradient of the shortcut. See `evonorm_jax.kernels.evonorm`.
 
     Attributes:
       v_init: Initializer of the parameter `v`, `(C,)`.
@@ -146,6 +147,10 @@ class EvoNormS0(FusedLayer, GroupLayer):
             epsilon=self.epsilon,
             implementation=self.implementation,
         )
+
+    @property
+    def adds_shortcut(self) -> bool:
+        return self.implementation in WITH_SHORTCUT and not self._is_affine
 
     def _transform_with_shortcut(
         self, x: jax.Array, params: Arrays, statistics: BatchStatistics
