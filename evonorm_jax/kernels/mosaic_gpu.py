@@ -5,7 +5,7 @@ engine (TMA) brings the slab into shared memory once, the statistics are taken t
 two-pass formula, and the result is written over the slab and copied out. So x and y pass through
 memory once forward, and x, dy and dx once backward. These are 5 passes, and XLA needs 9 for the
 same layer. Where one block would have to take narrow rows, a cluster of blocks shares a slab, cut
-along its rows.
+along its rows. The gradient of a shortcut can be added to dx on its way out, for one more pass.
 """
 
 import contextlib

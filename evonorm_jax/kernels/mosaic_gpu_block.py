@@ -235,7 +235,7 @@ class Block:
             rows = self._rows(tile)
             shared[rows] = function(*self._values(tile)).astype(shared.dtype)
             if not slab.small:
-                # The copy engine sees the result, and no thread has yet to read the first slab.
+                # From here the copy engine sees the result, and all threads have read the tile.
                 plgpu.commit_smem()
                 copy(tile)
 
