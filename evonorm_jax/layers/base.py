@@ -8,11 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.definitions.base import (
-    INITIAL_STATISTIC,
-    LayerDefinition,
-    check_with_shortcut,
-)
+from evonorm_jax.layers.definitions.base import INITIAL_STATISTIC, LayerDefinition
 
 
 class NormActLayer(LayerDefinition, nn.Module):
@@ -87,7 +83,6 @@ class NormActLayer(LayerDefinition, nn.Module):
         Raises:
           UserError: The input, a field or an argument is not acceptable.
         """
-        check_with_shortcut(with_shortcut)
         x = jnp.asarray(x)
         self._check_input(x)
         self._check_fields(x.shape[-1])

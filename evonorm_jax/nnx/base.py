@@ -11,11 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from evonorm_jax.errors import UserError
-from evonorm_jax.layers.definitions.base import (
-    INITIAL_STATISTIC,
-    LayerDefinition,
-    check_with_shortcut,
-)
+from evonorm_jax.layers.definitions.base import INITIAL_STATISTIC, LayerDefinition
 
 
 @typing.dataclass_transform(kw_only_default=True, eq_default=False)
@@ -125,9 +121,9 @@ class NormActLayer(LayerDefinition, nnx.Module):
           tuple of that and `x`.
 
         Raises:
-          UserError: The input is not acceptable, or nothing says whether the layer trains.
+          UserError: The input or an argument is not acceptable, or nothing says whether the layer
+            trains.
         """
-        check_with_shortcut(with_shortcut)
         x = jnp.asarray(x)
         self._check_input(x)
         if x.shape[-1] != self.num_features:

@@ -11,13 +11,7 @@ from tests.interop.record_timm_cases import BATCH, FIELDS, FILE, IMAGE_SIZE, NUM
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-# The others have a part that is here too: its stem, its blocks or its padding.
-LARGER = ("resnet50d", "mnasnet_100")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGER)) for name in FIELDS]
-)
+@pytest.mark.parametrize("name", FIELDS)
 def test_logits_and_gradients(name):
     with np.load(FILE) as recorded:
         texts = (str(recorded[f"{name}/{key}"]) for key in ("shapes", "gradient_norms"))

@@ -318,7 +318,6 @@ def test_only_residual_networks_are_backbones():
 def test_the_kernel_adds_the_gradients_of_the_shortcuts():
     """In each block without a projection; `tests/layers/test_fused.py` has the values."""
     images = images_like((2, 8, 8, 3))
-
     layer = norm_act("evonorm_s0", implementation="pallas_shortcut")
     model = create_model("resnet18", 3, layer, stage_sizes=(2,), num_filters=16, stem="cifar")
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

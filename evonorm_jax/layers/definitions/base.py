@@ -158,7 +158,16 @@ class LayerDefinition:
         Returns:
           The output `[N, H, W, C]`, in `dtype` or else in the dtype of `x`; x; and in training the
           statistics of the batch by the names of the running ones, `(C,)` each.
+
+        Raises:
+          UserError: A transformation has made a traced array of `with_shortcut`.
         """
+        if not isinstance(with_shortcut, bool):
+            raise UserError(
+                "with_shortcut must be True or False, not a traced array: transforms of modules "
+                "such as nn.remat trace every argument; transform the block around the layer "
+                "instead"
+            )
         shortcut, input_dtype = x, x.dtype
         output_dtype = x.dtype if self.dtype is None else self.dtype
         x = x.astype(jnp.promote_types(x.dtype, output_dtype))
@@ -246,15 +255,6 @@ class LayerDefinition:
                 f"a {name} of each example"
             )
         return arrays
-
-
-def check_with_shortcut(with_shortcut: bool) -> None:
-    """Raises `UserError` if a transformation has made a traced array of the argument."""
-    if not isinstance(with_shortcut, bool):
-        raise UserError(
-            "with_shortcut must be True or False, not a traced array: transforms of modules such "
-            "as nn.remat trace every argument; transform the block around the layer instead"
-        )
 
 
 def affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:

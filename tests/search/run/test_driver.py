@@ -294,7 +294,6 @@ class Harassed:
                 assert entry.verdict == evaluate(entry.candidate.graph, entry.seed)
 
 
-@pytest.mark.slow  # with two workers it goes by default
 def test_kills_change_nothing_with_one_worker(tmp_path):
     search = Harassed(tmp_path, num_workers=1, seconds=0.02, seed=0)
     search.run(["driver", "worker"])
