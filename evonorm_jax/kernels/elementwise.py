@@ -72,48 +72,42 @@ class Gate:
     def input_gradient(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: GateCoefficients
     ) -> jax.Array:
-        derivative, _ = _gate_derivative(platform, coefficients.v, x)
-        return coefficients.scale * dy * derivative
+        return dy * platform.gate_derivative(coefficients.scale, _steepness(coefficients.v), x)
 
 
 class RatioCoefficients(NamedTuple):
-    """The coefficients of `Ratio`; None for `slope` stands for the constant -1 (EvoNorm-B2)."""
+    """The coefficients of `Ratio`."""
 
-    slope: jax.Array | None
+    slope: jax.Array
     offset: jax.Array
-    floor: jax.Array
     scale: jax.Array
     bias: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """The form of the EvoNorm B series: x / max(floor, slope * x + offset) * scale + bias."""
+    """The form of the EvoNorm B series: x / max(1, slope * x + offset) * scale + bias."""
 
     def apply(self, platform: Platform, x: jax.Array, coefficients: RatioCoefficients) -> jax.Array:
-        denominator = jnp.maximum(coefficients.floor, _line(coefficients, x))
-        return x * coefficients.scale / denominator + coefficients.bias
+        denominator = jnp.maximum(_line(coefficients, x), 1)
+        return platform.quotient(x * coefficients.scale, denominator) + coefficients.bias
 
     def terms(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: RatioCoefficients
     ) -> Sums:
-        _, along_line, ratio = self._parts(x, dy, coefficients)
+        line = _line(coefficients, x)
+        divide = platform.divider(jnp.maximum(line, 1))
+        ratio = divide(dy)
+        along_line = jnp.where(line > 1, divide(ratio) * x, 0)
         return ratio * x, dy, along_line, along_line * x
 
     def coefficient_gradients(
         self, coefficients: RatioCoefficients, sums: Sums
     ) -> RatioCoefficients:
-        slope, offset, floor, scale, _ = coefficients
         output, dy, along_line, along_line_x = sums
-        if slope is None:
-            on_line = offset * along_line - along_line_x
-        else:
-            on_line = offset * along_line + slope * along_line_x
         return RatioCoefficients(
-            slope=None if slope is None else -scale * along_line_x,
-            offset=-scale * along_line,
-            # Where the floor is the larger: all of the output less what lies on the line.
-            floor=-scale / floor * (output - on_line),
+            slope=-coefficients.scale * along_line_x,
+            offset=-coefficients.scale * along_line,
             scale=output,
             bias=dy,
         )
@@ -121,23 +115,11 @@ class Ratio:
     def input_gradient(
         self, platform: Platform, x: jax.Array, dy: jax.Array, coefficients: RatioCoefficients
     ) -> jax.Array:
-        _, along_line, ratio = self._parts(x, dy, coefficients)
-        if coefficients.slope is None:
-            return coefficients.scale * (ratio + along_line)
-        return coefficients.scale * (ratio - coefficients.slope * along_line)
-
-    def _parts(
-        self, x: jax.Array, dy: jax.Array, coefficients: RatioCoefficients
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns 1 / denominator, dy x / denominator^2 and dy / denominator.
-
-        The second is 0 where the line slope * x + offset is not above the floor.
-        """
         line = _line(coefficients, x)
-        inverse = 1 / jnp.maximum(coefficients.floor, line)
-        ratio = dy * inverse
-        along_line = jnp.where(line > coefficients.floor, ratio * inverse * x, 0)
-        return inverse, along_line, ratio
+        divide = platform.divider(jnp.maximum(line, 1))
+        # The derivative of x / line is offset / line^2.
+        derivative = divide(divide(jnp.where(line > 1, coefficients.offset, 1)))
+        return coefficients.scale * dy * derivative
 
 
 class AffineCoefficients(NamedTuple):
@@ -212,10 +194,11 @@ class Affine:
                 return (dz,) if coefficients.v is None else (dz, jnp.where(above, 0, dy))
             case "relu6":
                 return (jnp.where((z > 0) & (z < 6), dy, 0),)
-        derivative, gate = _gate_derivative(platform, coefficients.v, z)
+        dz = platform.gate_derivative(dy, _steepness(coefficients.v), z)
         if coefficients.v is None:
-            return (dy * derivative,)
-        return dy * derivative, dy * jnp.square(z) * (gate * (1 - gate))
+            return (dz,)
+        gate = platform.sigmoid(coefficients.v, z)
+        return dz, dy * jnp.square(z) * (gate * (1 - gate))
 
 
 def _steepness(v: jax.Array | None) -> jax.Array | float:
@@ -226,17 +209,7 @@ def _threshold(v: jax.Array | None) -> jax.Array | int:
     return 0 if v is None else v
 
 
-def _gate_derivative(
-    platform: Platform, v: jax.Array | None, x: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the derivative of x sigmoid(v x) with respect to x, and sigmoid(v x)."""
-    gate = platform.sigmoid(_steepness(v), x)
-    return gate + _steepness(v) * x * gate * (1 - gate), gate
-
-
 def _line(coefficients: RatioCoefficients, x: jax.Array) -> jax.Array:
-    if coefficients.slope is None:
-        return coefficients.offset - x
     return coefficients.slope * x + coefficients.offset
 
 

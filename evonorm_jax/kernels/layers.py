@@ -59,20 +59,20 @@ class EvoNormB:
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[RatioCoefficients, Statistics]:
-        """Computes the instance term as a line in x, and the batch term as its floor."""
+        """Computes the instance term as a line in x, in units of the batch term."""
         del platform
         moment = variance if self.variant == 0 else variance + jnp.square(mean)
         offset = jnp.sqrt(moment + self.epsilon)
-        slope = {0: params.get("v"), 1: offset, 2: None}[self.variant]
+        slope = params["v"] if self.variant == 0 else offset if self.variant == 1 else -1
         if "running_var" in params:
             batch_variance = params["running_var"]
         else:
             _, batch_variance = self.pool.moments(mean, variance)
-        floor = over_examples(jnp.sqrt(batch_variance + self.epsilon), mean.shape[0])
-        return (
-            RatioCoefficients(slope, offset, floor, params["scale"], params["bias"]),
-            (_per_channel(batch_variance),),
+        inverse = over_examples(lax.rsqrt(batch_variance + self.epsilon), mean.shape[0])
+        coefficients = RatioCoefficients(
+            inverse * slope, inverse * offset, inverse * params["scale"], params["bias"]
         )
+        return coefficients, (_per_channel(batch_variance),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The operations that have a best form of their own on each of CPU, GPU and TPU.
 
-A platform offers `moments`, `sums`, `group_mean`, `ungroup`, `sigmoid`, `gate`, `cast`, `isolate`
-and `separate`; the layers are written once in terms of them. `on_platform` lets the compiler choose
-when it lowers, so one traced program serves every device and exports to several. Tensors are
-`[N, H, W, C]`, statistics `[N, C]`.
+A platform offers `moments`, `sums`, `group_mean`, `ungroup`, `sigmoid`, `gate`, `gate_derivative`,
+`quotient`, `divider`, `cast`, `isolate` and `separate`; the layers are written once in terms of
+them. `on_platform` lets the compiler choose when it lowers, so one traced program serves every
+device and exports to several. Tensors are `[N, H, W, C]`, statistics `[N, C]`.
 
 The CPU forms rest on these measurements (XLA:CPU of jax 0.10 and 0.12, both alike):
 
@@ -68,6 +68,23 @@ class Default:
         """Computes y * sigmoid(v x)."""
         return y * cls.sigmoid(v, x)
 
+    @classmethod
+    def gate_derivative(cls, y: jax.Array, v: jax.Array | float, x: jax.Array) -> jax.Array:
+        """Computes y times the derivative of x * sigmoid(v x) with respect to x."""
+        gate = cls.sigmoid(v, x)
+        return y * (gate + v * x * gate * (1 - gate))
+
+    @staticmethod
+    def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+        """Divides by `denominator`, which is positive."""
+        return numerator / denominator
+
+    @staticmethod
+    def divider(denominator: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """Returns a function that divides several numerators by `denominator`."""
+        inverse = 1 / denominator
+        return lambda numerator: numerator * inverse
+
     @staticmethod
     def cast(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Rounds `x` to `dtype`."""
@@ -126,7 +143,33 @@ class Tpu(Default):
     images in bfloat16, compiled for a v5e by jax 0.11, is 3,548 MB with the barriers of the other
     platforms, 3,292 MB without, 3,086 MB with the moments below, and 3,084 MB with the BatchNorm
     and ReLU of Flax.
+
+    A layer is fused into each of the convolutions that read it only while its expression is short
+    and without divisions. So the gate is a tanh, 2e-7 off at most, and quotients are products with
+    a reciprocal square root. With divisions and exponentials the same block moved 4,168 instead of
+    3,655 MB on a v5p (B0: 4,166 instead of 3,652), and 3,394 instead of 3,292 MB on a v6e (B0:
+    3,651 instead of 3,394).
     """
+
+    @staticmethod
+    def sigmoid(v: jax.Array | float, x: jax.Array) -> jax.Array:
+        return 0.5 + 0.5 * jnp.tanh(0.5 * v * x)
+
+    @staticmethod
+    def gate_derivative(y: jax.Array, v: jax.Array | float, x: jax.Array) -> jax.Array:
+        half = 0.5 * v * x
+        tanh = jnp.tanh(half)
+        return 0.5 * y * ((1 + tanh) * (1 + half * (1 - tanh)))
+
+    @classmethod
+    def quotient(cls, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+        return cls.divider(denominator)(numerator)
+
+    @staticmethod
+    def divider(denominator: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        root = lax.rsqrt(denominator)
+        # Not by the square of the root: the compiler makes a division of that again.
+        return lambda numerator: (numerator * root) * root
 
     @classmethod
     def moments(cls, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,7 @@ import pytest
 
 from evonorm_jax import kernels
 from evonorm_jax.kernels import fused
-from evonorm_jax.kernels.platforms import Gpu
+from evonorm_jax.kernels.platforms import Gpu, Platform, Tpu
 from tests.kernels.cases import CASES, Case, by_name, float64, output_and_gradients, relative_errors
 
 # The formulas are proved here; what optimising does to their rounding, in test_numerics.py.
@@ -32,13 +32,16 @@ def test_every_layer(case: Case) -> None:
     check(case, (4, 5, 7, 12))
 
 
+# The constants are no other test's, so that none gets these forms from the cache of traces.
+@pytest.mark.parametrize(("platform", "epsilon"), [(Gpu, 1.25e-3), (Tpu, 1.5e-3)])
 @pytest.mark.parametrize(
-    "name", ["s0", "s1", "b0", "b2", "gn_identity", "gn_swish", "bn_relu", "frn"]
+    "name", ["s0", "s1", "b0", "b1", "b2", "gn_identity", "gn_swish", "bn_relu", "frn"]
 )
-def test_forms_of_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The constant is no other test's, so that none gets this form from the cache of traces.
-    monkeypatch.setattr(fused, "on_platform", lambda function, *operands: function(Gpu, *operands))
-    check(by_name[name], (4, 5, 7, 12), epsilon=1.25e-3)
+def test_forms_of_accelerators(
+    name: str, platform: Platform, epsilon: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "on_platform", lambda function, *args: function(platform, *args))
+    check(by_name[name], (4, 5, 7, 12), epsilon=epsilon)
 
 
 @pytest.mark.parametrize(

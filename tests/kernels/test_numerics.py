@@ -14,13 +14,13 @@ SMOOTH = ["s0", "s2", "b0", "b1", "gn_silu", "bn_swish"]
 SHAPE = (3, 14, 14, 8)
 
 
-def errors(case: Case, operands: tuple[jax.Array, ...]) -> dict[str, float]:
+def errors(case: Case, operands: tuple[jax.Array, ...], epsilon: float = 1e-5) -> dict[str, float]:
     """max |error| / max |expected|, of y, dx and the gradients of the parameters."""
-    actual = output_and_gradients(case, "xla", operands)
+    actual = output_and_gradients(case, "xla", operands, epsilon=epsilon)
     assert [a.dtype for a in actual] == [operands[0].dtype, *(o.dtype for o in operands)]
     with float64():
         wide = tuple(operand.astype(jnp.float64) for operand in operands)
-        expected = output_and_gradients(case, "reference", wide)
+        expected = output_and_gradients(case, "reference", wide, epsilon=epsilon)
     named = zip(("y", "x", *case.params), actual, expected, strict=True)
     return {
         name: float(np.abs(np.asarray(a, np.float64) - b).max() / (np.abs(b).max() + 1e-30))
@@ -32,7 +32,21 @@ def errors(case: Case, operands: tuple[jax.Array, ...]) -> dict[str, float]:
 @pytest.mark.parametrize("mean", [0, 10, 100, 1000])
 def test_float32(name: str, mean: float) -> None:
     case = by_name[name]
-    result = errors(case, case.operands(SHAPE, mean=mean))
+    check_float32(errors(case, case.operands(SHAPE, mean=mean)), mean)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("mean", [0, 10, 1000])
+def test_float32_in_the_form_of_the_tpu(
+    name: str, mean: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "on_platform", lambda function, *args: function(Tpu, *args))
+    case = by_name[name]
+    # The constant is no other test's, so that no trace is.
+    check_float32(errors(case, case.operands(SHAPE, mean=mean), epsilon=1.5e-5), mean)
+
+
+def check_float32(result: dict[str, float], mean: float) -> None:
     if mean >= 10:
         result.pop("v", None)  # the gate is saturated: the gradient is below 1e-4, or zero
     assert result.pop("y") < 1e-4

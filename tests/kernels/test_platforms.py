@@ -48,8 +48,7 @@ _ONES = np.ones((2, 1, 1, 3), np.float32)
 GPU_REDUCTIONS = {
     "s0": (Gate(), GateCoefficients(_ONES, _ONES, _ONES), {"complex64": 1, "float32": 1}),
     "s1": (Gate(), GateCoefficients(None, _ONES, _ONES), {"complex64": 1}),
-    "b0": (Ratio(), RatioCoefficients(*[_ONES] * 5), {"complex64": 2}),
-    "b2": (Ratio(), RatioCoefficients(None, *[_ONES] * 4), {"complex64": 2}),
+    "b": (Ratio(), RatioCoefficients(*[_ONES] * 4), {"complex64": 2}),
     "bn_relu": (Affine("relu"), AffineCoefficients(*[_ONES] * 3), {"complex64": 1}),
     "gn_identity": (Affine("identity"), AffineCoefficients(*[_ONES] * 3), {"complex64": 1}),
 }
@@ -156,6 +155,29 @@ def test_gate(platform: Platform) -> None:
     gated = platform.gate(2 * jnp.ones_like(x), 1.0, x)
     np.testing.assert_allclose(gated, 2 * expected, rtol=0, atol=2 * atol)
     assert np.isnan(platform.sigmoid(1.0, jnp.array(np.nan)))
+
+
+@PLATFORMS
+def test_gate_derivative(platform: Platform) -> None:
+    x = np.linspace(-200, 200, 4001)
+    gate = 1 / (1 + np.exp(-2 * x))
+    expected = 3 * (gate + 2 * x * gate * (1 - gate))
+    actual = platform.gate_derivative(3.0, 2.0, jnp.asarray(x, jnp.float32))
+    # The gate may be off as in test_gate, and the result depends on it by 3 (1 + 2x (1 - 2 gate)).
+    tolerance = 3 * (1 + np.abs(2 * x)) * (4e-5 if platform is CpuBfloat16 else 2e-7)
+    assert (np.abs(actual - expected) < tolerance).all()
+    by_jax = jax.vmap(jax.grad(lambda x: 3 * x * jax.nn.sigmoid(2 * x)))
+    assert (np.abs(actual - by_jax(jnp.asarray(x, jnp.float32))) < tolerance).all()
+
+
+@PLATFORMS
+def test_division(platform: Platform) -> None:
+    numerator, exponent = np.random.default_rng(0).normal(0, 10, (2, 1000)).astype(np.float32)
+    denominator = np.exp(exponent)
+    expected = numerator.astype(np.float64) / denominator
+    for divide in (platform.quotient, lambda y, m: platform.divider(m)(y)):
+        np.testing.assert_allclose(jax.jit(divide)(numerator, denominator), expected, rtol=3e-7)
+        assert divide(jnp.array(2.0), jnp.array(jnp.inf)) == 0
 
 
 @PLATFORMS
