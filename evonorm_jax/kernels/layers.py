@@ -59,11 +59,17 @@ class EvoNormB:
     def coefficients(
         self, platform: Platform, mean: jax.Array, variance: jax.Array, params: Params
     ) -> tuple[RatioCoefficients, Statistics]:
-        """Computes the instance term as a line in x, in units of the batch term."""
+        """Computes the instance term as a line in x, and the scale, in units of the batch term."""
         del platform
         moment = variance if self.variant == 0 else variance + jnp.square(mean)
         offset = jnp.sqrt(moment + self.epsilon)
-        slope = params["v"] if self.variant == 0 else offset if self.variant == 1 else -1
+        match self.variant:
+            case 0:
+                slope = params["v"]
+            case 1:
+                slope = offset
+            case _:
+                slope = -jnp.ones_like(params["scale"])
         if "running_var" in params:
             batch_variance = params["running_var"]
         else:
