@@ -193,9 +193,9 @@ class Tpu(Default):
 class TpuBfloat16(Tpu):
     """XLA:TPU for bfloat16 x: the gate is (1 + tanh(v x / 2)) / 2, which has no division.
 
-    Its error is absolute, so a gate near 0 has no correct digits. By JAX's table of accuracies the
-    tanh is off by up to 1,366 units in the last place on a v5e, which makes 4e-5 for the gate; by
-    92 on a v5p; by 2 on a v6e.
+    Its error is absolute, so a gate near 0 has no correct digits. By the table in JAX's
+    `docs/accuracy.md` the tanh is off by up to 1,366 units in the last place on a v5e, which makes
+    4e-5 for the gate; by 92 on a v5p; by 2 on a v6e.
     """
 
     @staticmethod

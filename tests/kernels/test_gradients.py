@@ -1,5 +1,6 @@
 """Values and gradients in float64 against automatic differentiation of the transcription."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 
 from evonorm_jax import kernels
-from evonorm_jax.kernels import fused, platforms
 from evonorm_jax.kernels.platforms import Gpu, Platform, TpuBfloat16
 from tests.kernels.cases import CASES, Case, by_name, float64, output_and_gradients, relative_errors
 
@@ -38,10 +38,9 @@ def test_every_layer(case: Case) -> None:
     "name", ["s0", "s1", "b0", "b1", "b2", "gn_identity", "gn_swish", "bn_relu", "frn"]
 )
 def test_forms_of_accelerators(
-    name: str, platform: Platform, epsilon: float, monkeypatch: pytest.MonkeyPatch
+    name: str, platform: Platform, epsilon: float, in_form: Callable[[Platform], None]
 ) -> None:
-    monkeypatch.setattr(platforms, "is_partitioned", lambda: False)  # moments of the TPU
-    monkeypatch.setattr(fused, "on_platform", lambda function, *args: function(platform, *args))
+    in_form(platform)
     check(by_name[name], (4, 5, 7, 12), epsilon=epsilon)
 
 

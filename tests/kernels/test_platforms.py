@@ -182,8 +182,9 @@ def test_division(platform: Platform) -> None:
     numerator, exponent = np.random.default_rng(0).normal(0, 10, (2, 1000)).astype(np.float32)
     denominator = np.exp(exponent)
     expected = numerator.astype(np.float64) / denominator
+    # At most four roundings of 2^-24: the root counts twice, and each product once.
     for divide in (platform.quotient, lambda y, m: platform.divider(m)(y)):
-        np.testing.assert_allclose(jax.jit(divide)(numerator, denominator), expected, rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(divide)(numerator, denominator), expected, rtol=3e-7)
         assert divide(jnp.array(2.0), jnp.array(jnp.inf)) == 0
 
 
